@@ -1,0 +1,1 @@
+"""Configuration: frozen structs, strict decoding, comment-preserving editing, watching."""

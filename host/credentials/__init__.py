@@ -1,0 +1,1 @@
+"""Credentials: records, selection, results."""

@@ -1,0 +1,85 @@
+"""What web hands to the pipeline and what it gets back."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from pluginabi.body import StreamItem
+from pluginabi.frames import Usage
+from pluginabi.immutable import EMPTY_HEADERS, Headers
+
+
+class Operation(StrEnum):
+    """What is asked of the executor."""
+
+    EXECUTE = "execute"
+    COUNT = "count"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """The authenticated client."""
+
+    name: str
+    """Name of the key (or a frontend-auth principal); shown in logs, usage and metadata."""
+    provider: str
+    """`config-api-key`, `plugin:<plugin id>:<auth id>`, `anonymous`, or `plugin` for a nested call."""
+    scope: str = ""
+    """One-way hash of the principal: caches and sessions of different callers never mix."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientRequest:
+    """One authenticated request of a client, body read once and known to be JSON in valid UTF-8 (or empty)."""
+
+    request_id: str
+    protocol: str
+    """`openai`, `openai-response`, `claude`, `gemini`, `openai-embedding`, `gemini-embedding`."""
+    operation: Operation = Operation.EXECUTE
+    endpoint: str
+    """Method and route template, e.g. `POST /v1/chat/completions`; for logs and metadata, decides nothing."""
+    model: str
+    stream: bool
+    body: bytes
+    alt: str = ""
+    headers: Headers = EMPTY_HEADERS
+    """All inbound headers, client secrets included: they are hidden when a plugin's input is built."""
+    query: Headers = EMPTY_HEADERS
+    principal: Principal
+    client_address: str = ""
+    received_at_s: float = 0.0
+    """Monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientResponse:
+    """A complete answer. `headers` are already filtered: web adds its own and writes these."""
+
+    status: int
+    headers: Headers = EMPTY_HEADERS
+    body: bytes = b""
+    direct: bool = False
+    """An interceptor's own response: written as it is, its content type included."""
+
+
+class ClientStream(Protocol):
+    """An opened stream whose first deliverable item is known: headers are final, the status is 200.
+
+    Iteration yields items (all events or all raw, never progress) in order and ends cleanly or raises one error,
+    which web writes in band.
+    """
+
+    headers: Headers
+    terminal_seen: bool
+    """Whether the client's protocol-level end marker (`[DONE]`, `message_stop`, …) was among the raw bytes yielded."""
+    usage: Usage | None
+
+    def __aiter__(self) -> AsyncIterator[StreamItem]: ...
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        """Stop everything down to the upstream socket; idempotent. Always awaited by web, shielded from cancellation.
+
+        Reason `client_gone` settles the request as canceled when it had not ended by itself.
+        """

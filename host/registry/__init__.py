@@ -1,0 +1,1 @@
+"""Models: who serves which, under which names."""

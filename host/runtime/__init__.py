@@ -1,0 +1,1 @@
+"""Plugins: discovery, processes, calls, callbacks, snapshots."""

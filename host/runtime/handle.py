@@ -1,0 +1,153 @@
+"""The seam between the pipeline and plugins: handles, bindings and the snapshot. Both carriers look alike above it."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from host.runtime.scope import CallScope
+from pluginabi.body import StreamItem
+from pluginabi.frames import Usage
+from pluginabi.methods import OnError
+from pluginabi.payloads.common import ModelInfo, Payload
+from pluginabi.payloads.lifecycle import ExecutorRegistration, FrontendAuthRegistration
+
+
+class PluginState(StrEnum):
+    """`stopped -> starting -> handshaking -> registering -> ready <-> unresponsive -> draining -> stopped`."""
+
+    DISCOVERED = "discovered"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    HANDSHAKING = "handshaking"
+    REGISTERING = "registering"
+    READY = "ready"
+    UNRESPONSIVE = "unresponsive"
+    DRAINING = "draining"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+class ItemStream(Protocol):
+    """The items of an open stream; credit is returned as they are consumed."""
+
+    usage: Usage | None
+    """Set once the stream has ended."""
+
+    def __aiter__(self) -> AsyncIterator[StreamItem]:
+        """Yields items, progress included. Raises PluginError or PluginTransportError at the end of a failed stream."""
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        """Cancel what still runs; idempotent."""
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """A plugin's answer: its decoded result, the usage of the closing frame, and the items when a stream was opened."""
+
+    result: Any = None
+    """The method's response struct; an empty answer is the struct with its defaults."""
+    usage: Usage | None = None
+    items: Any = None
+    """`ItemStream` or None."""
+
+
+class PluginHandle(Protocol):
+    """One generation of one plugin, in-process or a process; what `invoke` talks to."""
+
+    plugin_id: str
+    state: PluginState
+
+    async def call(
+        self, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None, stream: bool = False
+    ) -> Reply:
+        """Call the plugin and wait for its result; `stream=True` when a stream may be opened.
+
+        Raises PluginError (normalised, origin set) and PluginTransportError (PluginTimeout included). Cancelling the
+        awaiting task cancels the call in the plugin.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What one binding wants to see (design: What a plugin sees)."""
+
+    body: bool = False
+    body_exact: bool = False
+    body_pointers: tuple[str, ...] = ()
+    client_body: bool = False
+    request_body: bool = False
+    history: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """One plugin's implementation of one method, with the policy it is called under."""
+
+    plugin_id: str
+    method: str
+    priority: int
+    handle: PluginHandle
+    on_error: OnError
+    timeout_s: float | None
+    inputs: Inputs
+    permissions: frozenset[str]
+
+    def may(self, permission: str) -> bool:
+        return permission in self.permissions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginView:
+    """What the snapshot knows of an enabled plugin, whatever its state."""
+
+    plugin_id: str
+    version: str
+    priority: int
+    handle: PluginHandle
+    capabilities: frozenset[str]
+    providers: tuple[str, ...] = ()
+    executor: ExecutorRegistration | None = None
+    frontend_auth: FrontendAuthRegistration | None = None
+    thinking_provider: str | None = None
+    models: tuple[ModelInfo, ...] = ()
+    bundled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginSnapshot:
+    """Immutable; plugins in priority order (higher first, then id). A request keeps the one it started with."""
+
+    generation: int = 0
+    bindings: Mapping[str, tuple[Binding, ...]] = field(default_factory=dict)
+    """Method -> implementers; a method nobody implements has no key."""
+    plugins: Mapping[str, PluginView] = field(default_factory=dict)
+
+    def implementers(self, method: str, skip: frozenset[str] = frozenset()) -> tuple[Binding, ...]:
+        """The bindings of `method` in calling order, without the plugins in `skip`."""
+        found = self.bindings.get(method, ())
+        if not skip or not found:
+            return found
+        return tuple(binding for binding in found if binding.plugin_id not in skip)
+
+    def binding(self, plugin_id: str, method: str) -> Binding | None:
+        """One plugin's binding of `method`."""
+        for binding in self.bindings.get(method, ()):
+            if binding.plugin_id == plugin_id:
+                return binding
+        return None
+
+    def executor_of_provider(self, provider: str) -> PluginView | None:
+        """The plugin that executes `provider`: an exact key beats a pattern (`x-*`), then priority."""
+        pattern_match: PluginView | None = None
+        for view in self.plugins.values():
+            for key in view.providers:
+                if key == provider:
+                    return view
+                if pattern_match is None and key.endswith("*") and provider.startswith(key[:-1]):
+                    pattern_match = view
+        return pattern_match
+
+
+EMPTY_SNAPSHOT = PluginSnapshot()

@@ -1,0 +1,67 @@
+"""What a call to a plugin belongs to: the client request, its nesting, and who must be skipped."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pluginabi.immutable import EMPTY_HEADERS, Headers
+from pluginabi.limits import MAX_NESTED_CALLS_PER_REQUEST
+
+
+@dataclass(slots=True)
+class NestedBudget:
+    """Counts nested model calls of one client request, all depths together."""
+
+    remaining: int = MAX_NESTED_CALLS_PER_REQUEST
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestScope:
+    """One execution through the pipeline: a client request, or a nested call made by a plugin.
+
+    Mutable on purpose where the pipeline learns things (`attempt`); everything a plugin sees is built from it anew.
+    """
+
+    request_id: str
+    parent: "RequestScope | None" = None
+    depth: int = 0
+    skip: frozenset[str] = frozenset()
+    """Plugins whose routers, interceptors and lifecycle hooks are left out: the callers along the parent chain."""
+    budget: NestedBudget = field(default_factory=NestedBudget)
+    attempt: int | None = None
+    inbound_headers: Headers = EMPTY_HEADERS
+    inbound_query: Headers = EMPTY_HEADERS
+    principal: Any = None
+    """`host.pipeline.request.Principal`; opaque to the runtime, inherited by nested calls."""
+    state: Any = None
+    """The gateway state this request started with; nested calls use the same."""
+    record: Callable[..., None] | None = None
+    """Appends one decision to the trace: `record("route", plugin_id=…, …)`. None when tracing is off."""
+
+    @property
+    def parent_request_id(self) -> str | None:
+        return self.parent.request_id if self.parent is not None else None
+
+
+@dataclass(slots=True, kw_only=True)
+class CallScope:
+    """One call of the host to one plugin; callbacks of the plugin are served under it and end with it."""
+
+    plugin_id: str
+    method: str
+    permissions: frozenset[str] = frozenset()
+    request: RequestScope | None = None
+    """None for calls outside of a request (register, usage, model lists)."""
+    deadline_s: float | None = None
+    """Monotonic; a callback gets the smaller of its own deadline and this, until the call's `result`."""
+    closed: bool = False
+    on_close: list[Callable[[], None]] = field(default_factory=list)
+    """Cancels open callbacks; called in order by `close`."""
+
+    def close(self) -> None:
+        """End the scope: later callbacks get `parent_closed`, open ones are cancelled."""
+        if not self.closed:
+            self.closed = True
+            for callback in self.on_close:
+                callback()
+            self.on_close.clear()

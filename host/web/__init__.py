@@ -1,0 +1,1 @@
+"""HTTP: accept, identify the protocol, authenticate, frame the answer for the client."""

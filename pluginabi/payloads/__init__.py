@@ -1,0 +1,1 @@
+"""Request and answer structs of every method, one file per capability family."""

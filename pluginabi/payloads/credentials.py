@@ -1,0 +1,113 @@
+"""auth.* and frontend_auth.authenticate (spec plugin-abi 7.1 to 7.5)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import UNSET, Raw, UnsetType, field
+
+from pluginabi.body import Body
+from pluginabi.immutable import Headers, Metadata
+from pluginabi.payloads.common import CredentialRecord, HostSummary, Payload, RequestBound
+
+Decision: TypeAlias = Literal["allow", "abstain", "deny"]
+
+
+class AuthParseRequest(Payload, frozen=True, kw_only=True):
+    """auth.parse: is this credential file yours? `file` is its JSON content."""
+
+    provider: str = ""
+    path: str = ""
+    file_name: str = ""
+    file: Raw | UnsetType = UNSET
+    host: HostSummary = field(default_factory=HostSummary)
+
+
+class AuthRecordsResponse(Payload, frozen=True, kw_only=True):
+    """One record, or several (which makes each a virtual credential); none means *not mine*."""
+
+    records: Sequence[CredentialRecord] = ()
+
+
+class AuthLoginStartRequest(Payload, frozen=True, kw_only=True):
+    """auth.login.start: begin a login; `callback_url` is where the provider may send the browser back to."""
+
+    provider: str = ""
+    callback_url: str = ""
+    host: HostSummary = field(default_factory=HostSummary)
+
+
+class AuthLoginStartResponse(Payload, frozen=True, kw_only=True):
+    """The address for the operator's browser and the state (1 to 128 of `A-Z a-z 0-9 . _ -`) that identifies it."""
+
+    url: str = ""
+    state: str = ""
+    expires_at: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+class AuthLoginPollRequest(Payload, frozen=True, kw_only=True):
+    """auth.login.poll: is the login done? `code` or `error` are set once the browser came back."""
+
+    provider: str = ""
+    state: str = ""
+    code: str | None = None
+    error: str | None = None
+    metadata: Metadata = field(default_factory=dict)
+    host: HostSummary = field(default_factory=HostSummary)
+
+
+class AuthLoginPollResponse(Payload, frozen=True, kw_only=True):
+    """pending (also when empty or unknown), success with records, or error with a message."""
+
+    status: str = "pending"
+    message: str = ""
+    records: Sequence[CredentialRecord] = ()
+
+
+class AuthRefreshRequest(Payload, frozen=True, kw_only=True):
+    """auth.refresh: renew this credential; carries its secrets."""
+
+    credential: CredentialRecord
+    host: HostSummary = field(default_factory=HostSummary)
+
+
+class AuthRefreshResponse(Payload, frozen=True, kw_only=True):
+    """Empty fields keep the existing values."""
+
+    record: CredentialRecord | None = None
+    next_refresh_after: str | None = None
+
+
+class AuthSaveRequest(Payload, frozen=True, kw_only=True):
+    """auth.save: the host is about to persist this record; a plugin may answer what should be stored instead."""
+
+    record: CredentialRecord
+
+
+class AuthSaveResponse(Payload, frozen=True, kw_only=True):
+    """Empty keeps the record as it is."""
+
+    record: CredentialRecord | None = None
+
+
+class FrontendAuthRequest(RequestBound, frozen=True, kw_only=True):
+    """frontend_auth.authenticate: who is this client? Always sees the client's secrets; the body only on request."""
+
+    method: str = ""
+    path: str = ""
+    headers: Headers = field(default_factory=dict)
+    query: Headers = field(default_factory=dict)
+    client_address: str = ""
+    body: Body | UnsetType = UNSET
+    """At most 1 MiB, only when `inputs` names it."""
+    body_size: int = 0
+
+
+class FrontendAuthResponse(Payload, frozen=True, kw_only=True):
+    """allow with a principal, abstain, or deny, which ends the chain with `status` and `message`."""
+
+    decision: Decision = "abstain"
+    principal: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    status: int = 401
+    message: str = ""
