@@ -1,0 +1,223 @@
+"""The operator's configuration as one frozen tree. Keys in the file are kebab-case; durations carry a unit."""
+
+import os.path
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from msgspec import Struct, field
+
+DEFAULT_PORT: Final = 8317
+DEFAULT_HOST: Final = "127.0.0.1"
+
+Duration: TypeAlias = str | int | float
+"""`500ms`, `10s`, `5m`, `1h`; a bare number is seconds. Parsed by `host.config.values.seconds`."""
+
+
+class Section(Struct, frozen=True, kw_only=True, rename="kebab"):
+    """Base of all sections: the same name in Python with underscores, in the file with dashes."""
+
+
+class ApiKey(Section, frozen=True, kw_only=True):
+    """A client key. In the file a string, or `{key, name}`; the name is what logs and usage show."""
+
+    key: str
+    name: str = ""
+
+
+class Tls(Section, frozen=True, kw_only=True):
+    """HTTPS for the listener."""
+
+    enable: bool = False
+    cert: str = ""
+    key: str = ""
+
+
+class Streaming(Section, frozen=True, kw_only=True):
+    """Streams to clients."""
+
+    keepalive_seconds: int = 0
+    bootstrap_retries: int = 0
+
+
+class ClientAuth(Section, frozen=True, kw_only=True):
+    """How a refused client is answered: in its family's error shape, or as a bare string (`legacy`)."""
+
+    error_envelope: Literal["family", "legacy"] = "family"
+
+
+class SizeLimits(Section, frozen=True, kw_only=True):
+    """Bytes; larger bodies are refused with 413."""
+
+    request_body: int = 256 * 1024 * 1024
+    decoded_body: int = 256 * 1024 * 1024
+
+
+class Timeouts(Section, frozen=True, kw_only=True):
+    """Of upstream calls; there is no total limit."""
+
+    connect: Duration = "10s"
+    first_byte: Duration = "600s"
+    idle: Duration = "300s"
+
+
+class Routing(Section, frozen=True, kw_only=True):
+    """How a credential is chosen when no scheduler plugin decides."""
+
+    strategy: Literal["", "round-robin", "fill-first"] = "round-robin"
+    session_affinity: bool = False
+    session_affinity_ttl: Duration = "1h"
+
+
+class ModelEntry(Section, frozen=True, kw_only=True):
+    """A provider's model (`name`) under the name clients use (`alias`, default: the same)."""
+
+    name: str
+    alias: str = ""
+    image: bool = False
+    thinking: Mapping[str, Any] | None = None
+
+
+class ProviderKey(Section, frozen=True, kw_only=True):
+    """One API key of a provider: an item of `gemini-api-key`, `claude-api-key`, `codex-api-key` or `vertex-api-key`."""
+
+    api_key: str = ""
+    priority: int = 0
+    weight: int | None = None
+    prefix: str = ""
+    base_url: str = ""
+    proxy_url: str = ""
+    models: Sequence[ModelEntry] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    excluded_models: Sequence[str] = ()
+    disable_cooling: bool = False
+    websockets: bool = False
+    rebuild_mid_system_message: bool = False
+    cloak: Mapping[str, Any] | None = None
+    experimental_cch_signing: bool = False
+
+
+class CompatKey(Section, frozen=True, kw_only=True):
+    """One key of an OpenAI-compatible provider."""
+
+    api_key: str = ""
+    proxy_url: str = ""
+    weight: int | None = None
+
+
+class CompatProvider(Section, frozen=True, kw_only=True):
+    """An OpenAI-compatible provider; its provider key is `openai-compatible-<lower-case name>`."""
+
+    name: str
+    base_url: str = ""
+    priority: int = 0
+    disabled: bool = False
+    prefix: str = ""
+    api_key_entries: Sequence[CompatKey] = ()
+    models: Sequence[ModelEntry] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    responses: bool = False
+    """The upstream also speaks the Responses API at `<base-url>/responses`."""
+    disable_cooling: bool = False
+
+
+class PluginPolicyLimits(Section, frozen=True, kw_only=True):
+    """Limits of one plugin process; absent: the manifest's."""
+
+    memory_mb: int | None = None
+    max_inflight: int | None = None
+    open_files: int | None = None
+
+
+class PluginPolicy(Section, frozen=True, kw_only=True):
+    """`plugins.policy.<id>`: what the operator allows. Never shown to the plugin, never writable over HTTP."""
+
+    runtime: Literal["", "inprocess", "process"] = ""
+    permissions: Sequence[str] = ()
+    http_hosts: Sequence[str] = ()
+    environment: Mapping[str, str] | Sequence[str] = ()
+    """Names passed on from the host's environment, or a map of name to value."""
+    instances: int = 1
+    limits: PluginPolicyLimits = field(default_factory=PluginPolicyLimits)
+    timeouts: Mapping[str, Duration] = field(default_factory=dict)
+    on_error: Mapping[str, Literal["fail", "skip"]] = field(default_factory=dict)
+    confinement: str = ""
+
+
+class PluginSection(Section, frozen=True, kw_only=True):
+    """`plugins.configs.<id>`: the plugin's own section; `enabled` and `priority` belong to the host."""
+
+    enabled: bool = False
+    priority: int = 0
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The section without the host's keys, as plain values; `{env: …}` and `{file: …}` not yet resolved."""
+    config_yaml: str = ""
+    """The section as the operator wrote it."""
+
+
+class Plugins(Section, frozen=True, kw_only=True):
+    """Plugins beside the bundled ones."""
+
+    enabled: bool = False
+    dir: str = "plugins"
+    store_sources: Sequence[str] = ()
+    configs: Mapping[str, PluginSection] = field(default_factory=dict)
+    policy: Mapping[str, PluginPolicy] = field(default_factory=dict)
+    upgrade_drain: Duration = "15m"
+    ping_interval: Duration = "1s"
+    ping_unresponsive: Duration = "3s"
+    ping_kill: Duration = "10s"
+    hello_timeout: Duration = "10s"
+
+
+class RemoteManagement(Section, frozen=True, kw_only=True):
+    """The management API."""
+
+    allow_remote: bool = False
+    secret_key: str = ""
+    disable_control_panel: bool = False
+    disable_auto_update_panel: bool = False
+    panel_github_repository: str = ""
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Everything of `config.yaml` that has an effect. A running request keeps the one it started with."""
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    tls: Tls = field(default_factory=Tls)
+    debug: bool = False
+    api_keys: Sequence[ApiKey] = ()
+    client_auth: ClientAuth = field(default_factory=ClientAuth)
+    trusted_proxies: Sequence[str] = ()
+    proxy_url: str = ""
+    upstream_ca_file: str = ""
+    """PEM file of certificate authorities that upstreams may use besides the system's."""
+    passthrough_headers: bool = False
+    streaming: Streaming = field(default_factory=Streaming)
+    nonstream_keepalive_interval: int = 0
+    limits: SizeLimits = field(default_factory=SizeLimits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    shutdown_timeout: Duration = "30s"
+    decision_trace: bool = True
+    auth_dir: str = "auths"
+    routing: Routing = field(default_factory=Routing)
+    request_retry: int = 0
+    max_retry_credentials: int = 0
+    max_retry_interval: Duration = 0
+    disable_cooling: bool = False
+    transient_error_cooldown_seconds: int = 0
+    force_model_prefix: bool = False
+    gemini_api_key: Sequence[ProviderKey] = ()
+    claude_api_key: Sequence[ProviderKey] = ()
+    openai_compatibility: Sequence[CompatProvider] = ()
+    plugins: Plugins = field(default_factory=Plugins)
+    remote_management: RemoteManagement = field(default_factory=RemoteManagement)
+    demo: bool = False
+    """Run the embedded demo (model `echo` and `demo-*`); `make run` switches it on."""
+    directory: str = ""
+    """Where the file lies; relative paths in it start here. Not a key of the file."""
+
+
+def config_path(config: Config, path: str) -> str:
+    """`path` as an absolute path: relative ones start at the directory of the config file, `~` is the home."""
+    return os.path.normpath(os.path.join(config.directory or os.getcwd(), os.path.expanduser(path)))
