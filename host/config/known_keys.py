@@ -1,0 +1,68 @@
+"""Keys of a carried-over config that have no effect here: each gives one warning at start, never an error.
+
+`NOT_YET` is planned, `DROPPED` was left out on purpose and says what to do instead.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+NOT_YET: Final[Mapping[str, str]] = {
+    "logging-to-file": "logs go to standard error; redirect them",
+    "logs-max-total-size-mb": "logs go to standard error; rotate them where they are stored",
+    "error-logs-max-files": "logs go to standard error; rotate them where they are stored",
+    "request-log": "request capture is not built yet",
+    "usage-statistics-enabled": "usage is always handed to usage plugins",
+    "redis-usage-queue-retention-seconds": "there is no usage queue yet",
+    "ws-auth": "there is no WebSocket endpoint yet",
+    "auth-auto-refresh-workers": "credential refresh is not built yet",
+    "codex-api-key": "no bundled plugin executes codex yet",
+    "vertex-api-key": "no bundled plugin executes vertex yet",
+    "oauth-excluded-models": "OAuth credentials are not built yet",
+    "oauth-model-alias": "OAuth credentials are not built yet",
+    "save-cooldown-status": "cooldowns are not persisted yet",
+    "quota-exceeded": "provider quota fall-backs are not built yet",
+    "disable-image-generation": "image endpoints are not built yet",
+    "gpt-image-2-base-model": "image endpoints are not built yet",
+    "video-result-auth-cache-ttl": "video endpoints are not built yet",
+    "payload": "payload rules are not built yet; an interceptor plugin can do the same",
+    "codex-catalogue": "the Codex catalogue is not built yet",
+    "trace-header": "the request id is always in X-Request-Id",
+    "claude-header-defaults": "set `headers` on the key instead",
+    "codex-header-defaults": "set `headers` on the key instead",
+    "workers": "one process serves; several share nothing yet",
+    "state": "state is kept in memory",
+    "limits.websocket-message": "there is no WebSocket endpoint yet",
+    "limits.websocket-transcript": "there is no WebSocket endpoint yet",
+    "routing.session-affinity": "a scheduler plugin can do the same",
+    "routing.session-affinity-ttl": "a scheduler plugin can do the same",
+    "plugins.store-sources": "plugins are installed by copying their folder",
+    "remote-management": "the management API is not built yet",
+}
+
+DROPPED: Final[Mapping[str, str]] = {
+    "pprof": "use py-spy on the process",
+    "commercial-mode": "request logging is cheap enough to leave on",
+    "gemini": "Gemini clients always get Gemini's own error object",
+    "codex": "no imitation of another vendor's client",
+    "disable-claude-cloak-mode": "no imitation of another vendor's client",
+    "antigravity-signature-cache-enabled": "belongs to a provider plugin",
+    "antigravity-signature-bypass-strict": "belongs to a provider plugin",
+    "auth": "a key of an old format",
+    "ampcode": "a key of an old format",
+    "generative-language-api-key": "write `gemini-api-key`",
+    "openai-compatibility.api-keys": "write `api-key-entries`",
+    "claude-api-key.cloak": "no imitation of another vendor's client",
+    "claude-api-key.experimental-cch-signing": "no imitation of another vendor's client",
+    "claude-api-key.rebuild-mid-system-message": "no imitation of another vendor's client",
+}
+
+
+def no_effect(path: str) -> str | None:
+    """Why the key at `path` (dotted, without list indices) has no effect; None when it is no such key."""
+    if path in NOT_YET:
+        return f"has no effect in this version: {NOT_YET[path]}"
+    if path in DROPPED:
+        return f"was left out on purpose: {DROPPED[path]}"
+    if path.startswith("ampcode"):
+        return "was left out on purpose: a key of an old format"
+    return None

@@ -1,0 +1,284 @@
+"""From the operator's YAML to the frozen tree: strict, with file, line and the nearest valid key for every mistake."""
+
+import difflib
+import io
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from host.config import sanitise, values
+from host.config.known_keys import no_effect
+from host.config.model import Config, PluginSection, Section
+
+PLUGIN_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+_HOST_KEYS: Final = ("enabled", "priority")
+_DURATION_KEYS: Final = frozenset(
+    {"connect", "first-byte", "idle", "session-affinity-ttl", "shutdown-timeout", "max-retry-interval", "upgrade-drain"}
+    | {"ping-interval", "ping-unresponsive", "ping-kill", "hello-timeout"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake or warning, with the place where the operator can mend it."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+class ConfigError(Exception):
+    """The file cannot be used; `problems` are all that were found, in the order of their lines."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedConfig:
+    """A valid config and what the operator should be told about it."""
+
+    config: Config
+    warnings: tuple[Problem, ...]
+    text: str
+
+
+def load_config(path: str | os.PathLike[str]) -> LoadedConfig:
+    """Read and check the file. Raises ConfigError; also for a file that is missing or no UTF-8 text."""
+    file = os.fspath(path)
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        hint = f"no such file; `jackfield init {os.path.dirname(file) or '.'}` writes one"
+        raise ConfigError([Problem(file, 1, hint)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(file, 1, f"cannot be read: {error}")]) from None
+    return parse_config(text, file=file)
+
+
+def parse_config(text: str, *, file: str) -> LoadedConfig:
+    """Check a config given as text; `file` names it in messages and its directory anchors relative paths."""
+    tree = parse_yaml(text, file)
+    walk = _Walk(file)
+    plain = walk.section(tree, Config, path="")
+    if walk.problems:
+        raise ConfigError(sorted(walk.problems, key=lambda problem: problem.line))
+    plain["plugins"] = _plugin_sections(plain.get("plugins"), tree, walk)
+    if walk.problems:
+        raise ConfigError(walk.problems)
+    plain["directory"] = os.path.dirname(os.path.abspath(file))
+    try:
+        config = msgspec.convert(plain, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError([walk.type_problem(tree, error)]) from None
+    config, removed = sanitise.sanitise(config)
+    warnings = [*walk.warnings, *(Problem(file, walk.line_of(tree, key), message) for key, message in removed)]
+    return LoadedConfig(config, tuple(warnings), text)
+
+
+def dump_subtree(tree: Any) -> str:
+    """YAML text of one node, comments and order included."""
+    out = io.StringIO()
+    _yaml().dump(tree, out)
+    return out.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def parse_yaml(text: str, file: str) -> CommentedMap:
+    """The YAML tree of a config. Raises ConfigError with the line of the mistake."""
+    try:
+        tree = _yaml().load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise ConfigError([Problem(file, line, f"not valid YAML: {error.problem}")]) from None
+    except YAMLError as error:
+        raise ConfigError([Problem(file, 1, f"not valid YAML: {error}")]) from None
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError([Problem(file, 1, "the file must be a mapping of keys to values, like `port: 8317`")])
+    return tree
+
+
+@dataclass
+class _Walk:
+    """Compares the YAML tree with the struct tree, turning it into plain values on the way."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def section(self, node: Any, kind: type[Section], *, path: str) -> dict[str, Any]:
+        if node is None:
+            return {}
+        if not isinstance(node, CommentedMap):
+            return node  # type: ignore[no-any-return]  # the conversion names the type it expected
+        hints = typing.get_type_hints(kind)
+        known = {
+            name: hints[attribute]
+            for attribute, name in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+            if not (kind is Config and attribute == "directory")
+        }
+        plain: dict[str, Any] = {}
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if (reason := no_effect(here)) is not None:
+                self.warnings.append(Problem(self.file, _line(node, key), f"`{here}` {reason}"))
+            elif key not in known:
+                self._unknown(node, key, here, known)
+                continue
+            if key in known and value is not None:
+                plain[key] = self._value(node, key, known[key], here)
+        return plain
+
+    def _unknown(self, node: CommentedMap, key: Any, here: str, known: Mapping[str, Any]) -> None:
+        near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
+        hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(sorted(known))}"
+        self.problems.append(Problem(self.file, _line(node, key), f"unknown key `{here}`{hint}"))
+
+    def _value(self, node: CommentedMap, key: str, hint: Any, path: str) -> Any:
+        value = node[key]
+        if key in _DURATION_KEYS or (path.startswith("plugins.policy.") and path.split(".")[-2] == "timeouts"):
+            self._check_duration(node, key, path)
+        if path == "plugins.configs":
+            return value  # free-form; read by _plugin_sections
+        if path == "api-keys":
+            return [{"key": item} if isinstance(item, str) else item for item in value or ()]
+        inner = _section_type(hint)
+        if inner is None:
+            return to_plain(value)
+        kind, shape = inner
+        if shape == "list" and isinstance(value, CommentedSeq):
+            return [self.section(item, kind, path=path) for item in value]
+        if shape == "map" and isinstance(value, CommentedMap):
+            return {name: self.section(item, kind, path=f"{path}.{name}") for name, item in value.items()}
+        return self.section(value, kind, path=path) if shape == "one" else to_plain(value)
+
+    def _check_duration(self, node: CommentedMap, key: str, path: str) -> None:
+        try:
+            values.seconds(node[key])
+        except (ValueError, AttributeError) as error:
+            self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
+
+    def check_host_keys(self, node: CommentedMap, path: str) -> None:
+        """`enabled` and `priority` belong to the host in every plugin's section."""
+        for key, kind, what in (("enabled", bool, "true or false"), ("priority", int, "a whole number")):
+            if key in node and (not isinstance(node[key], kind) or (kind is int and isinstance(node[key], bool))):
+                self.problems.append(Problem(self.file, _line(node, key), f"`{path}.{key}` must be {what}"))
+
+    def type_problem(self, tree: CommentedMap, error: msgspec.ValidationError) -> Problem:
+        """msgspec says where in its message (`… - at `$.tls.enable``); the line is looked up along that path."""
+        what, _, where = str(error).partition(" - at `$")
+        path = where.rstrip("`").lstrip(".")
+        shown = f"`{path}`: " if path else ""
+        return Problem(self.file, self.line_of(tree, path), f"{shown}{what[:1].lower()}{what[1:]}")
+
+    def line_of(self, tree: CommentedMap, path: str) -> int:
+        """Line of the deepest node of `path` (`a.b[2].c`) that exists."""
+        node: Any = tree
+        line = 1
+        for part in _path_parts(path):
+            if isinstance(node, CommentedMap) and isinstance(part, str) and part in node:
+                line = _line(node, part)
+            elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+                line = node.lc.item(part)[0] + 1
+            else:
+                break
+            node = node[part]
+        return line
+
+
+def _path_parts(path: str) -> Iterator[str | int]:
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        yield int(index) if index else name
+
+
+def _line(node: CommentedMap, key: Any) -> int:
+    return int(node.lc.key(key)[0]) + 1
+
+
+def _section_type(hint: Any) -> tuple[type[Section], str] | None:
+    """The Section behind a type hint, and whether it stands alone, in a list or in a map."""
+    if isinstance(hint, type) and issubclass(hint, Section):
+        return hint, "one"
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType) or not arguments:
+        return None
+    last = arguments[-1]
+    if not (isinstance(last, type) and issubclass(last, Section)):
+        return None
+    return last, "map" if len(arguments) == 2 else "list"
+
+
+def _plugin_sections(plugins: Any, tree: CommentedMap, walk: _Walk) -> Any:
+    """`plugins.configs` as PluginSection values: the host's two keys apart from what belongs to the plugin."""
+    if not isinstance(plugins, dict):
+        return plugins if plugins is not None else {}
+    configs = plugins.get("configs") or {}
+    if not isinstance(configs, Mapping):
+        return plugins
+    sections: dict[str, Any] = {}
+    for plugin_id, node in configs.items():
+        line = _line(tree["plugins"]["configs"], plugin_id)
+        if not PLUGIN_ID.match(str(plugin_id)):
+            walk.problems.append(Problem(walk.file, line, f"`{plugin_id}` is no plugin id ({PLUGIN_ID.pattern})"))
+            continue
+        node = node if node is not None else CommentedMap()
+        if not isinstance(node, CommentedMap):
+            walk.problems.append(Problem(walk.file, line, f"`plugins.configs.{plugin_id}` must be a mapping"))
+            continue
+        host_part = {key: node[key] for key in _HOST_KEYS if key in node}
+        walk.check_host_keys(node, f"plugins.configs.{plugin_id}")
+        own = {str(key): to_plain(value) for key, value in node.items() if key not in _HOST_KEYS}
+        sections[plugin_id] = {**host_part, "config": own, "config-yaml": _section_text(node)}
+    return {**plugins, "configs": sections}
+
+
+def _section_text(node: CommentedMap) -> str:
+    """The section re-serialised; `enabled` and `priority` are appended only where absent (spec plugin-abi 1.1)."""
+    text = dump_subtree(node) if node else ""
+    for key, default in zip(_HOST_KEYS, ("false", "0"), strict=True):
+        if key not in node:
+            text += f"{key}: {default}\n"
+    return text.strip() + "\n"
+
+
+def to_plain(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a YAML node."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return str(value)
+
+
+def section_of(config: Config, plugin_id: str) -> PluginSection:
+    """The plugin's section, or the one an unconfigured plugin has."""
+    found = config.plugins.configs.get(plugin_id)
+    return found if found is not None else PluginSection(config_yaml="enabled: false\npriority: 0\n")

@@ -1,0 +1,80 @@
+"""What loading tidies up: blanks, duplicates, entries that cannot work (spec credentials 7.2)."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from host.config.model import ApiKey, CompatProvider, Config, ProviderKey
+
+Removed = list[tuple[str, str]]
+"""(path of the key, why it was dropped)."""
+
+_Entry = TypeVar("_Entry", ProviderKey, CompatProvider)
+
+
+def sanitise(config: Config) -> tuple[Config, Removed]:
+    """The same config without entries that can have no effect, and what was dropped, for the start-up warnings."""
+    removed: Removed = []
+    sources = tuple(source.strip() for source in config.plugins.store_sources if source.strip())
+    plugins = replace(config.plugins, dir=config.plugins.dir.strip() or "plugins", store_sources=sources)
+    return (
+        replace(
+            config,
+            host=config.host.strip() or "127.0.0.1",
+            api_keys=_api_keys(config.api_keys),
+            gemini_api_key=_provider_keys(config.gemini_api_key, "gemini-api-key", removed),
+            claude_api_key=_provider_keys(config.claude_api_key, "claude-api-key", removed),
+            openai_compatibility=_compat(config.openai_compatibility, removed),
+            max_retry_credentials=max(0, config.max_retry_credentials),
+            plugins=plugins,
+        ),
+        removed,
+    )
+
+
+def _api_keys(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
+    seen: dict[str, ApiKey] = {}
+    for item in keys:
+        key = item.key.strip()
+        if key and key not in seen:
+            seen[key] = ApiKey(key=key, name=item.name.strip())
+    return tuple(seen.values())
+
+
+def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) -> tuple[ProviderKey, ...]:
+    kept: dict[tuple[str, str], ProviderKey] = {}
+    for index, item in enumerate(keys):
+        entry = replace(
+            _common(item),
+            api_key=item.api_key.strip(),
+            base_url=item.base_url.strip().rstrip("/"),
+            proxy_url=item.proxy_url.strip(),
+            excluded_models=tuple(sorted({name.strip().lower() for name in item.excluded_models if name.strip()})),
+        )
+        identity = (entry.api_key, entry.base_url)
+        if not entry.api_key:
+            removed.append((f"{section}[{index}]", f"`{section}` entry without `api-key` is ignored"))
+        elif identity in kept:
+            removed.append((f"{section}[{index}]", f"`{section}` entry repeats an earlier one and is ignored"))
+        else:
+            kept[identity] = entry
+    return tuple(kept.values())
+
+
+def _compat(providers: Sequence[CompatProvider], removed: Removed) -> tuple[CompatProvider, ...]:
+    kept = []
+    for index, item in enumerate(providers):
+        entry = replace(_common(item), name=item.name.strip(), base_url=item.base_url.strip().rstrip("/"))
+        if entry.base_url:
+            kept.append(entry)
+        else:
+            path = f"openai-compatibility[{index}]"
+            removed.append((path, f"provider `{item.name}` without `base-url` is ignored"))
+    return tuple(kept)
+
+
+def _common(entry: _Entry) -> _Entry:
+    prefix = entry.prefix.strip().strip("/").strip()
+    headers = {name.strip(): value.strip() for name, value in entry.headers.items() if name.strip() and value.strip()}
+    return replace(entry, prefix="" if "/" in prefix else prefix, headers=headers)

@@ -1,0 +1,166 @@
+"""Loading the operator's file: strict, with file, line and nearest key (design decision 13; spec plugin-abi 1.1)."""
+
+import pytest
+
+from host.config.edit import set_value
+from host.config.known_keys import DROPPED, NOT_YET
+from host.config.load import ConfigError, load_config, parse_config, section_of
+from host.config.model import Config
+
+
+def parse(text: str) -> Config:
+    return parse_config(text, file="config.yaml").config
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, file="config.yaml")
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_an_empty_file_is_a_config_with_safe_defaults():
+    config = parse("")
+    assert (config.host, config.port, config.auth_dir) == ("127.0.0.1", 8317, "auths")
+    assert config.api_keys == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prot: 1\n", "config.yaml:1: unknown key `prot`; did you mean `port`?"),
+        ("port: abc\n", "config.yaml:1: `port`: expected `int`, got `str`"),
+        ("port: 1\ntls:\n  enabl: true\n", "config.yaml:3: unknown key `tls.enabl`; did you mean `enable`?"),
+        (
+            "plugins:\n  configs:\n    x:\n      enabled: yes please\n",
+            "config.yaml:4: `plugins.configs.x.enabled` must be true or false",
+        ),
+        (
+            "plugins:\n  configs:\n    x:\n      priority: high\n",
+            "config.yaml:4: `plugins.configs.x.priority` must be a whole number",
+        ),
+        (
+            "plugins:\n  policy:\n    x:\n      permisions: [http]\n",
+            "config.yaml:4: unknown key `plugins.policy.x.permisions`; did you mean `permissions`?",
+        ),
+        (
+            "openai-compatibility:\n - name: x\n   base-url: 3\n",
+            "config.yaml:3: `openai-compatibility[0].base-url`: expected `str`, got `int`",
+        ),
+        (
+            "timeouts:\n  connect: 5x\n",
+            "config.yaml:2: `timeouts.connect`: '5x' is no duration; write 500ms, 10s, 5m or 1h",
+        ),
+        ("- a\n", "config.yaml:1: the file must be a mapping of keys to values, like `port: 8317`"),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_and_what_to_write(text, expected):
+    assert problems(text) == [expected]
+
+
+def test_all_mistakes_are_reported_at_once_in_the_order_of_their_lines():
+    assert [line.split(":")[1] for line in problems("prot: 1\nhots: x\ntls:\n  certt: y\n")] == ["1", "2", "4"]
+
+
+def test_broken_yaml_names_the_line():
+    [problem] = problems("port: 1\na: [\n")
+    assert problem.startswith(("config.yaml:3:", "config.yaml:2:"))
+    assert "not valid YAML" in problem
+
+
+@pytest.mark.parametrize("key", [*NOT_YET, *DROPPED])
+def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
+    parts = key.split(".")
+    text = "\n".join("  " * depth + part + ":" for depth, part in enumerate(parts)) + " x\n"
+    if parts[0] in ("claude-api-key", "openai-compatibility") and len(parts) == 2:
+        text = (
+            f"{parts[0]}:\n  - name: n\n    {parts[1]}: []\n"
+            if parts[0] == "openai-compatibility"
+            else (f"{parts[0]}:\n  - api-key: k\n    {parts[1]}:\n")
+        )
+    if key in (
+        "remote-management",
+        "plugins.store-sources",
+        "routing.session-affinity",
+        "routing.session-affinity-ttl",
+    ):
+        text = text.replace(" x", "")
+    loaded = parse_config(text, file="config.yaml")
+    assert [f"`{key}`" in warning.message for warning in loaded.warnings].count(True) == 1
+
+
+def test_api_keys_are_strings_or_key_and_name():
+    config = parse("api-keys:\n  - ' one '\n  - {key: two, name: bob}\n  - one\n  - ''\n")
+    assert [(key.key, key.name) for key in config.api_keys] == [("one", ""), ("two", "bob")]
+
+
+def test_L1_empty_plugins_section_means_disabled_default_dir_and_an_empty_map():
+    plugins = parse("plugins: {}\n").plugins
+    assert (plugins.enabled, plugins.dir, plugins.configs) == (False, "plugins", {})
+
+
+def test_L2_store_sources_are_trimmed_and_blank_ones_dropped():
+    text = 'plugins:\n  store-sources: [" https://community.example/registry.json ", ""]\n'
+    assert parse(text).plugins.store_sources == ("https://community.example/registry.json",)
+
+
+def test_L3_an_empty_section_is_disabled_with_priority_zero_and_saving_adds_neither(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 1\nplugins:\n  configs:\n    sample: {}\n")
+    section = load_config(file).config.plugins.configs["sample"]
+    assert (section.enabled, section.priority) == (False, 0)
+    set_value(file, ["port"], 2)
+    assert "enabled" not in file.read_text() and "priority" not in file.read_text()
+
+
+def test_L4_saving_does_not_write_a_plugins_section_that_was_not_there(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 1\n")
+    set_value(file, ["port"], 2)
+    assert file.read_text() == "port: 2\n"
+
+
+def test_L5_host_keys_are_appended_to_the_section_text_only_when_absent():
+    section = parse("plugins:\n  configs:\n    a:\n      greeting: hi # why\n").plugins.configs["a"]
+    lines = section.config_yaml.splitlines()
+    assert lines[0].startswith("greeting: hi") and lines[0].endswith("# why")
+    assert lines[1:] == ["enabled: false", "priority: 0"]
+    assert section_of(parse(""), "nobody").config_yaml == "enabled: false\npriority: 0\n"
+
+
+def test_L6_host_keys_in_the_section_are_passed_once():
+    section = parse("plugins:\n  configs:\n    a:\n      enabled: true\n      priority: 7\n").plugins.configs["a"]
+    assert section.config_yaml.count("enabled:") == 1 and section.config_yaml.count("priority:") == 1
+    assert (section.enabled, section.priority, section.config) == (True, 7, {})
+
+
+def test_an_entry_that_cannot_work_is_dropped_with_a_warning():
+    text = "openai-compatibility:\n  - name: a\ngemini-api-key:\n  - api-key: k\n  - api-key: k\n  - api-key: ''\n"
+    loaded = parse_config(text, file="config.yaml")
+    assert loaded.config.openai_compatibility == ()
+    assert len(loaded.config.gemini_api_key) == 1
+    assert sorted(warning.line for warning in loaded.warnings) == [2, 5, 6]
+
+
+def test_editing_keeps_comments_order_and_mode(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("# mine\nport: 1  # the port\nplugins:\n  enabled: true # on\n  configs:\n    a: {x: 1}\n")
+    file.chmod(0o640)
+    set_value(file, ["plugins", "configs", "b", "enabled"], True)
+    text = file.read_text()
+    assert text.startswith("# mine\nport: 1  # the port\n") and "enabled: true # on" in text and "a: {x: 1}" in text
+    assert load_config(file).config.plugins.configs["b"].enabled
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_an_edit_that_would_break_the_file_leaves_it_untouched(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 1\n")
+    with pytest.raises(ConfigError):
+        set_value(file, ["port"], "nonsense")
+    assert file.read_text() == "port: 1\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(ConfigError, match="jackfield init"):
+        load_config(tmp_path / "config.yaml")
