@@ -1,0 +1,1 @@
+"""Wire protocols that the host and every plugin author share. Import the submodule you need."""
