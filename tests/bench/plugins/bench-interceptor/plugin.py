@@ -1,0 +1,14 @@
+"""An interceptor that sets one header on every request: the price of the smallest rewrite."""
+
+from pluginabi.payloads.intercept import RequestInterceptRequest, RequestInterceptResponse
+from pluginapi import Plugin
+
+
+class SetsOneHeader(Plugin):
+    """Adds `x-bench` and leaves the rest alone; it does not want the body."""
+
+    inputs = {"request.intercept_before": []}  # noqa: RUF012 - read once, at registration
+
+    async def request_intercept_before(self, request: RequestInterceptRequest) -> RequestInterceptResponse:
+        """One header."""
+        return RequestInterceptResponse(headers={"x-bench": ["1"]})

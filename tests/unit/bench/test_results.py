@@ -1,0 +1,91 @@
+"""The statistics and the report of the benchmark suite, with made-up measurements."""
+
+import json
+
+import pytest
+
+from tests.bench.measure import write_flat
+from tests.bench.results import FLOORS, Run, flatten_runs, judge, median_ratio, table_lines, verdict_lines
+
+
+def run_of(contestant: str, round_number: int, per_s: float, *, load: str = "plain", cpu_us: float = 100.0) -> Run:
+    return Run(
+        contestant=contestant,
+        load=load,
+        round_number=round_number,
+        responses_per_s=per_s,
+        latency_p50_us=10.0,
+        latency_p99_us=20.0,
+        cpu_us_per_response=cpu_us,
+        events_per_response=64 if load == "stream64" else 0,
+        foreign_share=0.0,
+    )
+
+
+def test_ratio_is_the_median_of_the_quotients_within_each_round():
+    runs = [run_of("bare", 1, 1000), run_of("bare", 2, 100), run_of("bare", 3, 1000)]
+    runs += [run_of("jackfield", 1, 900), run_of("jackfield", 2, 80), run_of("jackfield", 3, 500)]
+    assert median_ratio(runs, contestant="jackfield", load="plain") == pytest.approx(0.8)
+
+
+def test_ratio_ignores_rounds_in_which_one_side_is_missing():
+    runs = [run_of("bare", 1, 1000), run_of("jackfield", 1, 700), run_of("jackfield", 2, 5000)]
+    assert median_ratio(runs, contestant="jackfield", load="plain") == pytest.approx(0.7)
+
+
+def test_ratio_without_a_common_round_is_absent():
+    assert median_ratio([run_of("jackfield", 1, 700)], contestant="jackfield", load="plain") is None
+
+
+def test_result_has_the_promised_keys_and_only_scalars():
+    runs = [
+        run_of(name, number, 1000, load=load)
+        for name in ("bare", "jackfield", "jackfield_inprocess", "jackfield_json", "nginx")
+        for load in ("plain", "stream64")
+        for number in (1, 2, 3)
+    ]
+    flat = flatten_runs(runs)
+    assert {
+        "plain_vs_bare",
+        "stream64_vs_bare",
+        "plain_inprocess_router_and_interceptor_vs_bare",
+        "plain_json_router_vs_bare",
+        "cpu_us_per_request",
+        "cpu_us_per_sse_event",
+        "cpu_us_per_request_bare",
+        "cpu_us_per_sse_event_nginx",
+    } <= flat.keys()
+    assert all(isinstance(value, float | int | str) for value in flat.values())
+
+
+def test_cpu_of_a_stream_is_told_per_event():
+    flat = flatten_runs([run_of("bare", 1, 10, load="stream64", cpu_us=640.0)])
+    assert flat["cpu_us_per_sse_event_bare"] == 10.0
+
+
+def test_floor_holds_at_its_limit_in_both_directions():
+    verdicts = {verdict.floor.key: verdict.word for verdict in judge({floor.key: floor.limit for floor in FLOORS})}
+    assert set(verdicts.values()) == {"ok"}
+
+
+def test_missed_and_unmeasured_floors_are_told_apart():
+    words = {verdict.floor.key: verdict.word for verdict in judge({"plain_vs_bare": 0.69, "rss_mb": 90.1})}
+    assert words["plain_vs_bare"] == words["rss_mb"] == "MISSED"
+    assert words["cold_start_s"] == "not measured"
+
+
+def test_report_names_every_floor_and_every_measured_contestant():
+    flat = flatten_runs([run_of("bare", 1, 1000), run_of("nginx", 1, 7000)])
+    lines = verdict_lines(judge(flat))
+    assert [line.split()[-4] if "not measured" not in line else line.split()[2] for line in lines] == [
+        floor.key for floor in FLOORS
+    ]
+    table = "\n".join(table_lines(flat, ["bare", "jackfield", "nginx"], ["plain", "stream64"]))
+    assert "bare" in table and "nginx" in table and "7.00" in table
+    assert "jackfield" not in table and "stream64" not in table
+
+
+def test_file_is_one_flat_json_object(tmp_path):
+    path = tmp_path / "build" / "bench.json"
+    write_flat(path, {"rss_mb": 61.5, "skipped": "nginx"})
+    assert json.loads(path.read_text()) == {"rss_mb": 61.5, "skipped": "nginx"}
