@@ -1,0 +1,30 @@
+"""Fixtures of all tests: a clean environment and bounded waits."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+WAIT_S = 10.0
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy settings, keys or overrides of the developer's shell reach the code under test."""
+    for name in list(os.environ):
+        if name.startswith("JACKFIELD_") or name.lower().endswith("_proxy") or name.endswith("_API_KEY"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def within() -> Callable[[Awaitable[T]], Awaitable[T]]:
+    """`await within(something())`: a bounded wait; a hang fails with a stack instead of blocking the run."""
+
+    async def bounded(work: Awaitable[T]) -> T:
+        async with asyncio.timeout(WAIT_S):
+            return await work
+
+    return bounded
