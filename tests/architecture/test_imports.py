@@ -1,0 +1,136 @@
+"""Who may import whom, by walking the syntax trees; and that importing does no work."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_PARTY = ("pluginabi", "pluginapi", "host", "plugins", "examples", "tests", "proto")
+
+ALLOWED_PACKAGES = {
+    "pluginabi": {"pluginabi"},
+    "pluginapi": {"pluginapi", "pluginabi"},
+    "host": {"host", "pluginapi", "pluginabi"},
+    "plugins": {"pluginapi"},
+    "examples": {"pluginapi"},
+}
+
+LAYERS = {
+    "web": {"pipeline"},
+    "pipeline": {"credentials", "registry", "runtime"},
+    "registry": {"credentials"},
+}
+LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream"}
+"""Every layer may import these."""
+COMPOSITION_ROOT = {"app", "serve", "cli", "cli_plugins", "control", "init", "reload", "__main__", "__init__"}
+"""Modules of host that put the parts together and may import all of them."""
+
+GRPC_ALLOWED = ("pluginabi/grpc_channel.py", "pluginabi/_pb/")
+
+IMPORT_ALONE = """
+import importlib, sys, warnings
+warnings.simplefilter("error")
+failed = []
+for name in sys.argv[1:]:
+    for known in [m for m in sys.modules if m.split(".")[0] in ("host", "pluginabi", "pluginapi", "plugins")]:
+        del sys.modules[known]
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        failed.append(f"{name}: {type(error).__name__}: {error}")
+print("\\n".join(failed))
+"""
+
+
+def modules(package: str) -> Iterator[Path]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        if "_pb" not in path.parts and "__pycache__" not in path.parts:
+            yield path
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            yield node.module or "", node.lineno
+
+
+def own_module(path: Path, name: str) -> bool:
+    """A plugin or example may import the modules of its own folder."""
+    own_folder = ".".join(path.parent.relative_to(ROOT).parts)
+    return name.startswith(f"{own_folder}.") or (path.parent / f"{name.split('.')[0]}.py").exists()
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED_PACKAGES))
+def test_a_package_imports_only_the_packages_below_it(package):
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in modules(package)
+        for name, line in imported(path)
+        if (top := name.split(".")[0]) in FIRST_PARTY
+        and top not in ALLOWED_PACKAGES[package]
+        and not own_module(path, name)
+    ]
+    assert wrong == []
+
+
+def test_inside_the_host_every_import_points_down():
+    wrong = []
+    for path in modules("host"):
+        layer = path.relative_to(ROOT / "host").parts[0].removesuffix(".py")
+        if layer in COMPOSITION_ROOT:
+            continue
+        allowed = LAYERS.get(layer, set()) | LEAVES | {layer}
+        for name, line in imported(path):
+            parts = name.split(".")
+            if parts[0] == "host" and len(parts) > 1 and parts[1] not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {layer} imports {name}")
+    assert wrong == []
+
+
+def test_grpc_is_imported_in_one_channel_module_only():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for package in ("pluginabi", "pluginapi", "host", "plugins")
+        for path in modules(package)
+        for name, line in imported(path)
+        if name.split(".")[0] in ("grpc", "grpc_health") and not str(path.relative_to(ROOT)).startswith(GRPC_ALLOWED)
+    ]
+    assert wrong == []
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("package", ["pluginabi", "pluginapi", "host"])
+def test_every_module_imports_alone_without_warnings(package):
+    names = [dotted(path) for path in modules(package) if path.name != "__main__.py"]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALONE, *names], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout.strip() == ""
+
+
+def test_the_host_starts_without_importing_grpc():
+    code = "import sys, host.app, host.serve; sys.exit('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_sdk_imports_only_msgspec_and_pluggy_beside_the_standard_library():
+    code = (
+        "import sys; before = set(sys.modules); import pluginapi; "
+        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert set(ast.literal_eval(done.stdout)) <= {"pluginapi", "pluginabi", "msgspec", "pluggy"}
