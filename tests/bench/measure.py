@@ -33,6 +33,9 @@ PROMPT: Final = "Summarise the following report of an incident in three sentence
 # neighbours than about the contestant.
 NOISE_LIMIT: Final = 0.10
 REPEATS: Final = 2
+# A slow contestant needs time for so many answers on each connection before its rate is steady.
+ANSWERS_PER_CONNECTION: Final = 4
+LONGEST_RUN_S: Final = 30.0
 FAILURE_KEYS: Final = ("bad_status", "bad_body", "no_done", "wrong_events", "connection_errors", "unfinished")
 
 
@@ -188,7 +191,9 @@ class Bench:
 
         Raises ContestantError when any answer was wrong.
         """
-        self.load(contestant, load, seconds=min(1.0, seconds / 4))
+        warm = self.load(contestant, load, seconds=min(1.0, seconds / 4))
+        if warm["rps"] * seconds < ANSWERS_PER_CONNECTION * load.connections:
+            seconds = max(seconds, min(LONGEST_RUN_S, 10 * seconds))
         for attempt in range(REPEATS + 1):
             members = process_tree(server.pid)
             busy_before_s, cpu_before_s, began = core_busy_s(PROXY_CORE), cpu_s(members), time.perf_counter()
@@ -209,6 +214,7 @@ class Bench:
             cpu_us_per_response=used_s * 1e6 / counted["responses"],
             events_per_response=load.events,
             foreign_share=foreign_share,
+            own_share=min(1.0, used_s / elapsed_s),
         )
 
     def memory_after(self, contestant: Contestant, requests: int) -> FlatResult:

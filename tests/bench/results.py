@@ -9,6 +9,7 @@ FlatValue = float | int | str
 FlatResult = dict[str, FlatValue]
 
 YARDSTICK: Final = "bare"
+LOAD_BOUND_BELOW: Final = 0.85
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Run:
     events_per_response: int
     foreign_share: float
     """Part of the proxy's core that others used meanwhile, 0 to 1."""
+    own_share: float
+    """Part of the time the proxy was computing; well below 1 means that the load was the limit, not the proxy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ def flatten_runs(runs: Sequence[Run]) -> FlatResult:
         flat[f"{load}_per_s_{contestant}"] = significant(median(run.responses_per_s for run in group))
         flat[f"{load}_p50_us_{contestant}"] = significant(median(run.latency_p50_us for run in group))
         flat[f"{load}_p99_us_{contestant}"] = significant(median(run.latency_p99_us for run in group))
+        flat[f"{load}_core_share_{contestant}"] = round(median(run.own_share for run in group), 3)
         cpu_us = median(run.cpu_us_per_response / max(1, run.events_per_response) for run in group)
         cpu_key = {"plain": "cpu_us_per_request", "stream64": "cpu_us_per_sse_event"}.get(load, f"cpu_us_{load}")
         flat[f"{cpu_key}_{contestant}"] = significant(cpu_us)
@@ -155,9 +159,11 @@ def table_lines(flat: Mapping[str, FlatValue], contestants: Iterable[str], loads
         for name in measured:
             ratio = flat.get(RATIO_KEYS.get((name, load), f"{load}_{name}_vs_bare"), 1.0 if name == YARDSTICK else "-")
             shown = f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio)
+            load_bound = float(flat[f"{load}_core_share_{name}"]) < LOAD_BOUND_BELOW
+            mark = "   limited by the load" if load_bound else ""
             lines.append(
                 f"{name:<24}{flat[f'{load}_per_s_{name}']:>10,.0f}{shown:>10}{flat[f'{load}_p50_us_{name}']:>12,.0f}"
-                f"{flat[f'{load}_p99_us_{name}']:>12,.0f}{flat[f'{cpu_key}_{name}']:>17,.1f}"
+                f"{flat[f'{load}_p99_us_{name}']:>12,.0f}{flat[f'{cpu_key}_{name}']:>17,.1f}{mark}"
             )
         lines.append("")
     return lines

@@ -8,7 +8,15 @@ from tests.bench.measure import write_flat
 from tests.bench.results import FLOORS, Run, flatten_runs, judge, median_ratio, table_lines, verdict_lines
 
 
-def run_of(contestant: str, round_number: int, per_s: float, *, load: str = "plain", cpu_us: float = 100.0) -> Run:
+def run_of(
+    contestant: str,
+    round_number: int,
+    per_s: float,
+    *,
+    load: str = "plain",
+    cpu_us: float = 100.0,
+    own_share: float = 1.0,
+) -> Run:
     return Run(
         contestant=contestant,
         load=load,
@@ -19,6 +27,7 @@ def run_of(contestant: str, round_number: int, per_s: float, *, load: str = "pla
         cpu_us_per_response=cpu_us,
         events_per_response=64 if load == "stream64" else 0,
         foreign_share=0.0,
+        own_share=own_share,
     )
 
 
@@ -89,3 +98,9 @@ def test_file_is_one_flat_json_object(tmp_path):
     path = tmp_path / "build" / "bench.json"
     write_flat(path, {"rss_mb": 61.5, "skipped": "nginx"})
     assert json.loads(path.read_text()) == {"rss_mb": 61.5, "skipped": "nginx"}
+
+
+def test_rate_that_the_load_limited_is_marked_in_the_table():
+    flat = flatten_runs([run_of("bare", 1, 1000), run_of("nginx", 1, 7000, own_share=0.6)])
+    marked = [line for line in table_lines(flat, ["bare", "nginx"], ["plain"]) if "limited by the load" in line]
+    assert [line.split()[0] for line in marked] == ["nginx"]
