@@ -1,0 +1,59 @@
+"""Executes requests at the Gemini API (API reference: ai.google.dev/api/generate-content)."""
+
+from typing import Final
+from urllib.parse import quote
+
+from pluginapi import (
+    Context,
+    ExecutorRegistration,
+    ExecutorRequest,
+    ExecutorResponse,
+    Plugin,
+    RegisterRequest,
+    RegisterResponse,
+    Stream,
+    serve,
+)
+from pluginapi.upstream import forward, forward_stream
+
+FORMATS: Final = ("gemini", "gemini-embedding")
+EMBEDDING_ACTIONS: Final = ("embedContent", "batchEmbedContents")
+
+
+class Gemini(Plugin):
+    """One plugin for every entry of `gemini-api-key`."""
+
+    id = "gemini"
+    version = "0.1.0"
+
+    async def plugin_register(self, request: RegisterRequest) -> RegisterResponse:
+        return RegisterResponse(
+            providers=["gemini"],
+            executor=ExecutorRegistration(input_formats=list(FORMATS), output_formats=list(FORMATS)),
+        )
+
+    async def executor_execute(self, request: ExecutorRequest, ctx: Context) -> ExecutorResponse:
+        action = "generateContent"
+        if request.format == "gemini-embedding":
+            action = request.alt if request.alt in EMBEDDING_ACTIONS else EMBEDDING_ACTIONS[0]
+        return await forward(request, ctx, url=action_url(request, action), protocol="gemini")
+
+    async def executor_execute_stream(self, request: ExecutorRequest, ctx: Context) -> Stream:
+        # Without `alt=sse` the upstream streams one JSON array; the client then asked for exactly that.
+        url = action_url(request, "streamGenerateContent")
+        query = f"?alt={quote(request.alt, safe='')}" if request.alt else "?alt=sse"
+        return await forward_stream(request, ctx, url=url + query, protocol="gemini")
+
+    async def executor_count_tokens(self, request: ExecutorRequest, ctx: Context) -> ExecutorResponse:
+        return await forward(request, ctx, url=action_url(request, "countTokens"), protocol="gemini")
+
+
+def action_url(request: ExecutorRequest, action: str) -> str:
+    """`<base>/v1beta/models/<model>:<action>`; the model's name never leaves its path segment."""
+    attributes = request.credential.attributes if request.credential is not None else {}
+    base_url = attributes.get("base_url") or "https://generativelanguage.googleapis.com"
+    return f"{base_url}/v1beta/models/{quote(request.model, safe='')}:{action}"
+
+
+if __name__ == "__main__":
+    serve(Gemini)

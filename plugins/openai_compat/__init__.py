@@ -1,0 +1,1 @@
+"""OpenAI-compatible upstreams: Chat Completions, Embeddings, and Responses where the provider has it."""
