@@ -1,7 +1,7 @@
 """The demo's executor: answers with the last user text, plain or streamed word by word, in the client's protocol.
 
-Shapes of the answers: OpenAI API reference (chat, responses, embeddings), Anthropic API reference (messages, streaming),
-Gemini API reference (generateContent, countTokens, embedContent).
+Shapes of the answers: OpenAI API reference (chat, responses, embeddings), Anthropic API reference (messages,
+streaming), Gemini API reference (generateContent, countTokens, embedContent).
 """
 
 import hashlib
@@ -49,6 +49,8 @@ class Conversation:
     model: str
     text: str
     request_id: str
+    include_usage: bool = False
+    """OpenAI chat streams carry usage only when `stream_options.include_usage` asks for it."""
 
     @property
     def words(self) -> list[str]:
@@ -107,7 +109,8 @@ class OpenAIChat:
         for word in conversation.words:
             yield chunk({"content": word}, None)
         yield chunk({}, "stop")
-        yield None, {**head, "choices": [], "usage": self._usage(conversation)}
+        if conversation.include_usage:
+            yield None, {**head, "choices": [], "usage": self._usage(conversation)}
 
     def count(self, conversation: Conversation) -> Document:
         return {"total_tokens": conversation.tokens}
@@ -342,7 +345,13 @@ def read(request: ExecutorRequest) -> Conversation:
     text = PROTOCOLS[request.format].last_user_text(document)
     if text is None:
         raise PluginError("there is no user text to repeat", code="invalid_request", http_status=400, scope="request")
-    return Conversation(model=request.requested_model, text=text, request_id=request.request_id)
+    options = document.get("stream_options")
+    return Conversation(
+        model=request.requested_model,
+        text=text,
+        request_id=request.request_id,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+    )
 
 
 async def events(documents: Any) -> AsyncIterator[StreamItem | Usage]:
