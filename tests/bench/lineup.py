@@ -1,12 +1,13 @@
 """Who is measured: how each contestant is configured and started. Nothing here runs anything."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from ruamel.yaml import YAML
 
 from tests.bench.procs import BenchError
 
@@ -93,6 +94,15 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
+def _write_yaml(path: Path, document: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False
+        yaml.dump(document, file)
+    return path
+
+
 def bare(site: Site, port: int) -> Contestant:
     """The yardstick, see contestants/bare_aiohttp.py."""
     script = site.bench_dir / "contestants" / "bare_aiohttp.py"
@@ -142,9 +152,9 @@ def jackfield(
     plugins: Mapping[str, str] | None = None,
     loads: frozenset[str] = frozenset({"plain", "stream64", "paced64"}),
 ) -> Contestant:
-    """The gateway under test with the given plugins enabled. JSON is YAML, so the config is written as JSON."""
+    """The gateway under test with the given plugins enabled."""
     config = jackfield_config(site, port=port, plugins=plugins or {})
-    path = _write(site.work_dir / name / "config.yaml", json.dumps(config, indent=2) + "\n")
+    path = _write_yaml(site.work_dir / name / "config.yaml", config)
     return Contestant(
         name=name,
         argv=[sys.executable, "-m", "host", "serve", "--config", str(path)],
@@ -184,7 +194,7 @@ def litellm(site: Site, port: int, command: str) -> Contestant:
         "general_settings": {"master_key": CLIENT_KEY},
         "litellm_settings": {"num_retries": 0, "request_timeout": 600},
     }
-    path = _write(site.work_dir / "litellm" / "config.yaml", json.dumps(config, indent=2) + "\n")
+    path = _write_yaml(site.work_dir / "litellm" / "config.yaml", config)
     options = ["--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     return Contestant(
         name="litellm",
@@ -227,9 +237,9 @@ def demo(site: Site, port: int) -> Contestant:
         "host": "127.0.0.1",
         "port": port,
         "api-keys": [CLIENT_KEY],
-        "plugins": {"enabled": True, "configs": {"demo": {"enabled": True}}},
+        "demo": True,
     }
-    path = _write(site.work_dir / "jackfield_demo" / "config.yaml", json.dumps(config, indent=2) + "\n")
+    path = _write_yaml(site.work_dir / "jackfield_demo" / "config.yaml", config)
     return Contestant(
         name="jackfield_demo",
         argv=[sys.executable, "-m", "host", "serve", "--config", str(path)],

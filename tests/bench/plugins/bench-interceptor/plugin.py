@@ -1,7 +1,6 @@
 """An interceptor that sets one header on every request: the price of the smallest rewrite."""
 
-from pluginabi.payloads.intercept import RequestInterceptRequest, RequestInterceptResponse
-from pluginapi import Plugin
+from pluginapi import Plugin, RequestInterceptRequest, RequestInterceptResponse
 
 
 class SetsOneHeader(Plugin):

@@ -1,7 +1,6 @@
 """A router behind JSON frames that answers `{}`: the price of one call to another process."""
 
-from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
-from pluginapi import Plugin, serve
+from pluginapi import ModelRouteRequest, ModelRouteResponse, Plugin, serve
 
 
 class EmptyAnswer(Plugin):

@@ -1,7 +1,6 @@
 """A router that is asked for every request and never has an opinion: the price of asking."""
 
-from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
-from pluginapi import Plugin
+from pluginapi import ModelRouteRequest, ModelRouteResponse, Plugin
 
 
 class NoOpinion(Plugin):
