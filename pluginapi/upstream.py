@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from pluginapi.answers import Stream
-from pluginapi.context import Context
 
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.immutable import Headers
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
+from pluginapi.answers import Stream
+from pluginapi.callbacks import HttpStream
+from pluginapi.context import Context
 
 __all__ = ["forward", "forward_stream", "request_headers", "retry_after_ms", "upstream_error"]
 
@@ -75,7 +76,7 @@ async def forward(
         method="POST",
         url=url,
         headers={**request_headers(request.headers, stream=False), **extra_headers},
-        body=request.body,
+        body=request.body if isinstance(request.body, Body) else None,
         credential=request.credential.handle if request.credential is not None else None,
     )
     if not 200 <= answer.status < 300:
@@ -92,7 +93,7 @@ async def forward_stream(
         method="POST",
         url=url,
         headers={**request_headers(request.headers, stream=True), **extra_headers},
-        body=request.body,
+        body=request.body if isinstance(request.body, Body) else None,
         credential=request.credential.handle if request.credential is not None else None,
     )
     if not 200 <= answer.status < 300:
@@ -101,7 +102,7 @@ async def forward_stream(
     return Stream(items=_raw_items(answer), status=answer.status, headers=answer.headers)
 
 
-async def _raw_items(answer: Any) -> AsyncIterator[StreamItem]:
+async def _raw_items(answer: HttpStream) -> AsyncIterator[StreamItem]:
     try:
         async for piece in answer:
             yield StreamItem(raw=Body.exact(piece))
