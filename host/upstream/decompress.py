@@ -163,13 +163,10 @@ class _BrotliDecoder:
     def decode(self, data: bytes) -> Iterator[bytes]:
         if data and self._stream.is_finished():
             raise _bad("bytes after the end of the compressed body")
-        piece: bytes = self._stream.process(data, output_buffer_limit=_STEP_BYTES)
-        while True:
-            if piece:
-                yield piece
-            if self._stream.is_finished() or self._stream.can_accept_more_data():
-                return
-            piece = self._stream.process(b"", output_buffer_limit=_STEP_BYTES)
+        # Only an empty result says that nothing waits inside: the input may be taken while output is held back.
+        while piece := self._stream.process(data, output_buffer_limit=_STEP_BYTES):
+            yield piece
+            data = b""
 
     @property
     def ended(self) -> bool:

@@ -44,8 +44,12 @@ class Dialer:
             raise UpstreamTimeout(f"{origin.label}: not connected within {timeout_s:g} s", phase=attempt.phase) from exc
 
     def ssl_context(self) -> ssl.SSLContext:
+        """The context of every handshake. Raises TlsError when the extra CA file cannot be loaded."""
         if self._ssl_context is None:
-            self._ssl_context = make_ssl_context(self._owner.limits.extra_ca_file)
+            try:
+                self._ssl_context = make_ssl_context(self._owner.limits.extra_ca_file)
+            except OSError as exc:
+                raise TlsError("the extra CA file cannot be loaded") from exc
         return self._ssl_context
 
     def new_connection(self, origin: Origin) -> Connection:
@@ -67,6 +71,8 @@ class _Attempt:
 
     async def run(self) -> Connection:
         proxy = self._origin.proxy
+        if self._origin.secure or (proxy is not None and proxy.scheme == "https"):
+            self._dialer.ssl_context()  # a CA file that cannot be read must show before anything is connected
         if proxy is None:
             return await self._direct()
         self.phase = "proxy"
@@ -144,6 +150,12 @@ class _Attempt:
             )
         except OSError as exc:
             raise TlsError(f"{origin.label}: {_reason(exc)}") from exc
+        except TypeError as exc:
+            # TLS inside TLS: asyncio before 3.11.8 trips over its own error handling (python/cpython#113214) and
+            # hands us that, with the real reason as its context.
+            if not isinstance(exc.__context__, OSError):
+                raise
+            raise TlsError(f"{origin.label}: {_reason(exc.__context__)}") from exc.__context__
         if secured is None:
             raise TlsError(f"{origin.label}: the connection was closed during the handshake")
         connection.connection_made(secured)
