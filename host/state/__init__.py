@@ -1,1 +1,1 @@
-"""State that outlives a request or is shared between processes."""
+"""State that outlives a request: one small interface, and a store in memory as the embedded default."""
