@@ -91,8 +91,11 @@ class Binding:
     handle: PluginHandle
     on_error: OnError
     timeout_s: float | None
+    """Until `result`; None: no deadline."""
     inputs: Inputs
     permissions: frozenset[str]
+    idle_timeout_s: float | None = None
+    """Between two items of a stream; progress items count."""
 
     def may(self, permission: str) -> bool:
         return permission in self.permissions
