@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from host.runtime.manifest import MANIFEST_NAME, Manifest, ManifestError, is_plu
 ENTRY_POINT_GROUP: Final = "jackfield.plugins"
 
 Origin: TypeAlias = Literal["bundled", "directory", "entry_point"]
-
-_ARCHITECTURES: Final = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "i386": "386"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,33 +98,6 @@ def folder_digest(directory: Path) -> str:
         content = hashlib.sha256(path.read_bytes()).digest()
         digest.update(str(path.relative_to(directory)).encode() + b"\0" + content)
     return digest.hexdigest()[:16]
-
-
-def resolve_command(command: Sequence[str], directory: Path) -> tuple[str, ...]:
-    """`command` with every word that names a file of the plugin made absolute.
-
-    A file in the sub-folder of this platform (`<os>/<arch>`, like `linux/arm64`) comes before one in the folder
-    itself. Words that name nothing there (interpreters on PATH, options) stay as they are.
-    """
-    return tuple(_resolved(word, directory, program=index == 0) for index, word in enumerate(command))
-
-
-def _resolved(word: str, directory: Path, *, program: bool) -> str:
-    if not word or word.startswith("-") or os.path.isabs(word):
-        return word
-    if program and os.sep not in word:
-        return word
-    for base in (directory / platform_folder(), directory):
-        candidate = base / word
-        if candidate.is_file():
-            return os.path.abspath(candidate)
-    return os.path.abspath(directory / word) if program else word
-
-
-def platform_folder() -> str:
-    """Where a plugin may keep binaries for this platform."""
-    machine = platform.machine().lower()
-    return f"{platform.system().lower()}/{_ARCHITECTURES.get(machine, machine)}"
 
 
 class _Search:

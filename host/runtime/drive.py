@@ -8,7 +8,7 @@ is left of it is finished by a background task of bounded life.
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -22,6 +22,13 @@ LEFTOVER_LIMIT_S: Final = 10.0
 """How long a cancelled hook may take to clean up before its coroutine is closed."""
 
 Work = Coroutine[Any, Any, Any]
+
+
+class DrivenCall(Protocol):
+    """What the driver needs of the call it works for."""
+
+    def cancel(self) -> None:
+        """Nobody wants the answer any more."""
 
 
 class Driver:
@@ -43,7 +50,7 @@ class Driver:
         method: str,
         *,
         timeout_s: float | None,
-        call: object,
+        call: DrivenCall,
         dropped: Callable[[Any], None] | None = None,
     ) -> Generator[Any, Any, Any]:
         """Await `work`; `call` identifies it to the watch, `dropped` gets a result that comes too late.
@@ -69,9 +76,10 @@ class Driver:
                 try:
                     yield state.waits_for
                 except asyncio.CancelledError as cancelled:
-                    expired = deadline.is_cause()
+                    state.call.cancel()
+                    # Before the cancellation is taken back: the plugin's side asks the task whether it is cancelled.
                     self._abandon(state, cancelled, dropped)
-                    if expired:
+                    if deadline.is_cause():
                         timeout_ms = round((timeout_s or 0.0) * 1000)
                         raise PluginTimeout(self._plugin_id, state.method, timeout_ms=timeout_ms) from None
                     raise
@@ -148,7 +156,7 @@ class _Suspended:
 
     __slots__ = ("call", "method", "waits_for", "work")
 
-    def __init__(self, work: Work, method: str, call: object, waits_for: Any) -> None:
+    def __init__(self, work: Work, method: str, call: DrivenCall, waits_for: Any) -> None:
         self.work = work
         self.method = method
         self.call = call

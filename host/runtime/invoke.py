@@ -189,6 +189,7 @@ class _WatchedItems:
         self._waiting_task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
+        self._cancelling_before = 0
         self._ended = False
 
     def __aiter__(self) -> Self:
@@ -253,15 +254,16 @@ class _WatchedItems:
         if now_s < until_s:
             self._timer = self._loop.call_at(until_s, self._check)
             return
-        self._expired = True
         assert self._waiting_task is not None
+        self._expired = True
+        self._cancelling_before = self._waiting_task.cancelling()
         self._waiting_task.cancel()
 
     def _is_idle_timeout(self) -> bool:
         if not self._expired or self._waiting_task is None:
             return False
         self._expired = False
-        return self._waiting_task.uncancel() == 0
+        return self._waiting_task.uncancel() <= self._cancelling_before
 
 
 def _open_scope(binding: Binding, request: RequestScope | None, limit_s: float | None, started_s: float) -> CallScope:

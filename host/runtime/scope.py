@@ -58,6 +58,27 @@ class CallScope:
     on_close: list[Callable[[], None]] = field(default_factory=list)
     """Cancels open callbacks; called in order by `close`."""
 
+    def nested(self, request_id: str) -> RequestScope:
+        """The scope of a model call that the called plugin makes: one deeper, without that plugin's own hooks.
+
+        It shares budget, principal and state with its parent; call it once per nested call.
+        """
+        parent = self.request
+        if parent is None:
+            return RequestScope(request_id=request_id, depth=1, skip=frozenset({self.plugin_id}))
+        return RequestScope(
+            request_id=request_id,
+            parent=parent,
+            depth=parent.depth + 1,
+            skip=parent.skip | {self.plugin_id},
+            budget=parent.budget,
+            inbound_headers=parent.inbound_headers,
+            inbound_query=parent.inbound_query,
+            principal=parent.principal,
+            state=parent.state,
+            record=parent.record,
+        )
+
     def close(self) -> None:
         """End the scope: later callbacks get `parent_closed`, open ones are cancelled."""
         if not self.closed:
