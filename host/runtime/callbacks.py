@@ -93,7 +93,7 @@ class HostCallbacks:
     async def open_stream(
         self, scope: CallScope, method: str, params: Payload, *, timeout_s: float | None = None
     ) -> tuple[Payload, ItemStream]:
-        """The same for a callback that opens a stream: `timeout_s` until the result, the items until the parent's end."""
+        """The same for a callback that opens a stream: `timeout_s` until the result, items until the parent's end."""
         serve = self.opening(scope, method)
         async with _bounded(scope, method, timeout_s):
             return await serve(scope, params)
