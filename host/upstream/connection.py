@@ -151,7 +151,10 @@ class Connection(asyncio.Protocol):
 
     def announced_keep_alive_s(self) -> float | None:
         """`timeout` of the answer's Keep-Alive field, None when it has none."""
-        for part in self._parser.deciding.get("keep-alive", "").split(","):
+        announced = self._parser.deciding.get("keep-alive")
+        if announced is None:
+            return None
+        for part in announced.split(","):
             name, _, value = part.partition("=")
             if name.strip().lower() == "timeout" and value.strip().isdecimal():
                 return float(value)

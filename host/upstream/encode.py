@@ -25,6 +25,7 @@ _OWN_FIELDS: Final = frozenset(
         "upgrade",
     }
 )
+_USUAL_METHODS: Final = frozenset({"GET", "POST"})
 _BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
 _MAX_CACHED_NAMES: Final = 1024
 
@@ -44,7 +45,7 @@ class FieldNames(dict[str, str]):
 def encode_head(request: UpstreamRequest, origin: Origin, target: str, names: FieldNames) -> bytes:
     """The bytes before the body. Raises InvalidRequest for anything that could be read as more than one request."""
     method = request.method
-    if not _TOKEN(method) or method == "CONNECT":
+    if method not in _USUAL_METHODS and (not _TOKEN(method) or method == "CONNECT"):
         raise InvalidRequest("the method is not an HTTP method that can be sent to an origin")
     lines = [f"{checked}: {value}" for name, value in request.headers if (checked := names[name])]
     if request.body or method in _BODY_EXPECTED:

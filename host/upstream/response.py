@@ -1,7 +1,8 @@
 """One answer: its head, and its body as bytes or as an iteration of pieces."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from types import TracebackType
+from typing import Any
 
 from host.upstream.decompress import BodyDecoder
 from host.upstream.errors import BodyTooLarge, UpstreamProtocolError
@@ -91,15 +92,13 @@ class UpstreamResponse(AsyncIterator[bytes]):
     def __aiter__(self) -> "UpstreamResponse":
         return self
 
-    async def __anext__(self) -> bytes:
-        """The next non-empty piece: all that has arrived, in decoded bodies at most a few hundred kilobytes."""
-        if self._decoder is None:
-            piece = await self._next_raw()
-        else:
-            piece = await self._next_decoded(self._decoder)
-        if not piece:
-            raise StopAsyncIteration
-        return piece
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        """The next non-empty piece: all that has arrived, in decoded bodies at most a few hundred kilobytes.
+
+        Raises and does under cancellation what `read()` does.
+        """
+        # Not `async`: each coroutine in between costs every event of every stream.
+        return self._next_raw() if self._decoder is None else self._next_decoded(self._decoder)
 
     async def aclose(self) -> None:
         """`close()` in the form that `contextlib.aclosing` and async generators expect. Never waits."""
@@ -138,11 +137,14 @@ class UpstreamResponse(AsyncIterator[bytes]):
         return next((int(value) for name, value in self.headers if name == "content-length"), 0)
 
     async def _next_raw(self) -> bytes:
-        if self._ready:
-            piece = self._ready
+        piece = self._ready
+        if piece:
             self._ready = b""
-            return piece
-        return b"" if self._stream is None else await self._stream.next_pieces()
+        elif self._stream is not None:
+            piece = await self._stream.next_pieces()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
     async def _next_decoded(self, decoder: BodyDecoder) -> bytes:
         try:
@@ -152,11 +154,10 @@ class UpstreamResponse(AsyncIterator[bytes]):
                     if piece:
                         return piece
                     self._pending = None
-                raw = await self._next_raw()
-                if not raw:
-                    decoder.finish()
-                    return b""
-                self._pending = decoder.decode(raw)
+                self._pending = decoder.decode(await self._next_raw())
+        except StopAsyncIteration:
+            decoder.finish()
+            raise
         except UpstreamProtocolError:
             self.close()  # a body that cannot be decoded is not worth receiving further
             raise

@@ -47,10 +47,13 @@ class BodyStream:
     # Side of the connection.
 
     def feed(self, pieces: list[bytes]) -> None:
-        """Queue pieces; pauses the source when the reader is too far behind."""
+        """Queue pieces (the list is taken over); pauses the source when the reader is too far behind."""
+        if self._pieces:
+            self._pieces += pieces
+        else:
+            self._pieces = pieces
         for piece in pieces:
             self._buffered_bytes += len(piece)
-        self._pieces += pieces
         if self._buffered_bytes > self._high_water_bytes and not self._paused and self._source is not None:
             self._paused = True
             self._source.pause_body()
@@ -77,7 +80,16 @@ class BodyStream:
                 raise self._error
             if self._source is None:
                 return b""
-            await self._wait()
+            if self._waiter is not None:
+                raise RuntimeError("two tasks read the same response")
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            finally:
+                self._waiter = None
         pieces = self._pieces
         self._pieces = []
         self._buffered_bytes = 0
@@ -102,18 +114,6 @@ class BodyStream:
         """`close()` for finalizers, which may run in any thread and after the loop has ended."""
         if self._source is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.close)
-
-    async def _wait(self) -> None:
-        if self._waiter is not None:
-            raise RuntimeError("two tasks read the same response")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
