@@ -20,7 +20,7 @@ def is_json(data: bytes) -> bool:
         # msgspec checks the grammar of what it skips, not the encoding inside strings.
         if not data.isascii():
             str(data, "utf-8")
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
