@@ -126,6 +126,7 @@ class StreamChannel(asyncio.Protocol):
                         receiver.frame_received(frame, len(line))
         except Exception as error:  # A reader that dies silently leaves every call pending for ever.
             self.close(error)
+            raise
 
     def _ended(self, cause: BaseException | None) -> None:
         if not self._closed and (rest := self._splitter.flush()) is not None:
