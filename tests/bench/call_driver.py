@@ -3,13 +3,15 @@
     call_driver.py echo|plugin SECONDS
 
 `echo` writes one JSON line to contestants/echo_child.py and waits for it to come back, with asyncio's own streams;
-`plugin` makes one `model.route` call through pluginabi's Session and pipe channel to contestants/route_child.py, which
-is built with pluginapi. Both calls carry the same 1 KB of parameters, one after the other, on uvloop. Both children
-inherit this process's core.
+`plugin` makes one `model.route` call through pluginabi's Session and pipe channel to plugins/bench-json-router, which
+is built with pluginapi, and decodes its answer. Both calls carry the same 1 KB of parameters, one after the other, on
+uvloop. Both children inherit this process's core.
 """
 
 import asyncio
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +20,10 @@ from typing import Any, Final
 
 import msgspec
 import uvloop
+
+from pluginabi import HostInfo, Session, host_handshake, open_pipes
+from pluginabi.codec import decode_result
+from pluginabi.payloads.routing import ModelRouteRequest
 
 HERE: Final = Path(__file__).resolve().parent
 WARM_UP_CALLS: Final = 300
@@ -91,10 +97,51 @@ async def drive_echo(seconds: float) -> dict[str, float]:
     return result
 
 
+async def drive_plugin(seconds: float) -> dict[str, float]:
+    """Our side: everything the gateway does for a call below its door to plugin code."""
+    directory = HERE / "plugins" / "bench-json-router"
+    child = subprocess.Popen(  # noqa: ASYNC220 - asyncio would wrap the pipes in streams of its own
+        [sys.executable, "-m", "pluginapi.run", "plugin:EmptyAnswer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=directory,
+        env={**os.environ, "JACKFIELD_PLUGIN_DIR": str(directory)},
+    )
+    assert child.stdin is not None and child.stdout is not None
+    channel = await open_pipes(child.stdout, child.stdin)
+    try:
+        greeting = await host_handshake(
+            channel, plugin_id="bench-json-router", host=HostInfo(name="bench", version="1")
+        )
+        session = Session(
+            channel,
+            role="host",
+            features=greeting.features,
+            peer="bench-json-router",
+            peer_limits=greeting.peer.limits,
+        )
+        reader = asyncio.create_task(session.run(), name="session")
+        request = msgspec.convert(PARAMS, ModelRouteRequest)
+
+        async def call() -> None:
+            reply = await session.start_call("model.route", request, timeout_ms=500).reply()
+            answer = decode_result("model.route", reply.result, plugin_id="bench-json-router")
+            if answer.target_kind:
+                raise RuntimeError("the router has an opinion")
+
+        result = await timed(call, seconds)
+        await session.close()
+        await reader
+        return result
+    finally:
+        channel.abort()
+        child.wait(timeout=10)
+
+
 def main() -> None:
     """Drive and print."""
     kind, seconds = sys.argv[1], float(sys.argv[2])
-    drivers = {"echo": drive_echo}
+    drivers = {"echo": drive_echo, "plugin": drive_plugin}
     print(json.dumps(uvloop.run(drivers[kind](seconds))))
 
 
