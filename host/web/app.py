@@ -1,0 +1,54 @@
+"""The HTTP server of the proxy, ready to be run by `aiohttp.web.ServerRunner`."""
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from host.config.model import Config
+from host.tasks import TaskGroup
+from host.web.ports import AccessPort, GatewayPort, HealthSource, RequestMetrics
+from host.web.server import Frontend
+
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""Of one header line, and of the request line: clients send turn metadata in headers and long queries."""
+MAX_HEADERS: Final = 256
+KEEP_ALIVE_S: Final = 75.0
+READ_BUFFER_BYTES: Final = 256 * 1024
+
+
+class WebServer(web.Server):
+    """aiohttp's low-level server plus the tasks that the web layer owns."""
+
+    def __init__(self, frontend: Frontend, tasks: TaskGroup) -> None:
+        super().__init__(
+            frontend.handle,
+            # Without it a client that hangs up is noticed at the next write only.
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=KEEP_ALIVE_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+        self._tasks = tasks
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Let running requests finish for `timeout` seconds, cancel the rest, and wait for what they leave behind."""
+        await super().shutdown(timeout)
+        await self._tasks.stop()
+
+
+def make_app(
+    gateway: GatewayPort,
+    access: AccessPort,
+    *,
+    state: Callable[[], Config],
+    health: HealthSource,
+    metrics: RequestMetrics,
+) -> WebServer:
+    """The server for `aiohttp.web.ServerRunner`. Call it inside the event loop."""
+    tasks = TaskGroup("web")
+    return WebServer(Frontend(gateway, access, state=state, health=health, metrics=metrics, tasks=tasks), tasks)
