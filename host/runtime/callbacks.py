@@ -63,6 +63,8 @@ class HostCallbacks:
         self, *, http: HttpCallbacks, kv: KvCallbacks, tasks: TaskGroup, models: ModelRunner | None = None
     ) -> None:
         self.models = models
+        self.grants: Mapping[str, frozenset[str]] = {}
+        """Permissions by plugin, replaced when configuration is applied: they bind callbacks without a parent."""
         self._tasks: Final = tasks
         self.http: Final = http
         self._models_in_flight: dict[str, int] = {}
@@ -108,7 +110,7 @@ class HostCallbacks:
         serve = self._unary.get(method)
         if serve is None:
             raise _unserved(method, self._streams)
-        _admit(scope, method)
+        self._admit(scope, method)
         return serve
 
     def opening(self, scope: CallScope, method: str) -> Opening:
@@ -116,8 +118,25 @@ class HostCallbacks:
         serve = self._streams.get(method)
         if serve is None:
             raise _unserved(method, self._unary)
-        _admit(scope, method)
+        self._admit(scope, method)
         return serve
+
+    def _admit(self, scope: CallScope, method: str) -> None:
+        """Whether this call may be made at all. Raises PluginError."""
+        if scope.closed:
+            raise host_error("parent_closed", f"{method}: the call it belongs to has ended")
+        granted = scope.permissions
+        if not scope.method:
+            if method in _NEEDS_PARENT:
+                raise host_error("parent_closed", f"{method} needs a parent: the call of the host it belongs to")
+            granted = self.grants.get(scope.plugin_id, granted)
+        permission = PERMISSION_OF_CALLBACK[method]
+        if permission not in granted:
+            raise host_error(
+                "permission_denied",
+                f"plugin {scope.plugin_id!r} has no permission {permission!r} for {method}; it needs"
+                f" permissions = [{permission!r}] in plugin.toml and plugins.policy.{scope.plugin_id}.permissions",
+            )
 
     async def _model_execute(self, scope: CallScope, params: ModelCallRequest) -> Payload:
         runner = self._enter_model(scope)
@@ -255,21 +274,6 @@ class _NestedItems:
         self._ended = None
         if self._parent_closed in self._scope.on_close:
             self._scope.on_close.remove(self._parent_closed)
-
-
-def _admit(scope: CallScope, method: str) -> None:
-    """Whether this call may be made at all. Raises PluginError."""
-    if scope.closed:
-        raise host_error("parent_closed", f"{method}: the call it belongs to has ended")
-    if method in _NEEDS_PARENT and not scope.method:
-        raise host_error("parent_closed", f"{method} needs a parent: the call of the host it belongs to")
-    permission = PERMISSION_OF_CALLBACK[method]
-    if permission not in scope.permissions:
-        raise host_error(
-            "permission_denied",
-            f"plugin {scope.plugin_id!r} has no permission {permission!r} for {method}; it needs"
-            f" permissions = [{permission!r}] in plugin.toml and plugins.policy.{scope.plugin_id}.permissions",
-        )
 
 
 def _unserved(method: str, others: Mapping[str, object]) -> PluginError:

@@ -56,8 +56,11 @@ class Reply(Struct, frozen=True, kw_only=True):
 class PluginHandle(Protocol):
     """One generation of one plugin, in-process or a process; what `invoke` talks to."""
 
-    plugin_id: str
-    state: PluginState
+    @property
+    def plugin_id(self) -> str: ...
+
+    @property
+    def state(self) -> PluginState: ...
 
     async def call(
         self, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None, stream: bool = False
@@ -118,9 +121,12 @@ class PluginView:
     bundled: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class PluginSnapshot:
-    """Immutable; plugins in priority order (higher first, then id). A request keeps the one it started with."""
+    """Immutable; plugins in priority order (higher first, then id). A request keeps the one it started with.
+
+    A generation of a plugin is stopped once the last snapshot that names it is gone.
+    """
 
     generation: int = 0
     bindings: Mapping[str, tuple[Binding, ...]] = field(default_factory=dict)

@@ -1,0 +1,406 @@
+"""Makes the running plugins match the configuration, one application at a time, and publishes the snapshot."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from host.config.model import Config, config_path
+from host.config.values import seconds
+from host.runtime.bundled import bundled_needed
+from host.runtime.callback_http import http_settings
+from host.runtime.callbacks import HostCallbacks
+from host.runtime.carriers import Carriers
+from host.runtime.discover import Discovery, PluginSource, discover, installed_entry_points
+from host.runtime.generation import (
+    Generation,
+    ManagedHandle,
+    Slot,
+    UnavailableHandle,
+    blocked_generation,
+    generation_of,
+    kept_plan,
+)
+from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot, PluginState
+from host.runtime.inprocess import InProcessStartError
+from host.runtime.invoke import Invoker
+from host.runtime.model_lists import list_models
+from host.runtime.plan import Plan, is_wanted, make_plan
+from host.runtime.policy import PolicyError
+from host.runtime.resolve import UnresolvedValue
+from host.runtime.snapshot import RegistrationError, SnapshotLeases, build_snapshot
+from host.runtime.status import PluginStatus, status_of_slot, status_of_source, statuses_of_unusable
+from host.tasks import TaskGroup
+from pluginabi.errors import AbiError
+from pluginabi.methods import PLUGIN_METHODS
+from pluginabi.payloads.lifecycle import RegisterRequest
+
+log = structlog.get_logger("host.runtime.apply")
+
+STOP_DRAIN_S: Final = 10.0
+"""How long calls may finish at shutdown, or when a plugin was disabled."""
+MAX_GENERATIONS: Final = 4
+_NOT_SERVING: Final = frozenset({PluginState.FAILED, PluginState.BACKOFF, PluginState.STOPPED})
+
+SnapshotListener = Callable[[PluginSnapshot], None]
+
+
+class PluginRegistry:
+    """All plugins of the gateway.
+
+    `on_change` is told of every new snapshot that does not come from `apply`, whose caller gets it as its result.
+    A generation is stopped only when no snapshot that names it is held by anybody: whoever uses plugins keeps the
+    snapshot for as long.
+    """
+
+    def __init__(
+        self,
+        *,
+        carriers: Carriers,
+        callbacks: HostCallbacks,
+        invoker: Invoker,
+        tasks: TaskGroup,
+        bundled_dir: Path | None = None,
+        bundled_package: str = "",
+        entry_points: Callable[[], Iterable[importlib.metadata.EntryPoint]] = installed_entry_points,
+        needed: Callable[[Config], frozenset[str]] = bundled_needed,
+        on_change: SnapshotListener | None = None,
+    ) -> None:
+        self.snapshot: PluginSnapshot = EMPTY_SNAPSHOT
+        self.on_change = on_change
+        self._carriers: Final = carriers
+        self._callbacks: Final = callbacks
+        self._invoker: Final = invoker
+        self._tasks: Final = tasks
+        self._bundled_dir: Final = bundled_dir
+        self._bundled_package: Final = bundled_package
+        self._entry_points: Final = entry_points
+        self._needed: Final = needed
+        self._config = Config()
+        self._discovery = Discovery()
+        self._slots: dict[str, Slot] = {}
+        self._lock = asyncio.Lock()
+        self._leases: Final = SnapshotLeases()
+        self._to_retire: list[tuple[Slot | None, Generation, float]] = []
+
+    async def apply(self, config: Config, *, reload_files: bool = False) -> PluginSnapshot:
+        """Start, change and stop plugins until they match `config`; returns the snapshot to use from now on.
+
+        Plugins that already match are left alone and get nothing. Files of running plugins count only with
+        `reload_files`. A plugin that fails stays visible with its reason, and a failed change keeps what ran before;
+        nothing of that raises. Applications queue up behind each other.
+        """
+        async with self._lock:
+            self._config = config
+            self._callbacks.http.settings = http_settings(config)
+            self._discovery = self._discover(config)
+            sources = self._wanted_sources(config, reload_files=reload_files)
+            self._remove(self._slots.keys() - {source.plugin_id for source in sources})
+            await asyncio.gather(*(self._bring(source, force=False) for source in sources))
+            return self._publish()
+
+    async def reload(self, plugin_id: str) -> str:
+        """Load a plugin's files anew, beside the old ones; a sentence says what happened. Raises KeyError."""
+        async with self._lock:
+            slot = self._slots.get(plugin_id)
+            if slot is None:
+                raise KeyError(plugin_id)
+            self._discovery = self._discover(self._config)
+            source = self._discovery.source(plugin_id)
+            if source is None:
+                broken = next((broken for broken in self._discovery.broken if broken.plugin_id == plugin_id), None)
+                slot.problem = broken.reason if broken is not None else "its folder is gone"
+                return f"{plugin_id} goes on as it was: {slot.problem}"
+            if slot.current.plan.policy.carrier == "inprocess" and source.package + source.entry_point:
+                return f"{plugin_id} is part of an installed package: restart the proxy to load it anew"
+            before = slot.current
+            await self._bring(source, force=True)
+            self._changed()
+        if slot.current is before:
+            return f"{plugin_id} goes on as it was: {slot.problem}"
+        if slot.problem:
+            return f"{plugin_id} was loaded anew and did not start: {slot.problem}"
+        return f"{plugin_id} {source.manifest.version} is loaded; calls in progress finish in the old one"
+
+    async def reset(self, plugin_id: str) -> bool:
+        """Start a failed plugin again, with what was tried last; whether it is ready now. Raises KeyError."""
+        async with self._lock:
+            slot = self._slots[plugin_id]
+            if slot.current.handle.state not in _NOT_SERVING:
+                return slot.current.handle.state is PluginState.READY
+            await self._bring(slot.current.plan.source, force=True)
+            self._changed()
+            return slot.current.handle.state is PluginState.READY
+
+    async def replace(self, plugin_id: str, reason: str) -> None:
+        """A plugin asked to be replaced: start a new generation of it. Unknown ids are ignored."""
+        async with self._lock:
+            slot = self._slots.get(plugin_id)
+            if slot is not None:
+                log.info("plugin.replace", plugin_id=plugin_id, reason=reason)
+                await self._bring(slot.current.plan.source, force=True)
+                self._changed()
+
+    async def stop(self) -> None:
+        """Stop all plugins, running calls first. Idempotent."""
+        async with self._lock:
+            self._remove(set(self._slots))
+            self.snapshot = EMPTY_SNAPSHOT
+            generations = [generation for _, generation, _ in self._to_retire]
+            self._to_retire.clear()
+            await asyncio.gather(
+                *(generation.handle.drain_and_stop(drain_s=STOP_DRAIN_S) for generation in generations)
+            )
+
+    def statuses(self) -> list[PluginStatus]:
+        """Every plugin that was found or runs, by id; broken and shadowed ones last."""
+        rows = [status_of_slot(slot) for slot in self._slots.values()]
+        needed = self._needed(self._config)
+        rows += [
+            status_of_source(source, self._config, source.plugin_id in needed)
+            for source in self._discovery.found
+            if source.plugin_id not in self._slots
+        ]
+        return [*sorted(rows, key=lambda row: row.id), *statuses_of_unusable(self._discovery)]
+
+    def unready_guards(self) -> list[str]:
+        """Plugins that are not ready although one of their hooks must not be skipped: the gateway is not ready then."""
+        return sorted(
+            {
+                binding.plugin_id
+                for bindings in self.snapshot.bindings.values()
+                for binding in bindings
+                if binding.on_error == "fail"
+                and PLUGIN_METHODS[binding.method].on_error == "skip"
+                and binding.handle.state is not PluginState.READY
+            }
+        )
+
+    def _discover(self, config: Config) -> Discovery:
+        found = discover(
+            self._bundled_dir,
+            Path(config_path(config, config.plugins.dir.strip() or "plugins")),
+            self._entry_points(),
+            bundled_package=self._bundled_package,
+        )
+        for broken in found.broken:
+            log.warning("plugin.unusable", plugin_id=broken.plugin_id, path=broken.path, reason=broken.reason)
+        for shadowed in found.shadowed:
+            log.warning("plugin.shadowed", plugin_id=shadowed.plugin_id, path=shadowed.path, by=shadowed.by)
+        return found
+
+    def _wanted_sources(self, config: Config, *, reload_files: bool) -> list[PluginSource]:
+        """What should run; a running plugin keeps the manifest it was started with unless files count."""
+        sources: dict[str, PluginSource] = {}
+        for source in self._discovery.found:
+            slot = self._slots.get(source.plugin_id)
+            if slot is not None and not reload_files:
+                source = slot.current.plan.source
+            if is_wanted(source, config, self._needed):
+                sources[source.plugin_id] = source
+        unusable = {broken.plugin_id for broken in self._discovery.broken}
+        for plugin_id, slot in self._slots.items():
+            source = slot.current.plan.source
+            keeps = not reload_files or plugin_id in unusable
+            if keeps and plugin_id not in sources and is_wanted(source, config, self._needed):
+                sources[plugin_id] = source
+        return list(sources.values())
+
+    def _remove(self, plugin_ids: Iterable[str]) -> None:
+        for plugin_id in list(plugin_ids):
+            slot = self._slots.pop(plugin_id)
+            for generation in (slot.current, *slot.retiring):
+                self._to_retire.append((None, generation, STOP_DRAIN_S))
+
+    async def _bring(self, source: PluginSource, *, force: bool) -> None:
+        """Make one plugin match the configuration."""
+        slot = self._slots.get(source.plugin_id)
+        try:
+            plan = make_plan(source, self._config)
+        except (PolicyError, UnresolvedValue) as error:
+            self._block(slot, source, str(error))
+            return
+        if slot is None or slot.attempted is None:
+            await self._start_first(slot, plan)
+        elif force or plan.launch_key() != slot.attempted.launch_key():
+            await self._upgrade(slot, plan)
+        elif plan.register_key() != slot.attempted.register_key():
+            await self._reconfigure(slot, plan)
+        elif slot.problem:
+            slot.current.plan = kept_plan(slot.current.plan, plan)
+        else:
+            slot.current.plan = plan
+            slot.current.redeclare()
+
+    def _block(self, slot: Slot | None, source: PluginSource, problem: str) -> None:
+        log.warning("plugin.blocked", plugin_id=source.plugin_id, reason=problem)
+        if slot is None:
+            generation = blocked_generation(source, self._config, problem)
+            self._slots[source.plugin_id] = Slot(generation, attempted=None, problem=problem)
+        else:
+            slot.problem = problem
+
+    async def _start_first(self, slot: Slot | None, plan: Plan) -> None:
+        number = slot.last_number + 1 if slot is not None else 1
+        generation = self._new_generation(plan, number)
+        slot = Slot(generation, attempted=plan, last_number=number)
+        self._slots[plan.plugin_id] = slot
+        slot.problem = await self._start(generation) or ""
+        if slot.problem:
+            await self._replace_refused(slot)
+
+    async def _upgrade(self, slot: Slot, plan: Plan) -> None:
+        """Start a new generation beside the current one, which keeps serving until the new one is ready."""
+        slot.attempted = plan
+        slot.last_number += 1
+        old, new = slot.current, self._new_generation(plan, slot.last_number)
+        problem = await self._start(new)
+        if problem is None:
+            slot.problem = ""
+        elif old.handle.state in _NOT_SERVING:
+            # There is nothing to keep: the new generation tries on with the new configuration.
+            slot.problem = problem
+        else:
+            await new.handle.stop()
+            slot.problem = problem
+            old.plan = kept_plan(old.plan, plan)
+            return
+        slot.current = new
+        slot.retiring.append(old)
+        self._to_retire.append((slot, old, seconds(self._config.plugins.upgrade_drain)))
+        if problem is not None:
+            await self._replace_refused(slot)
+
+    async def _reconfigure(self, slot: Slot, plan: Plan) -> None:
+        generation = slot.current
+        if generation.handle.state is not PluginState.READY:
+            await self._upgrade(slot, plan)
+            return
+        slot.attempted = plan
+        try:
+            if not await generation.handle.reconfigure(plan.register_request()):
+                await self._upgrade(slot, plan)
+                return
+            previous, generation.plan = generation.plan, plan
+            try:
+                generation.redeclare()
+            except RegistrationError:
+                generation.plan = previous
+                raise
+        except (AbiError, RegistrationError) as error:
+            slot.problem = f"the new configuration was refused: {error}"
+            log.warning("plugin.reconfigure_failed", plugin_id=plan.plugin_id, error=str(error))
+            generation.plan = kept_plan(generation.plan, plan)
+            return
+        slot.problem = ""
+        await self._list_models(generation)
+
+    def _new_generation(self, plan: Plan, number: int) -> Generation:
+        generation: Generation
+
+        def register_request() -> RegisterRequest:
+            return generation.plan.register_request()
+
+        handle = self._carriers.make(plan, generation=number, register=register_request, changed=self._handle_changed)
+        generation = generation_of(plan, handle)
+        return generation
+
+    async def _start(self, generation: Generation) -> str | None:
+        """Start a generation; the problem when it did not become ready."""
+        try:
+            await generation.handle.start()
+            generation.redeclare()
+        except (InProcessStartError, RegistrationError) as error:
+            log.warning("plugin.start_failed", plugin_id=generation.plan.plugin_id, error=str(error))
+            return str(error)
+        await self._list_models(generation)
+        return None
+
+    async def _replace_refused(self, slot: Slot) -> None:
+        """A plugin that runs although its registration was refused must not be called."""
+        generation = slot.current
+        if generation.handle.state is not PluginState.READY:
+            return
+        await generation.handle.stop()
+        generation.handle = UnavailableHandle(slot.plugin_id, slot.problem)
+
+    async def _list_models(self, generation: Generation) -> None:
+        found = await list_models(
+            self._invoker, generation.plan, generation.declaration, generation.handle, self._config
+        )
+        if found is not None:
+            generation.models_provider, generation.models = found
+
+    def _publish(self) -> PluginSnapshot:
+        """Make the new snapshot, and let go of what it no longer names."""
+        generations = [slot.current for slot in self._slots.values()]
+        snapshot = build_snapshot(
+            [(generation.plan, generation.declaration, generation.view()) for generation in generations],
+            generation=self.snapshot.generation + 1,
+        )
+        self._callbacks.http.hosts = {
+            generation.plan.plugin_id: generation.plan.policy.http_hosts
+            for generation in generations
+            if generation.plan.policy.http_hosts or generation.plan.policy.http_hosts_closed
+        }
+        self._callbacks.grants = {
+            generation.plan.plugin_id: generation.plan.policy.permissions for generation in generations
+        }
+        self._leases.issue(snapshot)
+        self.snapshot = snapshot
+        for slot, generation, drain_s in self._to_retire:
+            self._retire(slot, generation, drain_s)
+        self._to_retire.clear()
+        return snapshot
+
+    def _changed(self) -> None:
+        """Publish a snapshot that nobody asked for."""
+        snapshot = self._publish()
+        if self.on_change is not None:
+            self.on_change(snapshot)
+
+    def _handle_changed(self, handle: ManagedHandle) -> None:
+        """A process restarted, failed, or registered anew."""
+        for slot in self._slots.values():
+            if slot.current.handle is handle and not self._lock.locked():
+                self._tasks.start(self._refresh(slot), name=f"refresh:{slot.plugin_id}")
+
+    async def _refresh(self, slot: Slot) -> None:
+        async with self._lock:
+            generation = slot.current
+            if self._slots.get(slot.plugin_id) is not slot or generation.handle.state is not PluginState.READY:
+                return
+            before = generation.declaration
+            try:
+                generation.redeclare()
+            except RegistrationError as error:
+                slot.problem = str(error)
+                return
+            if slot.problem:
+                slot.problem = ""
+                await self._list_models(generation)
+            if generation.declaration != before:
+                self._changed()
+
+    def _retire(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
+        if slot is not None and len(slot.retiring) >= MAX_GENERATIONS:
+            oldest = slot.retiring.pop(0)
+            log.warning("plugin.too_many_generations", plugin_id=slot.plugin_id)
+            self._tasks.start(oldest.handle.drain_and_stop(drain_s=0.0), name=f"stop:{slot.plugin_id}")
+        self._tasks.start(self._drain(slot, generation, drain_s), name=f"drain:{generation.plan.plugin_id}")
+
+    async def _drain(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
+        """Stop a generation once no request can reach it any more and its last call has ended."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + drain_s
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._leases.released(generation.handle)
+        except TimeoutError:
+            log.warning("plugin.drain_timeout", plugin_id=generation.plan.plugin_id)
+        await generation.handle.drain_and_stop(drain_s=max(0.0, deadline_s - loop.time()))
+        if slot is not None and generation in slot.retiring:
+            slot.retiring.remove(generation)

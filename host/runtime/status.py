@@ -1,0 +1,123 @@
+"""What `jackfield plugins list` and the management API show of every plugin."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from host.config.model import Config
+from host.runtime.discover import Discovery, PluginSource
+from host.runtime.generation import Slot
+from host.runtime.handle import PluginState
+from host.runtime.plan import section_of
+from host.runtime.resolve import masked_config
+
+
+class PluginStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row. States are those of `PluginState`, and `broken` and `shadowed` for what was found but cannot be used."""
+
+    id: str
+    state: str
+    reason: str = ""
+    name: str = ""
+    version: str = ""
+    carrier: str = ""
+    host_rights: bool = False
+    """Third-party code that runs inside the host."""
+    origin: str = ""
+    directory: str = ""
+    enabled: bool = False
+    priority: int = 0
+    capabilities: tuple[str, ...] = ()
+    permissions_wanted: tuple[str, ...] = ()
+    permissions_granted: tuple[str, ...] = ()
+    config: Mapping[str, Any] = {}
+    """The plugin's own section, secrets masked."""
+    generation: int = 0
+    draining: int = 0
+    """Older generations that still finish calls."""
+    restarts: int = 0
+    pid: int | None = None
+    stderr: tuple[str, ...] = ()
+    """Its last lines, when something is wrong."""
+
+
+def status_of_slot(slot: Slot) -> PluginStatus:
+    """A plugin that runs, or should."""
+    generation = slot.current
+    plan, handle = generation.plan, generation.handle
+    manifest = plan.source.manifest
+    reason = slot.problem
+    if not reason and handle.state is not PluginState.READY:
+        reason = handle.last_error
+    if not reason and not generation.declaration.capabilities and handle.state is PluginState.READY:
+        reason = "it declares no hooks, so nothing calls it"
+    return PluginStatus(
+        id=plan.plugin_id,
+        state=str(handle.state),
+        reason=reason or plan.policy.remark,
+        name=manifest.name,
+        version=manifest.version,
+        carrier=plan.policy.carrier,
+        host_rights=plan.policy.carrier == "inprocess" and not plan.bundled,
+        origin=plan.source.origin,
+        directory=str(plan.source.directory),
+        enabled=True,
+        priority=plan.section.priority,
+        capabilities=tuple(sorted(generation.declaration.capabilities)),
+        permissions_wanted=tuple(sorted(plan.policy.wished_permissions)),
+        permissions_granted=tuple(sorted(plan.policy.permissions)),
+        config=masked_config(plan.section.config, manifest.secret_fields),
+        generation=handle.generation,
+        draining=len(slot.retiring),
+        restarts=getattr(handle, "restarts", 0),
+        pid=getattr(handle, "pid", None),
+        stderr=tuple(handle.stderr_tail()) if reason else (),
+    )
+
+
+def status_of_source(source: PluginSource, config: Config, needed: bool) -> PluginStatus:
+    """A plugin that was found and does not run."""
+    manifest = source.manifest
+    section = section_of(config, source.plugin_id)
+    if source.origin == "bundled":
+        reason = "" if needed else "nothing in the configuration needs it"
+    elif not config.plugins.enabled:
+        reason = "plugins.enabled is false"
+    else:
+        reason = f"not enabled: jackfield plugins enable {source.plugin_id}"
+    return PluginStatus(
+        id=source.plugin_id,
+        state=str(PluginState.DISCOVERED),
+        reason=reason,
+        name=manifest.name,
+        version=manifest.version,
+        carrier=manifest.runtime,
+        origin=source.origin,
+        directory=str(source.directory),
+        enabled=section.enabled,
+        priority=section.priority,
+        capabilities=tuple(sorted(manifest.methods)),
+        permissions_wanted=tuple(sorted(manifest.permissions)),
+        config=masked_config(section.config, manifest.secret_fields),
+    )
+
+
+def statuses_of_unusable(discovery: Discovery) -> list[PluginStatus]:
+    """What was found and cannot be used."""
+    rows = [
+        PluginStatus(
+            id=broken.plugin_id, state="broken", reason=broken.reason, origin=broken.origin, directory=broken.path
+        )
+        for broken in discovery.broken
+    ]
+    rows += [
+        PluginStatus(
+            id=shadowed.plugin_id,
+            state="shadowed",
+            reason=f"{shadowed.by} has this id already",
+            directory=shadowed.path,
+        )
+        for shadowed in discovery.shadowed
+    ]
+    return rows
