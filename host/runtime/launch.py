@@ -1,0 +1,227 @@
+"""From a manifest's command to a running process: what is executed, where, with which environment and limits."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from host.runtime.child import ChildProcess
+from host.runtime.diagnostics import PluginStartError, crash_report
+from host.runtime.guardian import Guardian
+from pluginabi.payloads.lifecycle import RegisterRequest
+
+LAUNCHER: Final = Path(__file__).with_name("launcher.py")
+PASSED_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TZ")
+"""Passed from the host's own environment when set; nothing else is."""
+PIPE_BYTES: Final = 256 * 1024
+"""Asked for, where the system can: a body of 100 KB then crosses a pipe in one turn instead of two."""
+
+_ARCHITECTURES: Final[Mapping[str, str]] = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessLimits:
+    """What one process may use. `max_inflight` and `max_streams` lower what its hello asks for."""
+
+    memory_bytes: int | None = None
+    """RLIMIT_DATA: heap and anonymous mappings. Never the address space, which Node and Go reserve generously."""
+    open_files: int | None = None
+    max_inflight: int | None = None
+    max_streams: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchSpec:
+    """Everything about one generation of a plugin process; built from its manifest and the operator's policy."""
+
+    plugin_id: str
+    directory: Path
+    """Where `plugin.toml` lies; the command is resolved against it. Becomes JACKFIELD_PLUGIN_DIR."""
+    data_dir: Path
+    """Working directory of the process; made when it does not exist."""
+    register: Callable[[], RegisterRequest]
+    """Asked at every start, so that secrets are resolved anew."""
+    version: str = ""
+    generation: int = 1
+    command: tuple[str, ...] = ()
+    entry: str = ""
+    """`module:Class`; used when there is no command."""
+    protocol: Literal["json", "grpc"] = "json"
+    transport: Literal["stdio", "unix"] = "stdio"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Names and values that manifest and operator allow, besides the basic ones."""
+    limits: ProcessLimits = field(default_factory=ProcessLimits)
+    permissions: frozenset[str] = frozenset()
+    """For callbacks that belong to no call."""
+    secrets: tuple[str, ...] = ()
+    """Values that must not appear in its logged stderr."""
+    attach: str = ""
+    """`unix:/path` of a process somebody else runs: it is connected to, never started and never killed."""
+    runtime_dir: Path | None = None
+    """Where socket directories are made; absent: the system's directory for temporary files."""
+
+
+def resolve_command(spec: LaunchSpec) -> tuple[str, ...]:
+    """The command with absolute paths. Raises PluginStartError (permanent) when there is none.
+
+    `{python}` is the host's interpreter and `{plugin_dir}` the manifest's directory. The program is looked up in the
+    manifest's directory (for binaries in `<os>/<arch>/` first) when its name has a slash, otherwise on PATH. An
+    argument that starts with `./` or `../`, or names a file there (`main.py`), becomes absolute too: the process works
+    in its data directory, not beside its code.
+    """
+    if not spec.command:
+        if not spec.entry:
+            raise _cannot_start(spec, "the manifest has neither `command` nor `entry`")
+        return (sys.executable, "-P", "-m", "pluginapi.run", spec.entry)
+    directory = spec.directory.absolute()
+    words = [word.replace("{python}", sys.executable).replace("{plugin_dir}", str(directory)) for word in spec.command]
+    return (_program(spec, words[0], directory), *(_argument(word, directory) for word in words[1:]))
+
+
+def _program(spec: LaunchSpec, word: str, directory: Path) -> str:
+    if "/" not in word:
+        found = shutil.which(word, path=_path_of(spec))
+        if found is None:
+            raise _cannot_start(spec, f"{word} is not on PATH; a file beside plugin.toml is written ./{word}")
+        return found
+    machine = platform.machine()
+    by_platform = directory / sys.platform / _ARCHITECTURES.get(machine, machine) / word
+    # Whether it can be executed is for the system to say: see `diagnostics.why_not_executable`.
+    return str(by_platform) if by_platform.is_file() else os.path.normpath(directory / word)
+
+
+def _argument(word: str, directory: Path) -> str:
+    if word.startswith(("./", "../")):
+        return os.path.normpath(directory / word)
+    if not word.startswith(("-", "/")) and ("." in word or "/" in word) and (directory / word).is_file():
+        return str(directory / word)
+    return word
+
+
+def _cannot_start(spec: LaunchSpec, reason: str) -> PluginStartError:
+    return PluginStartError(
+        crash_report(spec.plugin_id, phase="start", reason=reason, command=spec.command, permanent=True)
+    )
+
+
+def _path_of(spec: LaunchSpec) -> str:
+    return spec.environment.get("PATH") or os.environ.get("PATH") or os.defpath
+
+
+def build_environment(spec: LaunchSpec) -> dict[str, str]:
+    """The complete environment of the process (F27): five basic names, what was allowed, nothing of the host's own."""
+    environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
+    environment["PATH"] = _path_of(spec)
+    environment.update(spec.environment)
+    environment["JACKFIELD_PLUGIN_DIR"] = str(spec.directory.absolute())
+    if uses_host_python(spec):
+        # The host may run from a checkout that is not installed; its own PYTHONPATH is not passed on.
+        paths = (str(spec.directory.absolute()), _directory_of_pluginapi(), spec.environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return environment
+
+
+def _directory_of_pluginapi() -> str:
+    found = importlib.util.find_spec("pluginapi")
+    locations = list(found.submodule_search_locations or ()) if found is not None else []
+    return str(Path(locations[0]).parent) if locations else ""
+
+
+def uses_host_python(spec: LaunchSpec) -> bool:
+    """Whether the plugin runs under the host's interpreter and may import `pluginapi` from where the host has it."""
+    return not spec.command or any("{python}" in word for word in spec.command)
+
+
+def launcher_options(spec: LaunchSpec, environment: Mapping[str, str], guardian_fd: int | None) -> list[str]:
+    """The launcher's own arguments; see `host/runtime/launcher.py`."""
+    options = ["--no-new-privs", "--core=0"]
+    if guardian_fd is not None:
+        options.insert(0, f"--guardian-fd={guardian_fd}")
+    if spec.limits.memory_bytes is not None:
+        options.append(f"--data={spec.limits.memory_bytes}")
+    if spec.limits.open_files is not None:
+        options.append(f"--nofile={spec.limits.open_files}")
+    if "LC_CTYPE" not in environment:
+        # The launcher is a Python program, and a Python start may set this one.
+        options.append("--unset=LC_CTYPE")
+    return options
+
+
+@dataclass(slots=True)
+class Spawned:
+    """A started process and our ends of its pipes; whoever takes an end owns it from then on."""
+
+    child: ChildProcess
+    command: tuple[str, ...]
+    stdin_fd: int
+    stdout_fd: int
+    stderr_fd: int
+
+
+def spawn(spec: LaunchSpec, guardian: Guardian | None) -> Spawned:
+    """Start the process in a session of its own. Raises PluginStartError when that is impossible.
+
+    Blocks for about a millisecond. Must be called on the event loop's thread.
+    Never with `preexec_fn` (F18): what has to happen in the child is the launcher's work.
+    """
+    command = resolve_command(spec)
+    environment = build_environment(spec)
+    guardian_fd = guardian.write_end() if guardian is not None else None
+    try:
+        spec.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        popen = subprocess.Popen(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(LAUNCHER),
+                *launcher_options(spec, environment, guardian_fd),
+                "--",
+                *command,
+            ],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=spec.data_dir,
+            start_new_session=True,
+            pass_fds=() if guardian_fd is None else (guardian_fd,),
+        )
+    except OSError as error:
+        raise PluginStartError(
+            crash_report(spec.plugin_id, phase="start", reason=f"cannot start a process: {error}", command=command)
+        ) from error
+    if guardian is not None:
+        guardian.watch(popen.pid)
+    assert popen.stdin is not None and popen.stdout is not None and popen.stderr is not None
+    fds = [_detached(pipe) for pipe in (popen.stdin, popen.stdout, popen.stderr)]
+    popen.stdin = popen.stdout = popen.stderr = None
+    _enlarge(fds[:2])
+    return Spawned(ChildProcess(popen), command, *fds)
+
+
+def _detached(pipe: object) -> int:
+    """A descriptor of our own for a pipe end, so that no other object closes it."""
+    file = pipe
+    fd = os.dup(file.fileno())  # type: ignore[attr-defined]
+    file.close()  # type: ignore[attr-defined]
+    return fd
+
+
+def _enlarge(fds: Sequence[int]) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import fcntl
+
+    for fd in fds:
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            return  # the user's share of pipe memory is used up; smaller pipes work as well

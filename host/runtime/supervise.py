@@ -1,0 +1,64 @@
+"""What to do when a plugin process died, and whether it is still alive. Policy without processes."""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from host.runtime.timings import ProcessTimings
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start it again after `delay_s`; 0 is at once and is not counted."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It died too often; only a reset or another configuration starts it again."""
+
+    reason: str
+
+
+class CrashPolicy:
+    """Counts the deaths of one plugin. A pure state machine: the clock and the dice are given.
+
+    A process that had been ready for `stable_s` is restarted at once. Any other death waits, twice as long each time
+    with full jitter, and counts; `crash_limit` of them within `crash_window_s` end it.
+    """
+
+    def __init__(
+        self,
+        timings: ProcessTimings,
+        *,
+        clock: Callable[[], float],
+        dice: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._timings = timings
+        self._clock = clock
+        self._dice = dice
+        self._counted_s: deque[float] = deque()
+        self._in_a_row = 0
+
+    def after_death(self, *, ready_for_s: float) -> Restart | GiveUp:
+        """The decision about a process that had been ready for that long (0: never)."""
+        timings = self._timings
+        if ready_for_s >= timings.stable_s:
+            self._in_a_row = 0
+            return Restart(0.0)
+        now_s = self._clock()
+        while self._counted_s and now_s - self._counted_s[0] > timings.crash_window_s:
+            self._counted_s.popleft()
+        self._counted_s.append(now_s)
+        if len(self._counted_s) >= timings.crash_limit:
+            return GiveUp(f"died {len(self._counted_s)} times within {timings.crash_window_s:g} s without getting far")
+        ceiling_s = min(timings.backoff_max_s, timings.backoff_min_s * 2.0 ** (self._in_a_row + 1))
+        self._in_a_row += 1
+        return Restart(self._dice(timings.backoff_min_s, ceiling_s))
+
+    def forget(self) -> None:
+        """Start counting from nothing: an operator's reset."""
+        self._counted_s.clear()
+        self._in_a_row = 0

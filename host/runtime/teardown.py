@@ -1,0 +1,62 @@
+"""The end of a plugin process, as a list: each step is bounded, the last one always works."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from host.runtime.child import ChildProcess
+from host.runtime.timings import ProcessTimings
+
+log = structlog.get_logger("host.runtime.teardown")
+
+T = TypeVar("T")
+
+
+async def stop_process(
+    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], Awaitable[None]], timings: ProcessTimings
+) -> int:
+    """Close stdin, wait, TERM to the group, wait, KILL, reap. Returns the exit code (minus the signal's number).
+
+    Takes at most `eof_grace_s + term_grace_s` plus the moment a KILL needs, whatever the plugin does. Runs to its end
+    even when the caller is cancelled, so that no process is left behind.
+    """
+    work = asyncio.ensure_future(_stop(child, plugin_id=plugin_id, close_stdin=close_stdin, timings=timings))
+    return await finish(work)
+
+
+async def _stop(
+    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], Awaitable[None]], timings: ProcessTimings
+) -> int:
+    await close_stdin()
+    if await child.exited_within(timings.eof_grace_s):
+        return await child.wait()
+    log.info("plugin.ignores_stdin_eof", plugin_id=plugin_id, pid=child.pid)
+    child.signal_group(signal.SIGTERM)
+    if await child.exited_within(timings.term_grace_s):
+        return await child.wait()
+    log.warning("plugin.ignores_term", plugin_id=plugin_id, pid=child.pid)
+    return await kill_process(child)
+
+
+async def kill_process(child: ChildProcess) -> int:
+    """KILL the group and reap. Returns the exit code."""
+    child.signal_group(signal.SIGKILL)
+    return await child.wait()
+
+
+async def finish(work: "asyncio.Future[T]") -> T:
+    """Wait for `work` even when we are cancelled meanwhile; the cancellation is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError as error:
+            if work.done():
+                break
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return work.result()

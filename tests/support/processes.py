@@ -1,0 +1,107 @@
+"""Launch specs of the fault plugin, and doubles of what a plugin process talks to."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from host.runtime.launch import LaunchSpec
+from pluginabi.body import Body, StreamItem
+from pluginabi.errors import PluginError, host_error
+from pluginabi.frames import Log, Usage
+from pluginabi.payloads.callbacks import HttpRequest, HttpResponse, KvGetRequest, KvGetResponse
+from pluginabi.payloads.common import Payload
+from pluginabi.payloads.lifecycle import RegisterRequest
+
+FAULT_PLUGIN = Path(__file__).resolve().parents[1] / "process" / "fault_plugin.py"
+
+
+def fault_spec(directory: Path, mode: str = "healthy", *options: str, **fields: Any) -> LaunchSpec:
+    """A spec that runs the fault plugin in `mode`, working in `directory/data`."""
+    defaults: dict[str, Any] = {
+        "plugin_id": "faulty",
+        "directory": directory,
+        "data_dir": directory / "data",
+        "register": RegisterRequest,
+        "command": (sys.executable, "-S", str(FAULT_PLUGIN), mode, *options),
+        "runtime_dir": directory,
+    }
+    return LaunchSpec(**{**defaults, **fields})
+
+
+class HostDouble:
+    """Serves callbacks from memory and keeps what it was asked, with the scope it was asked under."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        self.logs: list[Log] = []
+        self.log_scopes: list[Any] = []
+        self.hold: asyncio.Event | None = None
+        """When set, callbacks wait for it."""
+        self.held = asyncio.Event()
+        self.abandoned = asyncio.Event()
+        self._waiters: list[asyncio.Event] = []
+
+    async def call(self, scope: Any, method: str, params: Payload) -> Payload:
+        self.asked.append((method, scope))
+        await self._wait()
+        if method != "host.kv.get":
+            raise host_error("method_not_found", method)
+        assert isinstance(params, KvGetRequest)
+        if params.key == "forbidden":
+            raise host_error("permission_denied", "no")
+        if params.key == "quota":
+            raise PluginError("no quota", http_status=429, code="rate_limited", retry_after_ms=1500, scope="model")
+        return KvGetResponse(found=True)
+
+    async def open_stream(self, scope: Any, method: str, params: Payload) -> tuple[Payload, Any]:
+        self.asked.append((method, scope))
+        assert isinstance(params, HttpRequest)
+        return HttpResponse(status=200), ItemsDouble(self)
+
+    async def _wait(self) -> None:
+        if self.hold is None:
+            return
+        self.held.set()
+        try:
+            await self.hold.wait()
+        except asyncio.CancelledError:
+            self.abandoned.set()
+            raise
+
+    def log(self, plugin_id: str, frame: Log, scope: Any) -> None:
+        self.logs.append(frame)
+        self.log_scopes.append(scope)
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def logged(self, text: str) -> Log:
+        """The first log line whose event contains `text`; waits for it."""
+        event = asyncio.Event()
+        self._waiters.append(event)
+        while True:
+            for log in self.logs:
+                if text in log.event:
+                    return log
+            event.clear()
+            await event.wait()
+
+
+class ItemsDouble:
+    """An `ItemStream` of three raw items; with `hold` set the third never comes."""
+
+    def __init__(self, host: HostDouble) -> None:
+        self.usage: Usage | None = None
+        self._host = host
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[StreamItem]:
+        for text in ("a", "b"):
+            yield StreamItem(raw=Body(text=text))
+        await self._host._wait()
+        yield StreamItem(raw=Body(text="c"))
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        self.closed = True
+        self._host.abandoned.set()
