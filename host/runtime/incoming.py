@@ -3,31 +3,16 @@
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Protocol
 
 from host.errors import RequestError, to_error_body
-from host.runtime.handle import ItemStream
+from host.runtime.callbacks import CallbackServer
 from host.runtime.scope import CallScope
 from host.tasks import TaskGroup
 from pluginabi.call import IncomingCall
 from pluginabi.codec import decode_params
 from pluginabi.errors import AbiError, host_error
-from pluginabi.frames import Log
 from pluginabi.methods import HOST_METHODS
 from pluginabi.payloads.common import Payload
-
-
-class CallbackServer(Protocol):
-    """What the host does for plugins. Raises PluginError: a host code, or a nested error with its own status."""
-
-    async def call(self, scope: CallScope, method: str, params: Payload) -> Payload:
-        """Answer one callback. Cancelled when its parent closes, the plugin cancels, or the plugin dies."""
-
-    async def open_stream(self, scope: CallScope, method: str, params: Payload) -> tuple[Payload, ItemStream]:
-        """Answer with a stream; the caller iterates it and closes it."""
-
-    def log(self, plugin_id: str, frame: Log, scope: CallScope | None) -> None:
-        """One line of the plugin: a `log` frame, or what it wrote to stderr or beside the frames."""
 
 
 class CallbackDesk:
@@ -75,19 +60,14 @@ class CallbackDesk:
             if HOST_METHODS[call.method].stream:
                 await self._answer_stream(call, scope, params)
             else:
-                async with asyncio.timeout_at(call.deadline):
-                    result = await self._callbacks.call(scope, call.method, params)
-                call.respond(result)
+                call.respond(await self._callbacks.call(scope, call.method, params, timeout_s=_timeout_s(call)))
         except (AbiError, RequestError) as error:
             call.fail(to_error_body(error))
-        except TimeoutError:
-            call.fail(host_error("plugin_timeout", f"{call.method}: no answer within {call.timeout_ms} ms").body)
 
     async def _answer_stream(self, call: IncomingCall, scope: CallScope, params: Payload) -> None:
         if not call.stream:
             raise host_error("plugin_protocol_error", f"{call.method} answers a stream: its call must say so")
-        async with asyncio.timeout_at(call.deadline):
-            result, items = await self._callbacks.open_stream(scope, call.method, params)
+        result, items = await self._callbacks.open_stream(scope, call.method, params, timeout_s=_timeout_s(call))
         reason = "client_gone"
         try:
             stream = await call.open_stream(result)
@@ -106,3 +86,8 @@ class CallbackDesk:
             call.fail(host_error("cancelled", f"the call was cancelled: {call.cancel_reason or 'shutdown'}").body)
         elif (error := task.exception()) is not None:
             call.fail(to_error_body(error))
+
+
+def _timeout_s(call: IncomingCall) -> float | None:
+    """What is left of the callback's own deadline; it may have waited for its turn."""
+    return None if call.deadline is None else max(0.0, call.deadline - asyncio.get_running_loop().time())

@@ -146,6 +146,7 @@ class StderrDrain(asyncio.Protocol):
     """Reads one pipe to its end; the owner of the ring and of the log lines."""
 
     def __init__(self, sink: LogSink, *, mask: SecretMask, level: str = "info") -> None:
+        self.stray_lines = 0
         self._mask = mask
         self._log = LineLog(sink, level=level)
         self._ring: deque[bytes] = deque()
@@ -161,6 +162,11 @@ class StderrDrain(asyncio.Protocol):
         """Take over the descriptor and begin to read."""
         pipe = os.fdopen(fd, "rb", buffering=0)
         await asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)
+
+    def stray(self, line: bytes) -> None:
+        """A line the plugin printed among its frames (F1): kept and logged as its output, like stderr."""
+        self.stray_lines += 1
+        self._keep(line.rstrip(b"\r")[:LINE_MAX_BYTES])
 
     def tail(self, lines: int) -> list[str]:
         """The last lines written, cleaned and masked; an unfinished one included."""
@@ -213,7 +219,9 @@ class StderrDrain(asyncio.Protocol):
         if self._skipping:
             self._skipping = False  # the end of a line whose beginning was reported already
             return
-        line = line.rstrip(b"\r")[:LINE_MAX_BYTES]
+        self._keep(line.rstrip(b"\r")[:LINE_MAX_BYTES])
+
+    def _keep(self, line: bytes) -> None:
         self._ring.append(line)
         self._ring_bytes += len(line) + 1
         while self._ring_bytes > RING_BYTES:

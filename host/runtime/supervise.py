@@ -1,11 +1,15 @@
 """What to do when a plugin process died, and whether it is still alive. Policy without processes."""
 
+import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from host.runtime.timings import ProcessTimings
+from host.tasks import TaskGroup
+from pluginabi.errors import AbiError
+from pluginabi.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,52 @@ class CrashPolicy:
         """Start counting from nothing: an operator's reset."""
         self._counted_s.clear()
         self._in_a_row = 0
+
+
+class Liveness:
+    """Pings one session. Any frame counts as a sign of life, so a busy plugin is never taken for a dead one."""
+
+    def __init__(
+        self,
+        session: Session,
+        timings: ProcessTimings,
+        *,
+        tasks: TaskGroup,
+        on_change: Callable[[bool], None],
+        kill: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._timings = timings
+        self._tasks = tasks
+        self._on_change = on_change
+        self._kill = kill
+        self._responsive = True
+
+    async def run(self) -> None:
+        """Watch until the session ends or the plugin was silent for too long."""
+        timings, loop = self._timings, asyncio.get_running_loop()
+        while not self._session.closed:
+            asked_s = loop.time()
+            pong = self._tasks.start(self._ping(), name="ping")
+            while not pong.done():
+                waiting_since_s = loop.time()
+                await asyncio.wait([pong], timeout=timings.ping_interval_s)
+                if loop.time() - waiting_since_s > 2 * timings.ping_interval_s:
+                    asked_s = loop.time()  # it was this process that did not run
+                silent_s = loop.time() - max(asked_s, self._session.last_received_s)
+                if not pong.done() and silent_s >= timings.ping_kill_s:
+                    self._kill(f"silent for {silent_s:.1f} s")
+                    return
+                self._note(pong.done() or silent_s < timings.ping_unresponsive_s)
+            await asyncio.sleep(max(0.0, timings.ping_interval_s - (loop.time() - asked_s)))
+
+    async def _ping(self) -> None:
+        try:
+            await self._session.ping()
+        except AbiError:
+            pass  # the session ended, which its owner sees
+
+    def _note(self, responsive: bool) -> None:
+        if responsive is not self._responsive:
+            self._responsive = responsive
+            self._on_change(responsive)

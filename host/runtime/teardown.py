@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def stop_process(
-    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], Awaitable[None]], timings: ProcessTimings
+    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], None], timings: ProcessTimings
 ) -> int:
     """Close stdin, wait, TERM to the group, wait, KILL, reap. Returns the exit code (minus the signal's number).
 
@@ -28,9 +28,9 @@ async def stop_process(
 
 
 async def _stop(
-    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], Awaitable[None]], timings: ProcessTimings
+    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], None], timings: ProcessTimings
 ) -> int:
-    await close_stdin()
+    close_stdin()
     if await child.exited_within(timings.eof_grace_s):
         return await child.wait()
     log.info("plugin.ignores_stdin_eof", plugin_id=plugin_id, pid=child.pid)

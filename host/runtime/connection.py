@@ -1,0 +1,391 @@
+"""One plugin process from spawn to reaping, and the calls made to it meanwhile."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from host.runtime.callbacks import CallbackServer
+from host.runtime.child import ChildProcess
+from host.runtime.diagnostics import REPORT_STDERR_LINES, CrashReport, PluginStartError, crash_report
+from host.runtime.guardian import Guardian
+from host.runtime.handle import PluginState, Reply
+from host.runtime.incoming import CallbackDesk
+from host.runtime.launch import LaunchSpec, Spawned, build_environment, spawn
+from host.runtime.scope import CallScope
+from host.runtime.slots import Slots
+from host.runtime.stderr import SecretMask, StderrDrain
+from host.runtime.supervise import Liveness
+from host.runtime.teardown import finish, kill_process, stop_process
+from host.runtime.timings import ProcessTimings
+from host.runtime.transports import Carrier, attach, greet
+from host.tasks import TaskGroup
+from pluginabi.codec import decode_result
+from pluginabi.errors import AbiError, Phase, PluginError, PluginTransportError
+from pluginabi.frames import Goaway, Hello, Log
+from pluginabi.handshake import HandshakeError, HandshakeRefused
+from pluginabi.outgoing import OutgoingCall
+from pluginabi.payloads.common import Payload
+from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse, ShutdownRequest
+from pluginabi.session import Session
+
+log = structlog.get_logger("host.runtime.connection")
+
+REGISTER: Final = "plugin.register"
+RECONFIGURE: Final = "plugin.reconfigure"
+SHUTDOWN: Final = "plugin.shutdown"
+
+
+class Connection:
+    """One process and its session. `open`, then `register`, then calls; `ended` tells how it was lost.
+
+    Used once. Whatever happens, the process, its group, its descriptors and its socket directory are gone when
+    `ended` returns.
+    """
+
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        *,
+        callbacks: CallbackServer,
+        timings: ProcessTimings,
+        guardian: Guardian | None,
+        on_goaway: "Callable[[Connection, str], None]",
+        on_responsive: "Callable[[Connection, bool], None]",
+    ) -> None:
+        self._spec = spec
+        self._callbacks = callbacks
+        self._timings = timings
+        self._guardian = guardian
+        self._on_goaway = on_goaway
+        self._on_responsive = on_responsive
+        self._tasks = TaskGroup(f"plugin:{spec.plugin_id}")
+        self._child: ChildProcess | None = None
+        self._command: tuple[str, ...] = spec.command
+        self._carrier: Carrier | None = None
+        self._scopes: dict[int, CallScope] = {}
+        self._idle: asyncio.Future[None] | None = None
+        self._stopping = False
+        self._killed: tuple[Phase, str] | None = None
+        self._ended: asyncio.Future[CrashReport] = asyncio.get_running_loop().create_future()
+        self._max_streams = 0
+        self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *spec.environment.values())))
+        self.hello: Hello | None = None
+        self.registration: RegisterResponse | None = None
+        self.session: Session
+        self.slots: Slots
+
+    # -- start
+
+    async def open(self, moved: Callable[[PluginState, str], None]) -> None:
+        """Start the process and exchange hellos; `moved` is told the states on the way.
+
+        Raises PluginStartError. Then, and when it is cancelled, nothing of the process is left.
+        """
+        try:
+            carrier = await self._greet(moved)
+        except (HandshakeError, OSError, TimeoutError) as error:
+            raise PluginStartError(await self._never_greeted(error)) from error
+        except BaseException:
+            await finish(asyncio.ensure_future(self._clean_up()))
+            raise
+        self._carrier, greeting = carrier, carrier.greeting
+        limits = self._spec.limits
+        self.hello = greeting.peer
+        self._max_streams = min(greeting.max_streams, limits.max_streams or greeting.max_streams)
+        self.slots = Slots(
+            self._spec.plugin_id,
+            max_inflight=min(greeting.max_inflight, limits.max_inflight or greeting.max_inflight),
+            wait_s=self._timings.queue_wait_s,
+        )
+        desk = CallbackDesk(
+            self._callbacks,
+            plugin_id=self._spec.plugin_id,
+            scopes=self._scopes,
+            permissions=self._spec.permissions,
+            tasks=self._tasks,
+        )
+        self.session = Session(
+            carrier.channel,
+            role="host",
+            features=greeting.features,
+            peer=self._spec.plugin_id,
+            peer_limits=greeting.peer.limits,
+            handler=desk.handle,
+            on_log=self._log_frame,
+            on_goaway=self._goaway_received,
+            on_stray=self.output.stray,
+            minimal=not greeting.features,
+        )
+        self._tasks.start(self._watch(self._tasks.start(self.session.run(), name="session")), name="watch")
+        if "ping" in greeting.features:
+            liveness = Liveness(
+                self.session,
+                self._timings,
+                tasks=self._tasks,
+                on_change=partial(self._on_responsive, self),
+                kill=partial(self.kill, phase="wait"),
+            )
+            self._tasks.start(liveness.run(), name="liveness")
+
+    async def _greet(self, moved: Callable[[PluginState, str], None]) -> Carrier:
+        spec = self._spec
+        if spec.attach:
+            moved(PluginState.HANDSHAKING, f"connecting to {spec.attach}")
+            return await attach(spec, timings=self._timings, on_stray=self.output.stray)
+        spawned = spawn(spec, self._guardian)
+        self._child, self._command = spawned.child, spawned.command
+        await self._drain_output(spawned)
+        moved(PluginState.HANDSHAKING, f"started as process {self._child.pid}")
+        return await greet(spec, spawned, timings=self._timings, on_stray=self.output.stray)
+
+    async def _drain_output(self, spawned: Spawned) -> None:
+        try:
+            await self.output.start(spawned.stderr_fd)
+        except BaseException:
+            for fd in (spawned.stdin_fd, spawned.stdout_fd):
+                os.close(fd)
+            raise
+
+    async def _never_greeted(self, error: Exception) -> CrashReport:
+        """Give a process that is ending the moment it needs, so that its exit code is in the report."""
+        ended_by_itself = self._child is not None and await self._child.exited_within(self._timings.last_words_s)
+        returncode = self._child.returncode if self._child is not None and ended_by_itself else None
+        await self._clean_up()
+        cause = error.cause if isinstance(error, HandshakeError) else f"no connection: {error or 'timed out'}"
+        return self._report("hello", cause, returncode, permanent=isinstance(error, HandshakeRefused))
+
+    async def register(self, request: RegisterRequest) -> None:
+        """Tell the plugin its configuration; a plugin of the minimal profile only when it lists the method.
+
+        Raises PluginStartError: permanent when the plugin refused, because the same configuration will not please it
+        the next time either. The process is still there then.
+        """
+        assert self.hello is not None
+        if REGISTER in self.hello.capabilities or self.session.features:
+            try:
+                self.registration = await self._configure(REGISTER, request)
+            except PluginError as error:
+                reason = f"it refused its configuration: {error.body.message} ({error.body.code})"
+                raise PluginStartError(self._report("start", reason, None, permanent=True)) from error
+            except PluginTransportError as error:
+                raise PluginStartError(self._report("start", f"{REGISTER}: {error.cause}", None)) from error
+        else:
+            self.registration = RegisterResponse()
+
+    async def reconfigure(self, request: RegisterRequest) -> bool:
+        """Hand over another configuration; False when the plugin cannot take one while it runs.
+
+        Raises PluginError and PluginTransportError; the last good registration stays in effect then.
+        """
+        assert self.hello is not None
+        if RECONFIGURE not in self.hello.capabilities:
+            return False
+        self.registration = await self._configure(RECONFIGURE, request)
+        return True
+
+    async def _configure(self, method: str, request: RegisterRequest) -> RegisterResponse:
+        assert self.hello is not None
+        scope = CallScope(plugin_id=self._spec.plugin_id, method=method, permissions=self._spec.permissions)
+        try:
+            reply = await self.call(method, request, scope=scope, timeout_s=self._timings.register_s)
+        except PluginError as error:
+            if error.code == "method_not_found" and method not in self.hello.capabilities:
+                return RegisterResponse()
+            raise
+        finally:
+            scope.close()
+        answer: RegisterResponse = reply.result
+        if unknown := sorted(set(answer.capabilities or ()) - set(self.hello.capabilities)):
+            raise PluginError(f"{method} answers capabilities that its hello lacks: {', '.join(unknown)}")
+        return answer
+
+    # -- calls
+
+    async def call(
+        self, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None, stream: bool = False
+    ) -> Reply:
+        """See `PluginHandle.call`. Waits for a slot first, which the deadline does not count."""
+        slots = self.slots
+        if slots.free > 0:
+            slots.free -= 1
+        else:
+            await slots.acquire(method)
+        try:
+            if stream and self.session.open_streams >= self._max_streams:
+                raise self._fault(method, "overload", f"{self._max_streams} streams are open already")
+            timeout_ms = None if timeout_s is None else max(1, int(timeout_s * 1000))
+            call = self.session.start_call(method, params, timeout_ms=timeout_ms, stream=stream)
+        except AbiError:
+            slots.release()
+            raise
+        self._scopes[call.id] = scope
+        try:
+            answer = await call.reply()
+        except BaseException:
+            self._failed(call, scope)
+            raise
+        if answer.items is None:
+            self._closed(call.id)
+            slots.release()
+        else:
+            call.on_closed(partial(self._closed, call.id))
+            if self.session.features:
+                slots.release()
+            else:
+                call.on_closed(slots.release)  # the minimal profile: one call at a time, to the end of its stream
+        result = decode_result(method, answer.result, plugin_id=self._spec.plugin_id)
+        return Reply(result=result, usage=answer.usage, items=answer.items)
+
+    def _failed(self, call: OutgoingCall, scope: CallScope) -> None:
+        self._closed(call.id)
+        if not call.cancelled:
+            self.slots.release()
+            return
+        # The plugin may still be working on it: its slot is free with its late answer.
+        call.on_closed(self.slots.release)
+        if "ping" not in self.session.features and call.frame.timeout_ms is not None:
+            remaining_s = max(0.0, (scope.deadline_s or 0.0) - time.monotonic())
+            late_s = self._timings.late_answer_s
+            reason = f"no answer to {call.method} {late_s:g} s after its deadline"
+            timer = self.session.loop.call_later(remaining_s + late_s, partial(self.kill, reason, phase="wait"))
+            call.on_closed(timer.cancel)
+
+    def _closed(self, call_id: int) -> None:
+        self._scopes.pop(call_id, None)
+        if self._idle is not None and not self._scopes and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _fault(self, method: str, phase: Phase, cause: str) -> PluginTransportError:
+        return PluginTransportError(self._spec.plugin_id, method, phase=phase, cause=cause)
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child is not None else None
+
+    @property
+    def open_calls(self) -> int:
+        """Calls without an answer and open streams; abandoned ones do not count."""
+        return len(self._scopes)
+
+    # -- end
+
+    async def ended(self) -> CrashReport:
+        """Wait until nothing of the process is left; how it ended."""
+        return await asyncio.shield(self._ended)
+
+    def kill(self, reason: str, *, phase: Phase = "exit") -> None:
+        """End the process at once: it broke."""
+        if self._killed is None:
+            self._killed = (phase, reason)
+        if self._child is not None:
+            self._child.signal_group(signal.SIGKILL)
+        elif self._carrier is not None:
+            self._carrier.abort()
+
+    async def idle_within(self, seconds: float, hurry: asyncio.Event) -> bool:
+        """Whether the last call ended, waiting at most `seconds` for it, or until `hurry` is set."""
+        if not self._scopes:
+            return True
+        self._idle = asyncio.get_running_loop().create_future()
+        impatience = asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait([self._idle, impatience, self._ended], timeout=seconds, return_when="FIRST_COMPLETED")
+        finally:
+            impatience.cancel()
+            self._idle = None
+        return not self._scopes
+
+    async def stop(self, reason: str, *, drain_s: float, hurry: asyncio.Event) -> CrashReport:
+        """Goaway, drain, `plugin.shutdown`, then the process's end whatever it does (F5, F15, F16, F17)."""
+        self.session.goaway(reason, int(drain_s * 1000))
+        if not await self.idle_within(drain_s, hurry):
+            log.warning("plugin.drain_incomplete", plugin_id=self._spec.plugin_id, open_calls=self.open_calls)
+        self._stopping = True
+        assert self.hello is not None and self._carrier is not None
+        if self._child is None:
+            await self.session.close(reason, phase="unavailable")
+            return await self.ended()
+        if SHUTDOWN in self.hello.capabilities:
+            await self._shut_down(reason)
+        self.slots.close("unavailable", reason)
+        await stop_process(
+            self._child, plugin_id=self._spec.plugin_id, close_stdin=self._carrier.close_stdin, timings=self._timings
+        )
+        return await self.ended()
+
+    async def _shut_down(self, reason: str) -> None:
+        scope = CallScope(plugin_id=self._spec.plugin_id, method=SHUTDOWN, permissions=self._spec.permissions)
+        try:
+            request = ShutdownRequest(reason=reason)
+            await self.call(SHUTDOWN, request, scope=scope, timeout_s=self._timings.plugin_shutdown_s)
+        except AbiError as error:
+            log.info("plugin.shutdown_failed", plugin_id=self._spec.plugin_id, error=str(error))
+        finally:
+            scope.close()
+
+    async def _watch(self, reader: "asyncio.Task[BaseException | None]") -> None:
+        """Wait for the end of the session or of the process, see to the other one, and report."""
+        exited = asyncio.ensure_future(self._child.wait()) if self._child is not None else None
+        try:
+            await asyncio.wait([reader] if exited is None else [reader, exited], return_when="FIRST_COMPLETED")
+            if reader.done() and self._child is not None and not self._stopping:
+                # A process that ends closes its output a moment before it can be reaped.
+                if not await self._child.exited_within(self._timings.last_words_s):
+                    self.kill(f"it closed its side but kept running: {reader.result()}", phase="decode")
+            if exited is not None:
+                await exited
+                # What it wrote before it died is still in the pipe, unless a stranger holds that open.
+                await asyncio.wait([reader], timeout=self._timings.last_words_s)
+        finally:
+            await finish(asyncio.ensure_future(self._lost(reader)))
+
+    async def _lost(self, reader: "asyncio.Task[BaseException | None]") -> None:
+        await self.session.close("the process ended", phase="exit")
+        cause = await reader
+        self.slots.close("exit", "the process ended")
+        await self._clean_up()
+        phase, reason = self._killed or ("exit", "it was stopped" if self._stopping else f"it ended: {cause}")
+        returncode = self._child.returncode if self._child is not None else None
+        self._ended.set_result(self._report(phase, reason, returncode))
+
+    async def _clean_up(self) -> None:
+        """Leave nothing behind; every step is safe to repeat."""
+        if self._child is not None:
+            await kill_process(self._child)
+            await self.output.ended_within(self._timings.last_words_s)
+            if self._guardian is not None:
+                self._guardian.forget(self._child.pid)
+        self.output.close()
+        if self._carrier is not None:
+            self._carrier.abort()
+        await self._tasks.stop()
+
+    def _report(self, phase: Phase, reason: str, returncode: int | None, *, permanent: bool = False) -> CrashReport:
+        return crash_report(
+            self._spec.plugin_id,
+            phase=phase,
+            reason=reason,
+            returncode=returncode,
+            stderr=self.output.tail(REPORT_STDERR_LINES),
+            command=self._command,
+            search_path=build_environment(self._spec)["PATH"],
+            permanent=permanent,
+        )
+
+    # -- what it says
+
+    def _goaway_received(self, frame: Goaway) -> None:
+        self._on_goaway(self, frame.reason)
+
+    def _log_frame(self, frame: Log) -> None:
+        scope = self._scopes.get(frame.parent) if frame.parent is not None else None
+        self._callbacks.log(self._spec.plugin_id, frame, scope)
+
+    def _log_output(self, level: str, event: str, fields: Any) -> None:
+        self._callbacks.log(self._spec.plugin_id, Log(level=level, event=event, fields=fields), None)

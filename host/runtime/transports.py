@@ -1,0 +1,203 @@
+"""From a started process to a greeted one: hello over stdio, over a Unix socket, or over gRPC."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from host import VERSION
+from host.runtime.launch import LaunchSpec, Spawned
+from host.runtime.timings import ProcessTimings
+from pluginabi.channel import FrameChannel
+from pluginabi.codec import BrokenFrame
+from pluginabi.frames import Frame, HostInfo
+from pluginabi.handshake import Greeting, HandshakeError, host_handshake
+from pluginabi.stream_channel import StreamChannel, connect_unix, open_pipes
+
+ENDPOINT_MAX_BYTES: Final = 100
+"""Unix socket paths hold little more than this on every system."""
+STRAY_LINES_BEFORE_HELLO: Final = 3
+"""A program that prints this much instead of a hello is none of ours (F1)."""
+UNIX_PREFIX: Final = "unix:"
+
+StrayListener = Callable[[bytes], None]
+
+
+@dataclass(slots=True)
+class Carrier:
+    """What a greeted plugin is talked to over."""
+
+    channel: FrameChannel
+    greeting: Greeting
+    lifeline: StreamChannel | None = None
+    """stdin and stdout; the same as `channel` over stdio, None when attached."""
+    socket_dir: Path | None = None
+
+    def close_stdin(self) -> None:
+        """Tell the process to go: its standard input ends."""
+        self.channel.close()
+        if self.lifeline is not None:
+            self.lifeline.close()
+
+    def abort(self) -> None:
+        """Let go of everything at once."""
+        gone = ConnectionAbortedError("the process ended")
+        self.channel.close(gone)
+        if self.lifeline is not None:
+            self.lifeline.close(gone)
+        remove_socket_dir(self.socket_dir)
+
+
+def remove_socket_dir(path: Path | None) -> None:
+    """Remove a socket directory of ours."""
+    if path is not None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def host_info() -> HostInfo:
+    """Who we are, for hellos and registrations."""
+    return HostInfo(version=VERSION)
+
+
+async def greet(spec: LaunchSpec, spawned: Spawned, *, timings: ProcessTimings, on_stray: StrayListener) -> Carrier:
+    """Exchange hellos with a started process, over what its manifest says.
+
+    Owns the ends of stdin and stdout from now on. Raises HandshakeError (HandshakeRefused: for good) and OSError;
+    nothing but the process is left then.
+    """
+    lifeline = await open_pipes(spawned.stdout_fd, spawned.stdin_fd)
+    try:
+        if spec.transport == "stdio" and spec.protocol == "json":
+            greeting = await _first_hello(spec, lifeline, timings, on_stray)
+            return Carrier(lifeline, greeting, lifeline)
+        return await _greet_over_socket(spec, lifeline, timings, on_stray)
+    except BaseException as error:
+        lifeline.close(error if isinstance(error, Exception) else None)
+        raise
+
+
+async def attach(spec: LaunchSpec, *, timings: ProcessTimings, on_stray: StrayListener) -> Carrier:
+    """Exchange hellos with a process somebody else started with `--listen`. Raises as `greet`."""
+    path = spec.attach.removeprefix(UNIX_PREFIX)
+    async with asyncio.timeout(timings.connect_s):
+        channel = await connect_unix(path)
+    try:
+        _check_peer(spec, channel.peer_uid())
+        greeting = await _hello(spec, channel, timings.hello_s, on_stray)
+    except BaseException as error:
+        channel.close(error if isinstance(error, Exception) else None)
+        raise
+    return Carrier(channel, greeting)
+
+
+async def _first_hello(
+    spec: LaunchSpec,
+    channel: StreamChannel,
+    timings: ProcessTimings,
+    on_stray: StrayListener,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> Greeting:
+    """The hello on stdin, answered on stdout; gives up on a program that prints something else."""
+    printed: list[bytes] = []
+
+    def listen(line: bytes) -> None:
+        on_stray(line)
+        printed.append(line)
+        if len(printed) == STRAY_LINES_BEFORE_HELLO:
+            channel.close(ConnectionAbortedError("no hello"))
+
+    try:
+        return await _hello(spec, channel, timings.hello_s, listen, endpoint=endpoint, token=token)
+    except HandshakeError:
+        if len(printed) < STRAY_LINES_BEFORE_HELLO:
+            raise
+        shown = " | ".join(line.decode(errors="replace")[:200] for line in printed[:STRAY_LINES_BEFORE_HELLO])
+        raise HandshakeError(spec.plugin_id, f"it prints text on stdout instead of a hello: {shown}") from None
+
+
+async def _hello(
+    spec: LaunchSpec,
+    channel: FrameChannel,
+    timeout_s: float,
+    on_stray: StrayListener,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> Greeting:
+    return await host_handshake(
+        channel,
+        plugin_id=spec.plugin_id,
+        host=host_info(),
+        endpoint=endpoint,
+        token=token,
+        timeout_s=timeout_s,
+        on_stray=on_stray,
+    )
+
+
+async def _greet_over_socket(
+    spec: LaunchSpec, lifeline: StreamChannel, timings: ProcessTimings, on_stray: StrayListener
+) -> Carrier:
+    directory = Path(tempfile.mkdtemp(prefix="jf-", dir=spec.runtime_dir))  # mkdtemp makes it 0700
+    channel: FrameChannel | None = None
+    try:
+        endpoint = str(directory / "s")
+        if len(os.fsencode(endpoint)) > ENDPOINT_MAX_BYTES:
+            raise HandshakeError(spec.plugin_id, f"the socket path {endpoint} is longer than {ENDPOINT_MAX_BYTES} bytes")
+        token = secrets.token_urlsafe(32)
+        await _first_hello(spec, lifeline, timings, on_stray, endpoint=endpoint, token=token)
+        lifeline.attach(_StrayOnly(on_stray))
+        async with asyncio.timeout(timings.connect_s):
+            channel = await _dial(spec, endpoint)
+        greeting = await _hello(spec, channel, timings.hello_s, on_stray, token=token)
+    except TimeoutError:
+        remove_socket_dir(directory)
+        raise HandshakeError(spec.plugin_id, f"its socket took no connection within {timings.connect_s:g} s") from None
+    except BaseException as error:
+        remove_socket_dir(directory)
+        if channel is not None:
+            channel.close(error if isinstance(error, Exception) else None)
+        raise
+    return Carrier(channel, greeting, lifeline, directory)
+
+
+async def _dial(spec: LaunchSpec, endpoint: str) -> FrameChannel:
+    channel = await connect_unix(endpoint)
+    try:
+        _check_peer(spec, channel.peer_uid())
+    except HandshakeError as error:
+        channel.close(error)
+        raise
+    return channel
+
+
+def _check_peer(spec: LaunchSpec, uid: int | None) -> None:
+    """Only a process of our own user may be at the other end; None where the system cannot tell."""
+    if uid is not None and uid != os.getuid():
+        raise HandshakeError(spec.plugin_id, f"its socket belongs to user {uid}, not to ours ({os.getuid()})")
+
+
+class _StrayOnly:
+    """Takes what a plugin that serves a socket still prints on stdout: all of it is output, frames included."""
+
+    def __init__(self, on_stray: StrayListener) -> None:
+        self._on_stray = on_stray
+
+    def frame_received(self, frame: Frame, size: int) -> None:
+        self._on_stray(f"a {type(frame).__name__.lower()} frame on stdout, {size} bytes".encode())
+
+    def frame_broken(self, broken: BrokenFrame) -> None:
+        self._on_stray(f"a broken {broken.kind} frame on stdout".encode())
+
+    def stray_received(self, line: bytes) -> None:
+        self._on_stray(line)
+
+    def channel_closed(self, cause: BaseException | None) -> None:
+        pass
