@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from host.runtime.callbacks import CallbackServer
 from host.runtime.child import ChildProcess
@@ -25,11 +26,11 @@ from host.runtime.teardown import finish, kill_process, stop_process
 from host.runtime.timings import ProcessTimings
 from host.runtime.transports import Carrier, attach, greet
 from host.tasks import TaskGroup
+from pluginabi.call import OutgoingCall
 from pluginabi.codec import decode_result
 from pluginabi.errors import AbiError, Phase, PluginError, PluginTransportError
 from pluginabi.frames import Goaway, Hello, Log
 from pluginabi.handshake import HandshakeError, HandshakeRefused
-from pluginabi.outgoing import OutgoingCall
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse, ShutdownRequest
 from pluginabi.session import Session
@@ -72,8 +73,10 @@ class Connection:
         self._idle: asyncio.Future[None] | None = None
         self._stopping = False
         self._killed: tuple[Phase, str] | None = None
-        self._ended: asyncio.Future[CrashReport] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[CrashReport] = self._loop.create_future()
         self._max_streams = 0
+        self._watcher: asyncio.Task[None] | None = None
         self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *spec.environment.values())))
         self.hello: Hello | None = None
         self.registration: RegisterResponse | None = None
@@ -122,7 +125,9 @@ class Connection:
             on_stray=self.output.stray,
             minimal=not greeting.features,
         )
-        self._tasks.start(self._watch(self._tasks.start(self.session.run(), name="session")), name="watch")
+        reader = self._tasks.start(self.session.run(), name="session")
+        self._watcher = self._loop.create_task(self._watch(reader), name=f"plugin:{self._spec.plugin_id}:watch")
+        self._watcher.add_done_callback(self._watched)
         if "ping" in greeting.features:
             liveness = Liveness(
                 self.session,
@@ -177,6 +182,20 @@ class Connection:
                 raise PluginStartError(self._report("start", f"{REGISTER}: {error.cause}", None)) from error
         else:
             self.registration = RegisterResponse()
+
+    async def give_up(self, report: CrashReport) -> CrashReport:
+        """End a process that did not register; `report` completed by how it ended, if it did so by itself."""
+        died = (
+            self._child is not None
+            and not report.permanent
+            and await self._child.exited_within(self._timings.last_words_s)
+        )
+        self.kill("it did not register")
+        end = await self.ended()
+        report = replace(report, stderr=end.stderr)
+        if died:
+            report = replace(report, exit_code=end.exit_code, signal_name=end.signal_name, hint=end.hint)
+        return report
 
     async def reconfigure(self, request: RegisterRequest) -> bool:
         """Hand over another configuration; False when the plugin cannot take one while it runs.
@@ -253,7 +272,7 @@ class Connection:
             remaining_s = max(0.0, (scope.deadline_s or 0.0) - time.monotonic())
             late_s = self._timings.late_answer_s
             reason = f"no answer to {call.method} {late_s:g} s after its deadline"
-            timer = self.session.loop.call_later(remaining_s + late_s, partial(self.kill, reason, phase="wait"))
+            timer = self._loop.call_later(remaining_s + late_s, partial(self.kill, reason, phase="wait"))
             call.on_closed(timer.cancel)
 
     def _closed(self, call_id: int) -> None:
@@ -292,10 +311,11 @@ class Connection:
         """Whether the last call ended, waiting at most `seconds` for it, or until `hurry` is set."""
         if not self._scopes:
             return True
-        self._idle = asyncio.get_running_loop().create_future()
+        self._idle = self._loop.create_future()
         impatience = asyncio.ensure_future(hurry.wait())
+        events: list[asyncio.Future[Any]] = [self._idle, impatience, self._ended]
         try:
-            await asyncio.wait([self._idle, impatience, self._ended], timeout=seconds, return_when="FIRST_COMPLETED")
+            await asyncio.wait(events, timeout=seconds, return_when="FIRST_COMPLETED")
         finally:
             impatience.cancel()
             self._idle = None
@@ -334,16 +354,24 @@ class Connection:
         exited = asyncio.ensure_future(self._child.wait()) if self._child is not None else None
         try:
             await asyncio.wait([reader] if exited is None else [reader, exited], return_when="FIRST_COMPLETED")
-            if reader.done() and self._child is not None and not self._stopping:
-                # A process that ends closes its output a moment before it can be reaped.
-                if not await self._child.exited_within(self._timings.last_words_s):
-                    self.kill(f"it closed its side but kept running: {reader.result()}", phase="decode")
+            # A process that ends closes its output a moment before it can be reaped.
+            if (
+                self._child is not None
+                and not self._stopping
+                and not await self._child.exited_within(self._timings.last_words_s)
+            ):
+                self.kill(f"it closed its side but kept running: {reader.result()}", phase="decode")
             if exited is not None:
                 await exited
                 # What it wrote before it died is still in the pipe, unless a stranger holds that open.
                 await asyncio.wait([reader], timeout=self._timings.last_words_s)
         finally:
             await finish(asyncio.ensure_future(self._lost(reader)))
+
+    def _watched(self, watcher: "asyncio.Task[None]") -> None:
+        if not self._ended.done():  # a bug of ours must not leave the plugin's supervisor waiting for ever
+            error = None if watcher.cancelled() else watcher.exception()
+            self._ended.set_exception(error or RuntimeError("the watcher of a plugin process was cancelled"))
 
     async def _lost(self, reader: "asyncio.Task[BaseException | None]") -> None:
         await self.session.close("the process ended", phase="exit")

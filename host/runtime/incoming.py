@@ -11,6 +11,7 @@ from host.tasks import TaskGroup
 from pluginabi.call import IncomingCall
 from pluginabi.codec import decode_params
 from pluginabi.errors import AbiError, host_error
+from pluginabi.frames import CancelReason
 from pluginabi.methods import HOST_METHODS
 from pluginabi.payloads.common import Payload
 
@@ -50,7 +51,7 @@ class CallbackDesk:
         task = self._tasks.start(
             self._serve(call, scope), name=f"callback:{call.method}:{call.id}", on_done=partial(self._served, call)
         )
-        call.on_cancel(lambda _: task.cancel())
+        call.on_cancel(partial(_cancel, task))
 
     async def _serve(self, call: IncomingCall, scope: CallScope) -> None:
         try:
@@ -86,6 +87,10 @@ class CallbackDesk:
             call.fail(host_error("cancelled", f"the call was cancelled: {call.cancel_reason or 'shutdown'}").body)
         elif (error := task.exception()) is not None:
             call.fail(to_error_body(error))
+
+
+def _cancel(task: "asyncio.Task[None]", reason: CancelReason) -> None:
+    task.cancel(reason)
 
 
 def _timeout_s(call: IncomingCall) -> float | None:

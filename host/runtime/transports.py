@@ -150,7 +150,9 @@ async def _greet_over_socket(
     try:
         endpoint = str(directory / "s")
         if len(os.fsencode(endpoint)) > ENDPOINT_MAX_BYTES:
-            raise HandshakeError(spec.plugin_id, f"the socket path {endpoint} is longer than {ENDPOINT_MAX_BYTES} bytes")
+            raise HandshakeError(
+                spec.plugin_id, f"the socket path {endpoint} is longer than {ENDPOINT_MAX_BYTES} bytes"
+            )
         token = secrets.token_urlsafe(32)
         await _first_hello(spec, lifeline, timings, on_stray, endpoint=endpoint, token=token)
         lifeline.attach(_StrayOnly(on_stray))

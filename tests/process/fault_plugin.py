@@ -15,6 +15,7 @@ import time
 
 FEATURES = ["cancel", "credit", "ping", "goaway", "callback_streams"]
 CAPABILITIES = ["model.route", "executor.execute", "executor.execute_stream", "plugin.register"]
+EXTRA_CAPABILITY = {"capabilities": ["auth.refresh"]}
 HOLD_LIFE = (
     "import os, signal, socket, sys\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -105,7 +106,7 @@ class FaultPlugin:
         getattr(self, "start_" + self.mode.replace("-", "_"), lambda: None)()
         first = json.loads(self.stdio.read_line())
         hello = self.hello()
-        if "endpoint" in first and first["endpoint"]:
+        if first.get("endpoint"):
             self.serve_socket(first, hello)
         else:
             self.stdio.send(**hello)
@@ -205,7 +206,9 @@ class FaultPlugin:
         if method == "plugin.register":
             if self.mode == "register-error":
                 return self.fail(frame["id"], message="threshold is no number", code="bad_config", http_status=400)
-            return self.answer(frame["id"], {"capabilities": ["auth.refresh"]} if self.mode == "extra-capability" else {})
+            return self.answer(
+                frame["id"], {"capabilities": ["auth.refresh"]} if self.mode == "extra-capability" else {}
+            )
         if method == "plugin.reconfigure":
             if params.get("config", {}).get("broken"):
                 return self.fail(frame["id"], message="cannot use this", http_status=400)
@@ -286,7 +289,7 @@ class FaultPlugin:
         self.say(call_id, str(len(held)))
 
     def do_exit(self, call_id, argument):
-        os.write(2, b"Traceback (most recent call last):\n  File \"x.py\", line 1\nRuntimeError: it broke\n")
+        os.write(2, b'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: it broke\n')
         os._exit(int(argument or 1))
 
     def do_kill(self, call_id, argument):

@@ -68,7 +68,9 @@ async def test_the_process_works_in_its_data_directory_which_only_its_user_may_e
 
 async def test_a_relative_program_and_files_beside_the_manifest_are_found_from_the_data_directory(directory):
     write(directory / "main.py", "")
-    spec = fault_spec(directory, command=("./bin/tool", "./sub/x", "main.py", "serve", "--config=main.py", "{plugin_dir}/y"))
+    spec = fault_spec(
+        directory, command=("./bin/tool", "./sub/x", "main.py", "serve", "--config=main.py", "{plugin_dir}/y")
+    )
     assert resolve_command(spec) == (
         f"{directory}/bin/tool",
         f"{directory}/sub/x",
@@ -113,7 +115,8 @@ async def test_limits_and_no_new_privileges_hold_and_a_session_of_its_own_is_led
         "status = dict(line.split(':\\t', 1) for line in open('/proc/self/status') if ':\\t' in line)\n"
         "print(json.dumps({\n"
         "  'nnp': status['NoNewPrivs'].strip(), 'data': resource.getrlimit(resource.RLIMIT_DATA)[1],\n"
-        "  'nofile': resource.getrlimit(resource.RLIMIT_NOFILE)[1], 'core': resource.getrlimit(resource.RLIMIT_CORE)[1],\n"
+        "  'nofile': resource.getrlimit(resource.RLIMIT_NOFILE)[1],\n"
+        "  'core': resource.getrlimit(resource.RLIMIT_CORE)[1],\n"
         "  'session': os.getsid(0) == os.getpid()}))\n"
     )
     limits = ProcessLimits(memory_bytes=512 * 1024 * 1024, open_files=100)

@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from host.runtime.handle import PluginHandle, Reply
 from host.runtime.launch import LaunchSpec
+from host.runtime.scope import CallScope
+from host.runtime.timings import ProcessTimings
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import PluginError, host_error
 from pluginabi.frames import Log, Usage
 from pluginabi.payloads.callbacks import HttpRequest, HttpResponse, KvGetRequest, KvGetResponse
 from pluginabi.payloads.common import Payload
+from pluginabi.payloads.executor import ExecutorRequest
 from pluginabi.payloads.lifecycle import RegisterRequest
+from pluginabi.payloads.routing import ModelRouteRequest
 
 FAULT_PLUGIN = Path(__file__).resolve().parents[1] / "process" / "fault_plugin.py"
 
@@ -43,7 +48,7 @@ class HostDouble:
         self.abandoned = asyncio.Event()
         self._waiters: list[asyncio.Event] = []
 
-    async def call(self, scope: Any, method: str, params: Payload) -> Payload:
+    async def call(self, scope: Any, method: str, params: Payload, *, timeout_s: float | None = None) -> Payload:
         self.asked.append((method, scope))
         await self._wait()
         if method != "host.kv.get":
@@ -55,7 +60,9 @@ class HostDouble:
             raise PluginError("no quota", http_status=429, code="rate_limited", retry_after_ms=1500, scope="model")
         return KvGetResponse(found=True)
 
-    async def open_stream(self, scope: Any, method: str, params: Payload) -> tuple[Payload, Any]:
+    async def open_stream(
+        self, scope: Any, method: str, params: Payload, *, timeout_s: float | None = None
+    ) -> tuple[Payload, Any]:
         self.asked.append((method, scope))
         assert isinstance(params, HttpRequest)
         return HttpResponse(status=200), ItemsDouble(self)
@@ -105,3 +112,40 @@ class ItemsDouble:
     async def aclose(self, reason: str = "client_gone") -> None:
         self.closed = True
         self._host.abandoned.set()
+
+
+FAST = ProcessTimings(
+    hello_s=5.0,
+    connect_s=5.0,
+    register_s=5.0,
+    backoff_min_s=0.01,
+    backoff_max_s=0.05,
+    shutdown_drain_s=5.0,
+    plugin_shutdown_s=2.0,
+    eof_grace_s=0.2,
+    term_grace_s=0.2,
+    last_words_s=0.3,
+)
+"""Short where a test waits for the end of it, long where that would only make a slow machine fail."""
+
+
+def call_scope(method: str = "model.route") -> CallScope:
+    return CallScope(plugin_id="faulty", method=method, permissions=frozenset({"kv"}))
+
+
+async def route(plugin: PluginHandle, command: str, *, timeout_s: float | None = 8.0) -> Reply:
+    """Give the fault plugin a command as a `model.route` call."""
+    scope = call_scope()
+    try:
+        return await plugin.call(
+            "model.route", ModelRouteRequest(requested_model=command), scope=scope, timeout_s=timeout_s
+        )
+    finally:
+        scope.close()
+
+
+async def execute_stream(plugin: PluginHandle, command: str, *, timeout_s: float | None = 8.0) -> Reply:
+    """Give the fault plugin a command as an `executor.execute_stream` call; the scope stays open with the stream."""
+    method = "executor.execute_stream"
+    params = ExecutorRequest(model=command)
+    return await plugin.call(method, params, scope=call_scope(method), timeout_s=timeout_s, stream=True)
