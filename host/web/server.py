@@ -34,15 +34,10 @@ log = structlog.get_logger("host.web")
 EXAMPLE_API_KEYS = frozenset({"your-api-key", "your-api-key-1", "your-api-key-2", "your-api-key-3"})
 """Keys of sample configurations: whoever left one in has an open proxy."""
 
+UNSAFE_KEY_CODE = "unsafe_example_api_key"
+UNSAFE_KEY_MESSAGE = "api-keys holds a key of the sample configuration; replace it with one of your own"
+
 _STREAM_LINES = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-
-
-class ClientRefused(Exception):
-    """The client may not come in."""
-
-    def __init__(self, body: ErrorBody) -> None:
-        super().__init__(body.message)
-        self.body = body
 
 
 class Frontend:
@@ -183,25 +178,20 @@ class Frontend:
     # -- who may come in
 
     async def _admit(self, exchange: Exchange) -> Principal:
-        """The client's principal. Raises ClientRefused, or what a broken auth plugin raises."""
+        """The client's principal. Raises what refuses it, or what a broken auth plugin raises."""
         exchange.request_id = f"{self._random.getrandbits(96):024x}"
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
         if self._unsafe_keys:
-            raise ClientRefused(_UNSAFE_KEYS)
-        try:
-            exchange.principal = await self._access.authenticate(
-                request_id=exchange.request_id,
-                method=exchange.method,
-                path=exchange.path,
-                headers=exchange.headers,
-                query=exchange.query,
-                client_address=exchange.client_address,
-                read_body=exchange.body,
-            )
-        except RequestError:
-            raise
-        except Exception as error:
-            raise ClientRefused(explained(error)) from error
+            raise RequestError(403, UNSAFE_KEY_CODE, UNSAFE_KEY_MESSAGE)
+        exchange.principal = await self._access.authenticate(
+            request_id=exchange.request_id,
+            method=exchange.method,
+            path=exchange.path,
+            headers=exchange.headers,
+            query=exchange.query,
+            client_address=exchange.client_address,
+            read_body=exchange.body,
+        )
         return exchange.principal
 
     # -- model lists
@@ -243,7 +233,7 @@ class Frontend:
             "endpoints": sorted({route.label for route in self._routes.exact.values() if "/v1" in route.label}),
         }
         if self._unsafe_keys:
-            document["warning"] = _UNSAFE_KEYS.message
+            document["warning"] = UNSAFE_KEY_MESSAGE
         return await self._send_json(exchange, 200, document)
 
     async def _healthz(self, exchange: Exchange, rest: str) -> Written:
@@ -260,7 +250,7 @@ class Frontend:
         if not is_loopback_request(exchange.client_address, exchange.headers):
             principal = await self._admit(exchange)
             if principal.provider == "anonymous":
-                raise ClientRefused(_METRICS_REFUSED)
+                raise RequestError(403, "metrics_refused", "metrics are shown locally and to clients with a key")
         content_type, body = self._metrics.render(exchange.headers.get("accept", ("",))[0])
         return await self._send(exchange, 200, content_type, body)
 
@@ -309,13 +299,11 @@ class Frontend:
     async def _fail(self, exchange: Exchange, error: Exception) -> Written:
         body = explained(error)
         exchange.failed_code = body.code
-        if isinstance(error, ClientRefused):
-            if body is _UNSAFE_KEYS:
-                document = {"error": body.code, "message": body.message}
-                return await self._send_json(exchange, body.http_status, document)
-            legacy = exchange.config.client_auth.error_envelope == "legacy"
-            if legacy and body.http_status in (401, 403):
-                return await self._send(exchange, body.http_status, JSON_UTF8_TYPE, client_auth_legacy(body))
+        if body.code == UNSAFE_KEY_CODE:
+            return await self._send_json(exchange, body.http_status, {"error": body.code, "message": body.message})
+        refused = exchange.principal is None and body.http_status in (401, 403)
+        if refused and exchange.config.client_auth.error_envelope == "legacy":
+            return await self._send(exchange, body.http_status, JSON_UTF8_TYPE, client_auth_legacy(body))
         return await self._send_error(exchange, body)
 
     async def _send_error(self, exchange: Exchange, error: ErrorBody) -> Written:
@@ -385,16 +373,3 @@ class Frontend:
 
 _QUIET = frozenset({"GET /healthz", "GET /readyz", "GET /metrics"})
 """Asked every few seconds by machines; not logged."""
-
-_UNSAFE_KEYS = ErrorBody(
-    message="api-keys holds a key of the sample configuration; replace it with one of your own",
-    code="unsafe_example_api_key",
-    http_status=403,
-    origin="host",
-)
-_METRICS_REFUSED = ErrorBody(
-    message="metrics are shown to this machine and to clients with an API key",
-    code="metrics_refused",
-    http_status=403,
-    origin="host",
-)
