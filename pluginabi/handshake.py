@@ -6,7 +6,7 @@ After a handshake the channel holds back what follows until a `Session` attaches
 import asyncio
 import hmac
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from msgspec import Struct
@@ -83,16 +83,24 @@ async def host_handshake(
 
 
 async def plugin_handshake(
-    channel: FrameChannel, hello: Hello, *, token: str | None = None, timeout_s: float | None = None
+    channel: FrameChannel,
+    hello: Hello,
+    *,
+    token: str | None = None,
+    timeout_s: float | None = None,
+    before_answer: Callable[[Hello], Awaitable[None]] | None = None,
 ) -> Greeting:
     """Wait for the host's hello and answer with the plugin's.
 
     With `token`, the first hello must carry it: otherwise HandshakeError and nothing is answered; close the channel.
+    `before_answer` gets the host's hello: the place to bind its `endpoint`, which must exist when the host dials.
     """
     plugin_id = hello.plugin or ""
     host = await _await_hello(channel, plugin_id, timeout_s, None)
     if token is not None and not hmac.compare_digest((host.token or "").encode(), token.encode()):
         raise HandshakeError(plugin_id, "the host's hello has the wrong token")
+    if before_answer is not None:
+        await before_answer(host)
     channel.send(hello)
     abi = max(set(host.abi) & set(hello.abi), default=max(ABI_VERSIONS))
     return Greeting(peer=host, chosen=Chosen(abi, frozenset(host.features) & frozenset(hello.features)))

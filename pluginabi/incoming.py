@@ -20,7 +20,7 @@ _ERROR_CODE_MAX_CHARS: Final = 100
 class IncomingCalls:
     """Routes `call`, `cancel` and `credit` frames. On the host side a call may belong to a call of the host."""
 
-    def __init__(self, link: Link, handler: Any, *, parents: OutgoingCalls | None, with_lag: bool) -> None:
+    def __init__(self, link: Link, handler: Any, *, parents: OutgoingCalls | None, lag: LagMeter | None) -> None:
         self.link: Final = link
         self.loop: Final = link.loop
         self.open: Final[dict[int, IncomingCall]] = {}
@@ -28,15 +28,7 @@ class IncomingCalls:
         self._handler = handler
         self._parents = parents
         self._budget = CallbackBudget(link.loop, handler) if parents is not None and handler is not None else None
-        self._lag = LagMeter(link.loop, self.is_busy) if with_lag else None
-
-    def is_busy(self) -> bool:
-        """Whether calls of the peer are open."""
-        return bool(self.open)
-
-    def worst_lag_ms(self) -> float:
-        """The worst lag of the event loop since this was last asked; 0 when nobody measures."""
-        return self._lag.worst_ms() if self._lag is not None else 0.0
+        self._lag = lag
 
     # -- routing
 
@@ -101,13 +93,14 @@ class IncomingCalls:
 
     def send_result(self, call: IncomingCall, frame: Result, payload: Any) -> None:
         """The closing frame of a call; an answer too large for the peer becomes an error."""
-        self._close(call)
         try:
             self.link.send(frame, call.method, payload, closing=True)
         except PluginTransportError as error:
             if error.phase == "body_size":
                 smaller = _shrunk(frame.error, error)
                 self.link.send_quietly(Result(id=call.id, ok=False, error=smaller, usage=frame.usage))
+        # Not before: what cannot be encoded raises above, and the call can still be closed with an error.
+        self._close(call)
 
     def send_opening(self, call: IncomingCall, frame: Result, payload: Any) -> None:
         """The `result` that opens a stream. Raises PluginTransportError."""
@@ -121,12 +114,12 @@ class IncomingCalls:
 
     def send_end(self, call: IncomingCall, frame: End) -> None:
         """The closing frame of a stream."""
-        self._close(call)
         try:
             self.link.send(frame, call.method, closing=True)
         except PluginTransportError as error:
             if error.phase == "body_size":
                 self.link.send_quietly(End(id=call.id, ok=False, error=_shrunk(frame.error, error), usage=frame.usage))
+        self._close(call)
 
     def _answered(self, call: IncomingCall) -> None:
         if self._budget is not None:
@@ -138,6 +131,8 @@ class IncomingCalls:
         if call.parent_call is not None and call.parent_call.children is not None:
             call.parent_call.children.pop(call.id, None)
         self._answered(call)
+        if self._lag is not None and not self.open:
+            self._lag.work_ended()
 
     # -- the end
 
@@ -146,7 +141,7 @@ class IncomingCalls:
         if self._budget is not None:
             self._budget.stop()
         if self._lag is not None:
-            self._lag.stop()
+            self._lag.work_ended()
         for call in [*self.open.values()]:
             call.cancel_from_caller("shutdown")
 

@@ -1,7 +1,6 @@
 """How late an event loop runs its timers, for `pong`."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 _PERIOD_S: Final = 0.1
@@ -10,20 +9,17 @@ _PERIOD_S: Final = 0.1
 class LagMeter:
     """Samples the loop only while there is work: an idle plugin is not woken."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._is_busy = is_busy
         self._worst_s = 0.0
         self._due_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def work_began(self) -> None:
-        """A call came in. Sampling ends by itself, one period after the last call: timers per call are dear."""
         if self._timer is None:
             self._wait()
 
-    def stop(self) -> None:
-        """The session ended."""
+    def work_ended(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -41,9 +37,7 @@ class LagMeter:
 
     def _tick(self) -> None:
         self._note()
-        self._timer = None
-        if self._is_busy():
-            self._wait()
+        self._wait()
 
     def _note(self) -> None:
         self._worst_s = max(self._worst_s, self._loop.time() - self._due_s)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import IO, Final, cast
 
 from pluginabi.channel import ChannelClosed, FrameReceiver, WriteQueue
-from pluginabi.codec import UNUSABLE, BrokenFrame, FrameTooLarge, Stray, decode_frame, encode_frame, explain
+from pluginabi.codec import BrokenFrame, FrameTooLarge, Stray, decode_line, encode_frame
 from pluginabi.frames import Frame
 from pluginabi.framing import LineSplitter, Oversize
 from pluginabi.limits import DEFAULT_MAX_FRAME_BYTES
@@ -21,8 +21,8 @@ _BATCH_BYTES: Final = 64 * 1024
 class StreamChannel(asyncio.Protocol):
     """A `FrameChannel` over one or two asyncio transports. Made by the functions below, or as a protocol factory.
 
-    A frame is written at once, unless the peer's frames come several at a time: then those of one turn of the loop
-    leave together. While the transport pushes back, frames wait in a bounded queue.
+    The first frame of a turn of the loop is written at once; what follows in the same turn leaves together. While the
+    transport pushes back, frames wait in a bounded queue.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class StreamChannel(asyncio.Protocol):
         self._reader: asyncio.ReadTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
         self._push_back = False
-        self._in_bursts = False
         self._flush: asyncio.Handle | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._paused_by_user = False
@@ -69,7 +68,6 @@ class StreamChannel(asyncio.Protocol):
         if self._closed:
             return
         lines = self._splitter.feed(data)
-        self._in_bursts = len(lines) > 1
         if self._receiver is None:
             self._backlog.extend(lines)
         else:
@@ -118,21 +116,17 @@ class StreamChannel(asyncio.Protocol):
                 if receiver is None:
                     self._backlog.extend(lines[position:])
                     return
-                try:
-                    frame = decode_frame(line)
-                except UNUSABLE as error:
-                    self._deliver_unusable(receiver, explain(line, error))
-                else:
-                    receiver.frame_received(frame, len(line))
+                match decode_line(line):
+                    case Stray(text):
+                        if not text.isspace():
+                            receiver.stray_received(text)
+                    case BrokenFrame() as broken:
+                        receiver.frame_broken(broken)
+                    case frame:
+                        receiver.frame_received(frame, len(line))
         except Exception as error:  # A reader that dies silently leaves every call pending for ever.
             self.close(error)
             raise
-
-    def _deliver_unusable(self, receiver: FrameReceiver, line: BrokenFrame | Stray) -> None:
-        if isinstance(line, BrokenFrame):
-            receiver.frame_broken(line)
-        elif not line.text.isspace():
-            receiver.stray_received(line.text)
 
     def _ended(self, cause: BaseException | None) -> None:
         if not self._closed and (rest := self._splitter.flush()) is not None:
@@ -171,17 +165,16 @@ class StreamChannel(asyncio.Protocol):
             raise FrameTooLarge(size, self.send_limit)
         if self._closed or self._writer is None:
             raise ChannelClosed("the channel is closed")
-        if not self._push_back and not self._in_bursts and self._flush is None:
-            self._writer.write(data + b"\n")
-            return size
-        self._queue.push(frame, data + b"\n", control=control, closing=closing)
         if self._flush is None and not self._push_back:
             self._flush = self._loop.call_soon(self._flush_turn)
+            self._writer.write(data + b"\n")
+        else:
+            self._queue.push(frame, data + b"\n", control=control, closing=closing)
         return size
 
-    def withdraw(self, call_id: int) -> bool:
+    def withdraw(self, frame: Frame) -> bool:
         """See `FrameChannel.withdraw`."""
-        return self._queue.withdraw(call_id)
+        return self._queue.withdraw(frame)
 
     def _flush_turn(self) -> None:
         self._flush = None
