@@ -113,6 +113,7 @@ from pluginapi.context import CallbackPort, Context, Logger
 from pluginapi.dispatch import Dispatcher, DispatchReply
 from pluginapi.hookspecs import hookimpl, hookspec
 from pluginapi.plugin import Guard, Plugin, blocking
+from pluginapi.serve import serve
 
 __all__ = [
     "EMPTY_BODY",
@@ -225,4 +226,5 @@ __all__ = [
     "blocking",
     "hookimpl",
     "hookspec",
+    "serve",
 ]

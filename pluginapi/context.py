@@ -27,7 +27,9 @@ class CancelSignal(Protocol):
 class ItemSource(Protocol):
     """Items of a stream that a callback opened; credit goes back as they are consumed."""
 
-    usage: Usage | None
+    @property
+    def usage(self) -> Usage | None:
+        """Set once the stream has ended, if the other side knew it."""
 
     def __aiter__(self) -> AsyncIterator[StreamItem]: ...
 
