@@ -90,7 +90,7 @@ class _Attempt:
         return await self._adopt(sock)
 
     async def _through_socks_proxy(self, proxy: ProxyAddress) -> Connection:
-        sock = await connect_socks(proxy, self._origin, timeout_s=self._timeout_s)
+        sock = await connect_socks(proxy, self._origin)
         prepare_socket(sock)
         return await self._adopt(sock)
 

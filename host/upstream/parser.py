@@ -117,8 +117,12 @@ class ResponseParser:
 
     @property
     def reusable(self) -> bool:
-        """True when the answer ended where it said it would and the peer keeps the connection open."""
-        return self.keep_alive and self._message_ended and not self._surplus and not self._head_only
+        """True when the answer ended where it said it would and the peer keeps the connection open.
+
+        llhttp does not know that a HEAD was asked: it waits for a body that was announced, so the message does not end
+        and the connection is not reused.
+        """
+        return self.keep_alive and self._message_ended and not self._surplus
 
     def _parse(self, data: bytes) -> None:
         try:

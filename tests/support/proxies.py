@@ -17,6 +17,8 @@ class _Tunnels:
     """`host:port` of every tunnel asked for, in order."""
     resolve: dict[str, str] = field(default_factory=dict)
     """Names that only this proxy knows -> loopback address."""
+    client_gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client that was left waiting has hung up."""
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -57,6 +59,12 @@ class _Tunnels:
             raise ConnectionRefusedError(f"{address} is not loopback")
         return await asyncio.open_connection("127.0.0.1", port)
 
+    async def wait_for_the_end(self, reader: asyncio.StreamReader) -> None:
+        try:
+            await reader.read()
+        finally:
+            self.client_gone.set()
+
     async def copy_both_ways(
         self,
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
@@ -85,12 +93,11 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 @dataclass
 class ConnectProxy(_Tunnels):
     """HTTP CONNECT. With `user` set it answers 407 unless the right basic credentials come; `refusal` is sent instead
-    of opening a tunnel; `reply` replaces the usual "200" head; `stall` leaves the client waiting for any answer."""
+    of opening a tunnel; `stall` leaves the client waiting for any answer."""
 
     user: str | None = None
     password: str = ""
     refusal: bytes | None = None
-    reply: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n"
     stall: bool = False
     heads: list[bytes] = field(default_factory=list)
 
@@ -98,7 +105,7 @@ class ConnectProxy(_Tunnels):
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
         if self.stall:
-            await reader.read()
+            await self.wait_for_the_end(reader)
             return
         if self.user is not None:
             expected = b"Basic " + base64.b64encode(f"{self.user}:{self.password}".encode())
@@ -116,7 +123,7 @@ class ConnectProxy(_Tunnels):
         except OSError:
             await self._finish(writer, b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
             return
-        writer.write(self.reply)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await self.copy_both_ways((reader, writer), origin)
 
     async def _finish(self, writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -128,11 +135,13 @@ class ConnectProxy(_Tunnels):
 
 @dataclass
 class Socks5Proxy(_Tunnels):
-    """SOCKS5 (RFC 1928, and RFC 1929 when `user` is set), CONNECT only. `reply_code` other than 0 refuses."""
+    """SOCKS5 (RFC 1928, and RFC 1929 when `user` is set), CONNECT only. `reply_code` other than 0 refuses; `stall`
+    leaves the client waiting for the answer."""
 
     user: str | None = None
     password: str = ""
     reply_code: int = 0
+    stall: bool = False
 
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         version, method_count = await reader.readexactly(2)
@@ -147,6 +156,9 @@ class Socks5Proxy(_Tunnels):
         if self.user is not None and not await self._authenticated(reader, writer):
             return
         host, port = await self._destination(reader)
+        if self.stall:
+            await self.wait_for_the_end(reader)
+            return
         if self.reply_code:
             self.asked.append(f"{host}:{port}")
             writer.write(bytes([5, self.reply_code, 0, 1, 0, 0, 0, 0, 0, 0]))

@@ -143,6 +143,19 @@ async def test_a_cancellation_that_meets_the_answer_never_harms_another_request(
         await asyncio.wait([sending])
 
 
+async def test_a_cancellation_that_meets_the_head_of_a_stream_closes_the_connection(client: UpstreamClient) -> None:
+    async with StreamingServer(STREAM_HEAD) as server:
+        sending = asyncio.create_task(client.send(get(server.url)), name="send")
+        await within(server.asked.wait())
+        for _ in range(5):  # some turns before, in and after the one in which the head is parsed
+            await asyncio.sleep(0)
+            sending.cancel()
+        await asyncio.wait([sending])
+        if not sending.cancelled():
+            await (await sending).aclose()
+        await within(server.client_gone.wait())
+
+
 async def test_a_reader_that_does_not_read_stops_the_server(make_client: MakeClient) -> None:
     client = make_client(high_water_bytes=64 * 1024)
     total_bytes = 64 * 1024 * 1024

@@ -75,9 +75,9 @@ async def test_the_proxy_gets_percent_decoded_credentials_and_the_upstream_none(
         await connection.send(answer(b"ok"))
         await connection.closed_by_peer()
 
-    proxy = ConnectProxy(user="us:er", password="p@ss/word")
+    proxy = ConnectProxy(user="us@er", password="p:ss/word")
     async with ScriptedServer(script) as server, proxy:
-        assert await fetch(client, server.url, f"http://us%3Aer:p%40ss%2Fword@127.0.0.1:{proxy.port}") == b"ok"
+        assert await fetch(client, server.url, f"http://us%40er:p%3Ass%2Fword@127.0.0.1:{proxy.port}") == b"ok"
     assert b"authorization" not in heads[0].lower()
 
 
@@ -162,6 +162,12 @@ async def test_wrong_socks5_credentials_are_a_proxy_error(client: UpstreamClient
         with pytest.raises(ProxyError) as caught:
             await fetch(client, "http://127.0.0.1:9/", f"socks5://user:wrong@127.0.0.1:{proxy.port}")
     assert "wrong" not in str(caught.value)
+
+
+async def test_credentials_that_do_not_fit_into_socks_are_a_proxy_error(client: UpstreamClient) -> None:
+    async with Socks5Proxy(user="user") as proxy:
+        with pytest.raises(ProxyError):
+            await fetch(client, "http://127.0.0.1:9/", f"socks5://{'u' * 300}:p@127.0.0.1:{proxy.port}")
 
 
 @pytest.mark.parametrize("setting", [None, "", "direct", "NONE", " Direct "])

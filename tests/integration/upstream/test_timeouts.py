@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from host.upstream import UpstreamClient, UpstreamRequest, UpstreamTimeout
-from tests.support.proxies import ConnectProxy
+from tests.support.proxies import ConnectProxy, Socks5Proxy
 from tests.support.upstream_client import LocalCa, MakeClient, ManualClock
 from tests.support.upstream_servers import ScriptedServer, ServerConnection, within
 
@@ -201,11 +201,13 @@ async def test_a_tls_handshake_that_stalls_is_a_timeout_of_tls(make_client: Make
     assert (caught.value.phase, caught.value.bytes_sent) == ("tls", False)
 
 
-async def test_a_proxy_that_stalls_is_a_timeout_of_the_proxy(client: UpstreamClient) -> None:
-    async with ConnectProxy(stall=True) as proxy:
-        request = get("http://127.0.0.1:9/", proxy_url=f"http://127.0.0.1:{proxy.port}", connect_timeout_s=0.05)
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_stalls_is_a_timeout_of_the_proxy_and_is_left(client: UpstreamClient, scheme: str) -> None:
+    async with ConnectProxy(stall=True) if scheme == "http" else Socks5Proxy(stall=True) as proxy:
+        request = get("http://127.0.0.1:9/", proxy_url=f"{scheme}://127.0.0.1:{proxy.port}", connect_timeout_s=0.05)
         with pytest.raises(UpstreamTimeout) as caught:
             await within(client.send(request))
+        await within(proxy.client_gone.wait())
     assert caught.value.phase == "proxy"
 
 
