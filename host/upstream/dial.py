@@ -36,6 +36,9 @@ class Dialer:
 
         Cancelling it closes what was opened so far.
         """
+        if origin.secure or (origin.proxy is not None and origin.proxy.scheme == "https"):
+            # Before anything is connected: a bad CA file must not cost a connection, nor a good one connect time.
+            self.ssl_context()
         attempt = _Attempt(self, origin, timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
@@ -71,8 +74,6 @@ class _Attempt:
 
     async def run(self) -> Connection:
         proxy = self._origin.proxy
-        if self._origin.secure or (proxy is not None and proxy.scheme == "https"):
-            self._dialer.ssl_context()  # a CA file that cannot be read must show before anything is connected
         if proxy is None:
             return await self._direct()
         self.phase = "proxy"
