@@ -5,6 +5,7 @@ import base64
 import ssl
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 
 @dataclass
@@ -25,7 +26,7 @@ class _Tunnels:
     async def serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError
 
-    async def __aenter__(self) -> "_Tunnels":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.ssl_context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class ScriptedServer:
     def url(self) -> str:
         return f"{'http' if self._ssl_context is None else 'https'}://127.0.0.1:{self.port}"
 
-    async def __aenter__(self) -> "ScriptedServer":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._ssl_context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -48,7 +48,7 @@ async def test_cancelling_an_iteration_step_closes_the_connection(client: Upstre
     async with StreamingServer(STREAM_HEAD + b"5\r\nhello\r\n") as server:
         response = await within(client.send(get(server.url)))
         assert await within(anext(response)) == b"hello"
-        step = asyncio.create_task(anext(response), name="step")  # type: ignore[arg-type]
+        step = asyncio.create_task(anext(response), name="step")
         await asyncio.sleep(0)
         step.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -205,7 +205,7 @@ async def test_a_reader_that_does_not_read_stops_the_server(make_client: MakeCli
 async def test_two_readers_of_one_response_are_a_mistake_that_is_told(client: UpstreamClient) -> None:
     async with StreamingServer(STREAM_HEAD) as server:
         response = await within(client.send(get(server.url)))
-        first = asyncio.create_task(anext(response), name="first")  # type: ignore[arg-type]
+        first = asyncio.create_task(anext(response), name="first")
         await asyncio.sleep(0)
         with pytest.raises(RuntimeError):
             await within(anext(response))

@@ -102,7 +102,7 @@ async def test_a_body_that_falls_silent_is_a_timeout_of_the_body(client: Upstrea
         await within(sweeps(client, clock))
         clock.advance(19)
         await within(sweeps(client, clock))
-        reading = asyncio.create_task(anext(response), name="read")  # type: ignore[arg-type]
+        reading = asyncio.create_task(anext(response), name="read")
         await within(sweeps(client, clock))
         assert not reading.done()
         clock.advance(2)
@@ -178,7 +178,7 @@ async def test_no_limit_means_no_limit(client: UpstreamClient, clock: ManualCloc
         await within(sweeps(client, clock))
         clock.advance(1_000_000)
         await within(sweeps(client, clock))
-        reading = asyncio.create_task(anext(response), name="read")  # type: ignore[arg-type]
+        reading = asyncio.create_task(anext(response), name="read")
         await within(sweeps(client, clock))
         assert not reading.done()
         reading.cancel()
