@@ -1,0 +1,118 @@
+"""The decision trace: why a request went where it went (design: Decision trace). A bounded ring in memory.
+
+Entries hold names, sizes and statuses, never secrets and never bodies.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+MAX_REQUESTS: Final = 2000
+MAX_BYTES: Final = 8 * 1024 * 1024
+MAX_ENTRIES_PER_REQUEST: Final = 512
+"""A request with more decisions than this (a stream whose hook fails on each item) keeps its first ones."""
+_ENTRY_BYTES: Final = 200
+"""What an entry costs beside its texts: dict, floats, references."""
+MAX_TEXT: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision, `at_ms` after the request began."""
+
+    at_ms: float
+    kind: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class RequestTrace:
+    """The decisions of one request, in order. Append-only."""
+
+    request_id: str
+    started_at_s: float
+    """Wall clock."""
+    parent_request_id: str | None = None
+    entries: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    dropped: int = 0
+    finished: bool = False
+    _started_s: float = field(default_factory=time.perf_counter)
+
+    def record(self, kind: str, /, **fields: Any) -> None:
+        """Append one decision. Values are texts, numbers, or short lists of them."""
+        if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
+            self.dropped += 1
+            return
+        self.entries.append((time.perf_counter(), kind, fields))
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The decisions so far, texts shortened."""
+        return tuple(
+            Decision(round((at - self._started_s) * 1000, 3), kind, {name: _short(v) for name, v in fields.items()})
+            for at, kind, fields in self.entries
+        )
+
+    def size_bytes(self) -> int:
+        """A rough estimate, good enough for a bound."""
+        texts = sum(len(value) for _, _, fields in self.entries for value in fields.values() if isinstance(value, str))
+        return _ENTRY_BYTES * (len(self.entries) + 1) + texts
+
+
+class DecisionTrace:
+    """The traces of the latest requests, by request id. Bounded by count and by bytes."""
+
+    def __init__(self, *, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._traces: OrderedDict[str, RequestTrace] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+
+    def begin(self, request_id: str, *, parent_request_id: str | None = None) -> RequestTrace:
+        """The trace of a request; asking again for the same id continues it."""
+        trace = self._traces.get(request_id)
+        if trace is None:
+            trace = RequestTrace(request_id, time.time(), parent_request_id)
+            self._traces[request_id] = trace
+            while len(self._traces) > self._max_requests:
+                self._forget_oldest()
+        return trace
+
+    def finish(self, trace: RequestTrace) -> None:
+        """The request ended: its size counts from now on, and the oldest make room for it."""
+        trace.finished = True
+        if self._traces.get(trace.request_id) is not trace:
+            return
+        size = trace.size_bytes()
+        self._bytes += size - self._sizes.get(trace.request_id, 0)
+        self._sizes[trace.request_id] = size
+        while self._bytes > self._max_bytes and len(self._traces) > 1:
+            self._forget_oldest()
+
+    def get(self, request_id: str) -> RequestTrace | None:
+        """The trace of a request, running or ended; None when it is unknown or forgotten."""
+        return self._traces.get(request_id)
+
+    def latest(self, count: int) -> tuple[RequestTrace, ...]:
+        """The newest requests, newest first."""
+        return tuple(trace for trace, _ in zip(reversed(self._traces.values()), range(count), strict=False))
+
+    def children(self, request_id: str) -> tuple[RequestTrace, ...]:
+        """Nested calls that plugins made for this request."""
+        return tuple(trace for trace in self._traces.values() if trace.parent_request_id == request_id)
+
+    def __len__(self) -> int:
+        return len(self._traces)
+
+    def _forget_oldest(self) -> None:
+        oldest, _ = self._traces.popitem(last=False)
+        self._bytes -= self._sizes.pop(oldest, 0)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return value[:MAX_TEXT] + "…"
+    return value

@@ -1,0 +1,195 @@
+"""THE FLOW: the whole life of a request, from routing to its settlement, in call order.
+
+    execute, execute_stream            begin, run, and settle exactly once
+      _serve                           1 route   2 intercept before   3 resolve
+        run_attempts                   4 pick   5 intercept after   6 translate      (attempt.py, per credential)
+          _answer_once | _open_once    7 executor   8 response hooks                 (stream.py for streams)
+      _ended                           9 usage.handle and request.complete           (settle.py)
+
+Errors leave as they were raised: PluginError, PluginTransportError or RequestError; web renders them.
+"""
+
+import asyncio
+import time
+
+from host.errors import to_error_body
+from host.observe.trace import DecisionTrace
+from host.pipeline.attempt import (
+    ExecutorFailed,
+    Once,
+    T,
+    as_content,
+    call_executor,
+    mark_succeeded,
+    run_attempt,
+    run_attempts,
+)
+from host.pipeline.execution import Attempt, Content, Execution, Terminated
+from host.pipeline.headers import client_headers
+from host.pipeline.intercept import intercept_before, intercept_response
+from host.pipeline.nested import NestedModels
+from host.pipeline.request import ClientRequest, ClientResponse, ClientStream, Operation
+from host.pipeline.resolve import resolve
+from host.pipeline.route import Route, route
+from host.pipeline.settle import CompletedObserver, Settler
+from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
+from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
+from host.pipeline.translate import translate_response
+from host.pipeline.usage_of import usage_of_body
+from host.runtime.invoke import Invoker
+from host.runtime.scope import RequestScope
+from host.tasks import TaskGroup
+from pluginabi.frames import Usage
+
+
+class Gateway:
+    """Serves client requests, and through `models` the nested requests of plugins.
+
+    `state` is replaced on reload; a request keeps the one it started with. `tasks` runs what outlives a request.
+    """
+
+    def __init__(
+        self,
+        *,
+        invoker: Invoker,
+        state: GatewayState,
+        tasks: TaskGroup,
+        trace: DecisionTrace | None = None,
+        observe: CompletedObserver | None = None,
+    ) -> None:
+        self.state = state
+        self.trace = trace
+        self.models = NestedModels(self)
+        self._invoker = invoker
+        self._settler = Settler(invoker, tasks, trace=trace, observe=observe)
+
+    async def execute(self, request: ClientRequest) -> ClientResponse:
+        """A complete answer (or a token count, by `request.operation`).
+
+        Raises PluginError, PluginTransportError or RequestError. Cancelling it cancels the plugin call and settles the
+        request as canceled.
+        """
+        method = COUNT if request.operation is Operation.COUNT else EXECUTE
+        return await self.run(self.begin(request, method))
+
+    async def execute_stream(self, request: ClientRequest) -> ClientStream | ClientResponse:
+        """A stream whose first item is known, or the response of an interceptor that ended the request.
+
+        Raises as `execute`, before the first item. The caller closes the stream.
+        """
+        return await self.run_stream(self.begin(request, EXECUTE_STREAM))
+
+    def begin(
+        self, request: ClientRequest, method: str, *, scope: RequestScope | None = None, wanted: str = ""
+    ) -> Execution:
+        """An execution with the present state; nested calls give `scope` and `wanted`, the protocol of the answer."""
+        state: GatewayState = scope.state if scope is not None else self.state
+        trace = None
+        if self.trace is not None and state.config.decision_trace:
+            trace = self.trace.begin(
+                request.request_id, parent_request_id=scope.parent_request_id if scope is not None else None
+            )
+            trace.record(
+                "request",
+                protocol=request.protocol,
+                endpoint=request.endpoint,
+                model=request.model,
+                stream=request.stream,
+                caller=request.principal.name,
+                body_size=len(request.body),
+            )
+        nested = scope is not None
+        if scope is None:
+            scope = RequestScope(request_id=request.request_id, principal=request.principal, state=state)
+        scope.inbound_headers, scope.inbound_query = request.headers, request.query
+        scope.record = trace.record if trace is not None else None
+        content = Content(request.body, is_json=True)
+        return Execution(
+            request=request,
+            state=state,
+            scope=scope,
+            method=method,
+            wanted=wanted or request.protocol,
+            model=request.model,
+            content=content,
+            client_content=content,
+            headers=request.headers,
+            query=request.query,
+            trace=trace,
+            nested=nested,
+            started_s=time.monotonic(),
+            started_at_s=time.time(),
+        )
+
+    async def run(self, ex: Execution) -> ClientResponse:
+        """Serve and settle an execution that is not streamed."""
+        try:
+            response, usage = await self._serve(ex, self._answer_once)
+        except Terminated as ended:
+            return self._terminated(ex, ended)
+        except ExecutorFailed as failed:
+            self._failed(ex, failed.error)
+            raise failed.error from None
+        except asyncio.CancelledError:
+            self._settler.request_ended(ex, "canceled", status=0)
+            raise
+        except BaseException as error:
+            self._failed(ex, error)
+            raise
+        self._settler.request_ended(ex, "succeeded", status=response.status, usage=usage)
+        return response
+
+    async def run_stream(self, ex: Execution) -> ClientStream | ClientResponse:
+        """Serve an execution that is streamed; the stream settles it when it ends."""
+        try:
+            return await with_bootstrap_retries(ex, lambda: self._serve(ex, self._open_once))
+        except Terminated as ended:
+            return self._terminated(ex, ended)
+        except ExecutorFailed as failed:
+            self._failed(ex, failed.error)
+            raise failed.error from None
+        except asyncio.CancelledError:
+            self._settler.request_ended(ex, "canceled", status=0)
+            raise
+        except BaseException as error:
+            self._failed(ex, error)
+            raise
+
+    async def _serve(self, ex: Execution, once: Once[T]) -> T:
+        """Steps 1 to 8. Called again by a bootstrap retry, which keeps the route and the before-result."""
+        if not ex.prepared:
+            ex.route = await route(self._invoker, ex)
+            await intercept_before(self._invoker, ex)
+            ex.prepared = True
+        chosen: Route | None = ex.route
+        if chosen is not None and chosen.lane is not None:
+            # No credential, no scheduler, no retry; everything else as always.
+            lane = chosen.lane
+            return await run_attempt(self._invoker, self._settler, ex, lane, lane.upstreams[0], None, once)
+        plan = resolve(ex, chosen)
+        return await run_attempts(self._invoker, self._settler, ex, plan, once)
+
+    async def _answer_once(self, ex: Execution, attempt: Attempt) -> tuple[ClientResponse, Usage | None]:
+        """Steps 7 and 8 of one attempt, not streamed."""
+        answer, usage = await call_executor(self._invoker, ex, attempt)
+        content = as_content(answer)
+        attempt.response_headers = answer.headers
+        mark_succeeded(ex, attempt)
+        usage = usage or usage_of_body(content.data)
+        self._settler.attempt_ended(ex, attempt, usage=usage)
+        content = await translate_response(self._invoker, ex, attempt, content)
+        content, headers = await intercept_response(self._invoker, ex, attempt, content, answer.headers)
+        shown = client_headers(answer.headers, headers, passthrough=ex.state.config.passthrough_headers)
+        return ClientResponse(status=answer.status, headers=shown, body=content.data), usage
+
+    async def _open_once(self, ex: Execution, attempt: Attempt) -> GatewayStream:
+        """Steps 7 and 8 of one attempt, streamed: returns once the first item for the client is known."""
+        return await open_stream(self._invoker, self._settler, ex, attempt)
+
+    def _terminated(self, ex: Execution, ended: Terminated) -> ClientResponse:
+        self._settler.request_ended(ex, "rejected", status=ended.response.status)
+        return ended.response
+
+    def _failed(self, ex: Execution, error: BaseException) -> None:
+        body = to_error_body(error)
+        self._settler.request_ended(ex, "failed", status=body.http_status, error=body)

@@ -1,0 +1,171 @@
+"""One execution on its way through the pipeline: a client request, or a nested call of a plugin."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from host.observe.trace import RequestTrace
+from host.pipeline.metadata import base_metadata, full_metadata
+from host.pipeline.request import ClientRequest, ClientResponse
+from host.pipeline.state import GatewayState, Lane
+from host.runtime.handle import Binding, Inputs
+from host.runtime.projection import body_parts, select_body, visible_headers, visible_query
+from host.runtime.scope import RequestScope
+from pluginabi.body import EMPTY_BODY, Body
+from pluginabi.immutable import FrozenDict, Headers, Metadata
+
+
+class Terminated(Exception):
+    """An interceptor ended the request with its own response. Not an error: the client gets `response` as it is."""
+
+    def __init__(self, response: ClientResponse, *, plugin_id: str) -> None:
+        super().__init__(f"terminated by plugin {plugin_id!r}")
+        self.response = response
+        self.plugin_id = plugin_id
+
+
+class Content:
+    """A request or response body: its bytes, and the same as a plugin sees it, made when first asked for."""
+
+    __slots__ = ("_body", "_data", "_is_json")
+
+    def __init__(self, data: bytes | None = None, *, body: Body | None = None, is_json: bool = False) -> None:
+        self._data = data
+        self._body = body
+        self._is_json = is_json
+
+    @property
+    def data(self) -> bytes:
+        if self._data is None:
+            assert self._body is not None
+            self._data = self._body.to_bytes()
+        return self._data
+
+    @property
+    def body(self) -> Body:
+        if self._body is None:
+            data = self.data
+            if not data:
+                self._body = EMPTY_BODY
+            else:
+                self._body = Body.from_valid_json(data) if self._is_json else Body.from_bytes(data)
+        return self._body
+
+
+@dataclass(slots=True, kw_only=True)
+class Execution:
+    """What has been decided so far. The client's request itself never changes; `content` and `headers` are current."""
+
+    request: ClientRequest
+    state: GatewayState
+    scope: RequestScope
+    method: str
+    """The executor method that serves it."""
+    wanted: str
+    """Protocol of the answer: the client's, unless a nested call asked for another."""
+    model: str
+    """The model to resolve: the client's, until an interceptor changed it."""
+    content: Content
+    client_content: Content
+    headers: Headers
+    query: Headers
+    trace: RequestTrace | None = None
+    nested: bool = False
+    started_s: float = 0.0
+    """Monotonic."""
+    started_at_s: float = 0.0
+    """Wall clock."""
+    attempts: int = 0
+    last_attempt: "Attempt | None" = None
+    prepared: bool = False
+    """Routed and through the before-interceptors; a bootstrap retry starts after that."""
+    route: Any = None
+    """`host.pipeline.route.Route` or None."""
+    settled: bool = False
+    _base: dict[str, Any] | None = None
+    _full: Metadata | None = None
+
+    @property
+    def source(self) -> str:
+        """The protocol the client speaks."""
+        return self.request.protocol
+
+    @property
+    def base_metadata(self) -> dict[str, Any]:
+        """What is known before routing."""
+        if self._base is None:
+            self._base = base_metadata(self.request, nested=self.nested)
+        return self._base
+
+    @property
+    def metadata(self) -> Metadata:
+        """What is known from routing on."""
+        if self._full is None:
+            self._full = full_metadata(self.base_metadata, self.request, self.client_content.data)
+        return self._full
+
+    def record(self, kind: str, /, **fields: Any) -> None:
+        """Append a decision to the trace, when there is one."""
+        if self.trace is not None:
+            self.trace.record(kind, **fields)
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One try with one credential and one upstream model."""
+
+    number: int
+    lane: Lane
+    upstream_model: str
+    suffix: str | None
+    content: Content
+    """What goes to the executor."""
+    client_content: Content
+    """The client's body as interceptors left it, before translation."""
+    headers: Headers
+    metadata: Metadata
+    started_s: float
+    started_at_s: float
+    first_byte_ms: float | None = None
+    reached_upstream: bool = False
+    response_headers: Headers = field(default_factory=FrozenDict)
+    settled: bool = False
+
+
+def request_fields(scope: RequestScope) -> dict[str, Any]:
+    """The fields every request-bound payload begins with."""
+    return {
+        "request_id": scope.request_id,
+        "parent_request_id": scope.parent_request_id,
+        "attempt": scope.attempt,
+    }
+
+
+def header_fields(headers: Headers, query: Headers, binding: Binding) -> dict[str, Any]:
+    """Headers and query as this plugin may see them."""
+    open_book = binding.may("client_credentials")
+    return {"headers": visible_headers(headers, open_book), "query": visible_query(query, open_book)}
+
+
+def body_fields(inputs: Inputs, content: Content, *, client: Content | None = None) -> dict[str, Any]:
+    """`body`, `client_body`, `body_parts` and `body_size`, each only when it was asked for."""
+    found: dict[str, Any] = {"body_size": len(content.data)}
+    if inputs.body:
+        found["body"] = select_body(inputs, content.body)
+    if inputs.body_pointers:
+        found["body_parts"] = body_parts(inputs.body_pointers, content.data)
+    if client is not None and inputs.client_body:
+        found["client_body"] = client.body
+    return found
+
+
+def exact_body(inputs: Inputs, content: Content) -> Body | UnsetType:
+    """A body field on its own."""
+    return select_body(inputs, content.body) if inputs.body else UNSET
+
+
+def names_of(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Names for the trace."""
+    return sorted(values)

@@ -1,0 +1,190 @@
+"""Step 4, scheduler.pick: a scheduler plugin, else the built-in strategy (spec plugin-abi 6, credentials 4)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, cast
+
+import structlog
+
+from host.credentials.pool import Exhausted, Strategy, ceil_seconds
+from host.errors import RequestError
+from host.pipeline.execution import Execution, body_fields, header_fields, request_fields
+from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
+from host.runtime.handle import Binding
+from host.runtime.invoke import Invoker
+from pluginabi.body import Body
+from pluginabi.immutable import EMPTY_HEADERS, FrozenDict
+from pluginabi.payloads.routing import Candidate, SchedulerPickRequest, SchedulerPickResponse
+
+log = structlog.get_logger("host.pipeline.pick")
+
+STRATEGIES: Final = ("round-robin", "fill-first")
+_SENSITIVE: Final = (
+    "api_key",
+    "apikey",
+    "token",
+    "secret",
+    "cookie",
+    "credential",
+    "password",
+    "storage",
+    "authorization",
+    "auth_header",
+    "proxy_url",
+)
+_TO_UNDERSCORE: Final = str.maketrans({"-": "_", ".": "_", " ": "_"})
+_REMOVED: Final = str.maketrans({"-": None, ".": None, " ": None, "_": None})
+
+
+async def pick(invoker: Invoker, ex: Execution, plan: Plan, tried: Collection[str]) -> Lane:
+    """The lane for the next attempt.
+
+    Raises RequestError when none is left, and PluginError when the scheduler vetoes (its status is kept).
+    """
+    pool, strategy = ex.state.pool, ex.state.strategy
+    free = pool.free(plan.lanes, tried)
+    if isinstance(free, Exhausted):
+        raise exhausted(plan, free, source=ex.source)
+    schedulers = ex.state.plugins.implementers("scheduler.pick")
+    if schedulers:
+        chosen = await _ask(invoker, ex, schedulers[0], plan, free)
+        if isinstance(chosen, Lane):
+            return chosen
+        strategy = chosen or strategy
+    lane = pool.pick(free, strategy=strategy, cursor=plan.cursor)
+    if ex.trace is not None:
+        ex.trace.record(
+            "picked", credential=lane.credential.id, by=strategy, candidates=[it.credential.id for it in free[:20]]
+        )
+    return lane
+
+
+async def _ask(
+    invoker: Invoker, ex: Execution, scheduler: Binding, plan: Plan, free: Sequence[Lane]
+) -> Lane | Strategy | None:
+    """The scheduler's lane, or the built-in strategy it names, or None for the configured one."""
+    candidates = tuple(candidate(lane) for lane in sorted(free, key=lambda lane: lane.credential.id))
+
+    def build(binding: Binding) -> SchedulerPickRequest:
+        return SchedulerPickRequest(
+            **request_fields(ex.scope),
+            providers=tuple(dict.fromkeys(provider.lower() for provider in plan.providers)),
+            model=plan.model,
+            requested_model=ex.request.model,
+            stream=ex.method == EXECUTE_STREAM,
+            metadata=ex.metadata,
+            candidates=candidates,
+            **header_fields(ex.headers, EMPTY_HEADERS, binding),
+            **body_fields(binding.inputs, ex.content),
+        )
+
+    answer = await invoker.call(scheduler, build, ex.scope)
+    if answer.failed_open:
+        return None
+    value: SchedulerPickResponse = answer.value
+    for lane in free:
+        if value.auth_id and lane.credential.id == value.auth_id:
+            ex.record("picked", credential=value.auth_id, by=scheduler.plugin_id, reason=value.reason)
+            return lane
+    delegate = value.delegate.strip()
+    if not value.auth_id and delegate in STRATEGIES:
+        ex.record("delegated", plugin_id=scheduler.plugin_id, strategy=delegate, reason=value.reason)
+        return cast(Strategy, delegate)
+    if value.auth_id or delegate:
+        why = "unknown auth id" if value.auth_id else "unknown delegate"
+        ex.record("pick_refused", plugin_id=scheduler.plugin_id, why=why, answer=value.auth_id or delegate)
+        log.warning("pick.refused", plugin_id=scheduler.plugin_id, request_id=ex.scope.request_id, why=why)
+    return None
+
+
+def candidate(lane: Lane) -> Candidate:
+    """What a scheduler sees of a credential."""
+    credential = lane.credential
+    return Candidate(
+        id=credential.id,
+        provider=credential.provider,
+        priority=credential.priority,
+        status="active",
+        attributes=shown_attributes(credential.attributes),
+    )
+
+
+def shown_attributes(attributes: Mapping[str, str]) -> Mapping[str, str]:
+    """Attributes whose name does not sound like a secret."""
+    return FrozenDict({name: value for name, value in attributes.items() if not _is_sensitive(name)})
+
+
+def _is_sensitive(name: str) -> bool:
+    folded = name.lower()
+    spellings = (folded, folded.translate(_TO_UNDERSCORE), folded.translate(_REMOVED))
+    return any(word in spelling for word in _SENSITIVE for spelling in spellings)
+
+
+def refuse_without_lanes(plan: Plan, source: str) -> RequestError:
+    """Why a plan has no lanes."""
+    if plan.unsupported:
+        upstream = ", ".join(plan.unsupported)
+        return RequestError(
+            400,
+            "unsupported_protocol_pair",
+            f"model {plan.model!r} is served in {upstream} and nobody translates between {source} and that",
+            details={"source_format": source, "upstream_formats": list(plan.unsupported), "model": plan.model},
+        )
+    if plan.missing_method:
+        return RequestError(
+            400,
+            "unsupported_operation",
+            f"the provider of model {plan.model!r} cannot do this",
+            details={"model": plan.model},
+        )
+    if plan.known:
+        return exhausted(plan, Exhausted("not_found"), source=source)
+    return RequestError(
+        400,
+        "model_not_found",
+        f"unknown provider for model {plan.model}",
+        details={"param": "model", "model": plan.model},
+    )
+
+
+def exhausted(plan: Plan, why: Exhausted, *, source: str) -> RequestError:
+    """The refusal when no credential can be picked (spec credentials 4.8)."""
+    if why.reason == "cooling":
+        return _cooling(plan, why.retry_after_s, source)
+    code = "auth_not_found" if why.reason == "not_found" else "auth_unavailable"
+    text = "no auth available" if why.reason == "not_found" else "no credential can serve this right now"
+    providers = ",".join(plan.providers) or "unknown"
+    return RequestError(503, code, f"{text} (providers={providers}, model={plan.model or 'unknown'})")
+
+
+def _cooling(plan: Plan, retry_after_s: float, source: str) -> RequestError:
+    provider = plan.providers[0] if len(plan.providers) == 1 else ""
+    wait_s = ceil_seconds(retry_after_s)
+    message = f"All credentials for model {plan.model or 'requested model'} are cooling down"
+    message += f" via provider {provider}" if provider else ""
+    facts = {
+        "code": "model_cooldown",
+        "message": message,
+        "model": plan.model,
+        **({"provider": provider} if provider else {}),
+        "reset_time": duration_text(wait_s),
+        "reset_seconds": wait_s,
+    }
+    own_shape = source.startswith("openai")
+    return RequestError(
+        429,
+        "model_cooldown",
+        message,
+        retry_after_ms=wait_s * 1000,
+        details=facts,
+        **({"body": Body.from_value({"error": facts}), "body_protocol": source} if own_shape else {}),
+    )
+
+
+def duration_text(seconds: int) -> str:
+    """`45s`, `1m0s`, `2h5m0s`; at least one second."""
+    seconds = max(seconds, 1)
+    hours, rest = divmod(seconds, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{left}s"
+    return f"{minutes}m{left}s" if minutes else f"{left}s"

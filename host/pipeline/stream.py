@@ -1,0 +1,382 @@
+"""Steps 7 and 8 for streams: open, wait for the first item, pass through or run hooks, settle at the end.
+
+Nothing is decided for the client before its first item is known: until then a failure is an ordinary error and another
+credential may be tried (spec plugin-abi 4.5, client-api 2.5, 9.3).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Final, Self, TypeVar
+
+from msgspec import UNSET
+
+from host.errors import RequestError, to_error_body
+from host.pipeline.attempt import (
+    NOT_SENT,
+    ExecutorFailed,
+    check_status,
+    executor_request,
+    mark_failed,
+    mark_succeeded,
+    reached_upstream,
+    verdict_on,
+)
+from host.pipeline.execution import Attempt, Execution
+from host.pipeline.headers import client_headers
+from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
+from host.pipeline.settle import Settler
+from host.pipeline.stream_hooks import StreamHooks
+from host.runtime.handle import ItemStream
+from host.runtime.invoke import Invoker
+from pluginabi.body import Body, StreamItem
+from pluginabi.errors import ErrorBody, PluginError, PluginTransportError, host_error, normalised
+from pluginabi.frames import Usage
+from pluginabi.immutable import EMPTY_HEADERS, Headers
+from pluginabi.payloads.executor import ExecutorResponse
+
+T = TypeVar("T")
+
+DRAIN_S: Final = 2.0
+"""After the end marker the executor gets this long to end its stream by itself and report its usage."""
+_UNFRAMEABLE: Final = ErrorBody(
+    message="the stream could not be written in the client's protocol",
+    code=INVALID_CODE,
+    http_status=502,
+    origin="upstream",
+)
+BOOTSTRAP_STATUSES: Final = frozenset({401, 402, 403, 408, 429})
+
+
+async def open_stream(invoker: Invoker, settler: Settler, ex: Execution, attempt: Attempt) -> "GatewayStream":
+    """Call the executor and wait for the first item. Raises ExecutorFailed when the upstream failed before it, and
+    what a stream hook with failure mode `fail` raised. Cancelling it closes the upstream."""
+    binding = attempt.lane.binding
+    try:
+        reply = await invoker.stream(binding, executor_request(ex, attempt), ex.scope)
+        attempt.reached_upstream = True
+        if reply.items is None:
+            raise host_error("plugin_protocol_error", f"plugin executor {binding.plugin_id!r} returned no stream")
+    except (PluginError, PluginTransportError) as error:
+        attempt.reached_upstream = attempt.reached_upstream or reached_upstream(error)
+        raise ExecutorFailed(error) from error
+    attempt.response_headers = reply.result.headers
+    stream = GatewayStream(invoker, settler, ex, attempt, reply.items)
+    try:
+        _check(attempt, reply.result)
+        await stream.wait_for_first_item()
+    except BaseException:
+        await stream.abandon()
+        raise
+    return stream
+
+
+def _check(attempt: Attempt, opening: ExecutorResponse) -> None:
+    try:
+        check_status(attempt, opening)
+    except PluginError as error:
+        raise ExecutorFailed(error) from error
+
+
+async def with_bootstrap_retries(ex: Execution, serve: Callable[[], Awaitable[T]]) -> T:
+    """Serve again, up to `streaming.bootstrap-retries` times, after an upstream failure before the first item.
+
+    When the retry cannot pick a credential any more, an original failure of 500 or above is what the client gets.
+    """
+    budget = ex.state.config.streaming.bootstrap_retries
+    original: ExecutorFailed | None = None
+    while True:
+        try:
+            return await serve()
+        except ExecutorFailed as failed:
+            if budget <= 0 or not _may_run_again(ex, failed):
+                raise
+            budget -= 1
+            original = failed
+            ex.record("bootstrap_retry", status=to_error_body(failed.error).http_status, left=budget)
+        except RequestError:
+            if original is not None and to_error_body(original.error).http_status >= 500:
+                raise original from None
+            raise
+
+
+def _may_run_again(ex: Execution, failed: ExecutorFailed) -> bool:
+    if ex.route is not None and ex.route.lane is not None:
+        return False
+    if isinstance(failed.error, PluginTransportError) and failed.error.phase not in NOT_SENT:
+        return False
+    body = to_error_body(failed.error)
+    return body.retryable is not False and (body.http_status in BOOTSTRAP_STATUSES or body.http_status >= 500)
+
+
+class GatewayStream:
+    """A client's stream. Implements `ClientStream`, and `ItemStream` for nested calls."""
+
+    def __init__(self, invoker: Invoker, settler: Settler, ex: Execution, attempt: Attempt, items: ItemStream) -> None:
+        self.headers: Headers = EMPTY_HEADERS
+        self.terminal_seen = False
+        self.usage: Usage | None = None
+        self.status = 200
+        self._settler = settler
+        self._ex = ex
+        self._attempt = attempt
+        self._items = items
+        self._watch: StreamWatch = watch_for(attempt.lane.output_format)
+        self._hooks = StreamHooks.for_execution(invoker, ex, attempt)
+        self._source = self._pass_through() if self._hooks is None else self._through_hooks(self._hooks)
+        self._first: StreamItem | None = None
+        self._payload_seen = False
+        self._committed = False
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamItem:
+        """The next item. Raises the stream's one error, after which it has ended."""
+        if (first := self._first) is not None:
+            self._first = None
+            return first
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            return await self._source.__anext__()
+        except StopAsyncIteration:
+            await self._finish()
+            raise
+        except ExecutorFailed as failed:
+            self._fail(failed.error, upstream=True)
+            raise failed.error from None
+        except (PluginError, PluginTransportError, RequestError) as error:
+            self._fail(error, upstream=False)
+            raise
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        """Stop everything down to the upstream; idempotent.
+
+        A request that had not ended by itself was canceled, unless the client already has the stream's end.
+        """
+        if not self._ended:
+            self._ended = True
+            if self.terminal_seen or reason == "finished":
+                self._settle()
+            elif reason == "failed":
+                self._settle_failed(_UNFRAMEABLE, upstream=True)
+            else:
+                self._settle_canceled()
+        await self._close(reason)
+
+    async def abandon(self) -> None:
+        """Close a stream that never became the client's: nothing is settled here."""
+        self._ended = True
+        await self._close("client_gone")
+
+    async def wait_for_first_item(self) -> None:
+        """Until this returns nothing is decided for the client. Raises ExecutorFailed, or what a hook raised."""
+        try:
+            self._first = await self._source.__anext__()
+        except StopAsyncIteration:
+            if not self._payload_seen:
+                empty = ErrorBody(
+                    message="upstream stream closed before first payload",
+                    code="empty_stream",
+                    http_status=502,
+                    origin="upstream",
+                )
+                raise ExecutorFailed(PluginError(empty)) from None
+            self._commit()
+            await self._finish()
+            return
+        self._commit()
+
+    def _commit(self) -> None:
+        """The first item is known: headers are final, failures are in-band from now on."""
+        self._committed = True
+        attempt = self._attempt
+        attempt.first_byte_ms = (time.monotonic() - attempt.started_s) * 1000
+        upstream = attempt.response_headers
+        final = self._hooks.headers if self._hooks is not None else upstream
+        self.headers = client_headers(upstream, final, passthrough=self._ex.state.config.passthrough_headers)
+
+    async def _pass_through(self) -> AsyncGenerator[StreamItem, None]:
+        """Same protocol, no hooks: items go on as they came, raw ones cut at frame boundaries."""
+        watch = self._watch
+        cutter = FrameCutter() if self._attempt.lane.output_format != "gemini" or self._is_sse() else None
+        waiting = b""
+        try:
+            async for item in self._items:
+                raw = item.raw
+                if raw is UNSET:
+                    if item.body is UNSET:
+                        continue
+                    watch.event(item.event, item.body.to_bytes())
+                else:
+                    data = raw.base64 if raw.base64 is not UNSET else raw.to_bytes()
+                    out = cutter.feed(data) if cutter is not None else data
+                    if not out:
+                        continue
+                    watch.raw(out)
+                    if not self._payload_seen and cutter is not None:
+                        # Comments before the first event do not commit anything.
+                        out = waiting + out
+                        if b"data:" not in out:
+                            waiting = out
+                            continue
+                    if out is not data or raw.base64 is UNSET:
+                        item = StreamItem(raw=Body(base64=out))
+                self._note_payload()
+                self.terminal_seen = watch.terminal
+                yield item
+                if watch.terminal:
+                    break
+            else:
+                if (last := self._end_of_upstream(cutter)) is not None:
+                    yield last
+        except (PluginError, PluginTransportError) as error:
+            raise ExecutorFailed(error) from error
+        except ValueError as broken:
+            raise ExecutorFailed(_invalid(broken)) from None
+
+    def _end_of_upstream(self, cutter: FrameCutter | None) -> StreamItem | None:
+        """The upstream ended: what it left unfinished, completed when only the blank line was missing.
+
+        Raises PluginError when the stream may not end here.
+        """
+        rest = cutter.rest() if cutter is not None else b""
+        last = None
+        if rest.strip():
+            data = rest.rstrip(b"\r\n") + b"\n\n"
+            if not documents(data) and not is_done(data):
+                raise PluginError(self._watch.cut_off())
+            self._watch.raw(data)
+            self._note_payload()
+            self.terminal_seen = self._watch.terminal
+            last = StreamItem(raw=Body(base64=data))
+        if self._payload_seen and (error := self._watch.end_error()) is not None:
+            raise PluginError(error)
+        return last
+
+    async def _through_hooks(self, hooks: StreamHooks) -> AsyncGenerator[StreamItem, None]:
+        """Events through normalisers, translators and interceptors."""
+        async with aclosing(self._events(hooks)) as batches:
+            async for batch in batches:
+                for item in await hooks.process(batch):
+                    self._note_sent(hooks, item)
+                    yield item
+                if hooks.ended is not None:
+                    break
+        for item in await hooks.flush():
+            self._note_sent(hooks, item)
+            yield item
+        if hooks.ended is not None and hooks.ended.error is not UNSET:
+            raise PluginError(normalised(hooks.ended.error, default_origin="plugin"))
+        if (missing := hooks.end_error()) is not None:
+            raise PluginError(missing)
+
+    async def _events(self, hooks: StreamHooks) -> AsyncGenerator[list[StreamItem], None]:
+        """The upstream's events, as many at a time as arrived together. Raises ExecutorFailed."""
+        watch = self._watch
+        cutter = FrameCutter()
+        try:
+            async for item in self._items:
+                if item.raw is UNSET:
+                    if item.body is UNSET:
+                        continue
+                    watch.event(item.event, item.body.to_bytes())
+                    batch = [item]
+                else:
+                    out = cutter.feed(item.raw.to_bytes())
+                    watch.raw(out)
+                    batch = hooks.events_of(out)
+                if batch:
+                    self._note_payload()
+                    yield batch
+                if watch.terminal:
+                    break
+            else:
+                if (left := self._end_of_upstream(cutter)) is not None and left.raw is not UNSET:
+                    yield hooks.events_of(left.raw.to_bytes())
+        except (PluginError, PluginTransportError) as error:
+            raise ExecutorFailed(error) from error
+        except ValueError as broken:
+            raise ExecutorFailed(_invalid(broken)) from None
+
+    def _note_payload(self) -> None:
+        """The upstream delivered something. An in-band error as the first thing is an ordinary failure."""
+        if self._watch.error is not None and not self._committed:
+            raise PluginError(self._watch.error)
+        self._payload_seen = True
+
+    def _note_sent(self, hooks: StreamHooks, item: StreamItem) -> None:
+        hooks.sent(item)
+        self.terminal_seen = self._watch.error is not None or hooks.terminal_sent
+
+    def _is_sse(self) -> bool:
+        return self._ex.request.alt in ("", "sse")
+
+    async def _finish(self) -> None:
+        """The stream ended cleanly: drain what the executor still has to say, then settle."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            await self._drain()
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """The client has everything."""
+        self.usage = self._items.usage or self._watch.usage
+        if (error := self._watch.error) is not None:
+            self._settle_failed(error, upstream=True)
+            return
+        mark_succeeded(self._ex, self._attempt)
+        self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage)
+        self._settler.request_ended(self._ex, "succeeded", status=200, usage=self.usage)
+
+    def _settle_canceled(self) -> None:
+        gone = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
+        self.usage = self._items.usage or self._watch.usage
+        self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=gone)
+        self._settler.request_ended(self._ex, "canceled", status=0, usage=self.usage)
+
+    async def _drain(self) -> None:
+        """Read to the executor's own end, for its usage; what comes after the end marker is not the client's."""
+        if not self._watch.terminal:
+            await self._items.aclose("client_gone")
+            return
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._items:
+                    pass
+        except (PluginError, PluginTransportError, TimeoutError):
+            await self._items.aclose("client_gone")
+
+    def _fail(self, error: Exception, *, upstream: bool) -> None:
+        """The stream ended with an error."""
+        if self._ended:
+            return
+        self._ended = True
+        self.usage = self._items.usage or self._watch.usage
+        if upstream and isinstance(error, (PluginError, PluginTransportError)):
+            lane = self._attempt.lane
+            verdict = verdict_on(self._ex, error)
+            mark_failed(self._ex, lane, self._attempt.upstream_model, verdict)
+        self._settle_failed(to_error_body(error), upstream=upstream)
+
+    def _settle_failed(self, body: ErrorBody, *, upstream: bool) -> None:
+        self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=body if upstream else None)
+        self._settler.request_ended(self._ex, "failed", status=body.http_status, error=body, usage=self.usage)
+
+    async def _close(self, reason: str) -> None:
+        await self._items.aclose(reason)
+        try:
+            await self._source.aclose()
+        except RuntimeError:
+            # Somebody still waits for an item; closing the upstream has just ended that wait.
+            pass
+
+
+def _invalid(broken: ValueError) -> PluginError:
+    return PluginError(ErrorBody(message=str(broken), code=INVALID_CODE, http_status=502, origin="upstream"))
