@@ -1,11 +1,12 @@
 """One side of the plugin-call comparison, in a process of its own: drives a child and prints one JSON line.
 
-    call_driver.py echo|plugin SECONDS
+    call_driver.py echo|plugin SECONDS [CHILD_PREFIX ...]
 
 `echo` writes one JSON line to contestants/echo_child.py and waits for it to come back, with asyncio's own streams;
 `plugin` makes one `model.route` call through pluginabi's Session and pipe channel to plugins/bench-json-router, which
 is built with pluginapi, and decodes its answer. Both calls carry the same 1 KB of parameters, one after the other, on
-uvloop. Both children inherit this process's core.
+uvloop. CHILD_PREFIX is a command that starts the child, on a core of its own perhaps; without it the child inherits
+this process's core.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,9 +70,10 @@ async def timed(call: Callable[[], Awaitable[None]], seconds: float) -> dict[str
     }
 
 
-async def drive_echo(seconds: float) -> dict[str, float]:
+async def drive_echo(seconds: float, prefix: Sequence[str]) -> dict[str, float]:
     """The yardstick."""
     child = await asyncio.create_subprocess_exec(
+        *prefix,
         sys.executable,
         str(HERE / "contestants" / "echo_child.py"),
         stdin=asyncio.subprocess.PIPE,
@@ -97,11 +99,11 @@ async def drive_echo(seconds: float) -> dict[str, float]:
     return result
 
 
-async def drive_plugin(seconds: float) -> dict[str, float]:
+async def drive_plugin(seconds: float, prefix: Sequence[str]) -> dict[str, float]:
     """Our side: everything the gateway does for a call below its door to plugin code."""
     directory = HERE / "plugins" / "bench-json-router"
     child = subprocess.Popen(  # noqa: ASYNC220 - asyncio would wrap the pipes in streams of its own
-        [sys.executable, "-m", "pluginapi.run", "plugin:EmptyAnswer"],
+        [*prefix, sys.executable, "-m", "pluginapi.run", "plugin:EmptyAnswer"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=directory,
@@ -140,9 +142,9 @@ async def drive_plugin(seconds: float) -> dict[str, float]:
 
 def main() -> None:
     """Drive and print."""
-    kind, seconds = sys.argv[1], float(sys.argv[2])
+    kind, seconds, prefix = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
     drivers = {"echo": drive_echo, "plugin": drive_plugin}
-    print(json.dumps(uvloop.run(drivers[kind](seconds))))
+    print(json.dumps(uvloop.run(drivers[kind](seconds, prefix))))
 
 
 if __name__ == "__main__":
