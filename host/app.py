@@ -1,0 +1,308 @@
+"""The composition root: configuration -> objects -> a listening proxy, in the order in which they are needed.
+
+`Proxy.start` reads top to bottom as the proxy comes up; everything it makes is taken down in reverse by `stop`.
+"""
+
+import asyncio
+import ipaddress
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from msgspec.structs import replace
+
+from host.config.load import ConfigError, LoadedConfig, load_config
+from host.config.model import Config, config_path
+from host.config.values import seconds
+from host.control import ControlActions, ControlServer, socket_path
+from host.observe.metrics import Metrics
+from host.pipeline.access import Access, AccessRequest
+from host.pipeline.attach import PoolAttacher
+from host.pipeline.execute import Gateway
+from host.pipeline.request import Principal
+from host.pipeline.state import GatewayState, build_state
+from host.reload import Reloader
+from host.runtime.apply import PluginRegistry
+from host.runtime.bundled import BUNDLED_PACKAGE, bundled_dir
+from host.runtime.callback_http import HttpCallbacks, http_settings
+from host.runtime.callback_kv import KvCallbacks
+from host.runtime.callbacks import HostCallbacks
+from host.runtime.carriers import Carriers
+from host.runtime.discover import Discovery, discover, installed_entry_points
+from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot
+from host.runtime.invoke import Invoker
+from host.runtime.processes import Processes, timings_of
+from host.runtime.scope import CallScope
+from host.state.memory import MemoryStore
+from host.tasks import TaskGroup
+from host.upstream import ClientLimits, UpstreamClient
+from host.web.app import make_app
+from pluginabi.immutable import Headers
+
+log = structlog.get_logger("host.app")
+
+LISTEN_BACKLOG: Final = 1024
+FRONTEND_AUTH: Final = "frontend_auth.authenticate"
+
+
+class StartError(Exception):
+    """The proxy cannot start; the message says why and what to do."""
+
+
+def discover_plugins(config: Config) -> Discovery:
+    """What lies where this configuration looks for plugins; runs nothing."""
+    plugins_dir = Path(config_path(config, config.plugins.dir))
+    return discover(bundled_dir(), plugins_dir, installed_entry_points(), bundled_package=BUNDLED_PACKAGE)
+
+
+def public_listener_problem(config: Config, *, has_frontend_auth: bool | None) -> str | None:
+    """Why this configuration must not listen, if so: a public address that anybody may use (design decision 12).
+
+    `has_frontend_auth` None: not known yet, which is no problem yet when some plugin is enabled.
+    """
+    if is_loopback(config.host) or config.api_keys or has_frontend_auth:
+        return None
+    enabled = config.plugins.enabled and any(section.enabled for section in config.plugins.configs.values())
+    if has_frontend_auth is None and enabled:
+        return None
+    return (
+        f"`host: {config.host}` is a public address and anybody could use it; "
+        "add `api-keys`, enable a frontend-auth plugin, or listen on 127.0.0.1"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Door:
+    """Authentication as web asks for it; a request that comes before the first configuration is applied waits here."""
+
+    def __init__(self, access: Access, ready: asyncio.Event) -> None:
+        self._access = access
+        self._ready = ready
+
+    async def authenticate(
+        self,
+        *,
+        request_id: str,
+        method: str,
+        path: str,
+        headers: Headers,
+        query: Headers,
+        client_address: str,
+        read_body: Callable[[], Awaitable[bytes]],
+    ) -> Principal:
+        """Who the client is. Raises AccessDenied."""
+        if not self._ready.is_set():
+            await self._ready.wait()
+        return await self._access.authenticate(
+            AccessRequest(
+                request_id=request_id,
+                method=method,
+                path=path,
+                headers=headers,
+                query=query,
+                client_address=client_address,
+                read_body=read_body,
+            )
+        )
+
+
+class Proxy:
+    """One running proxy."""
+
+    def __init__(self, loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool = False) -> None:
+        self.config_path: Final = config_path
+        self.config = loaded.config
+        self._warnings = loaded.warnings
+        self._watch = watch
+        self._demo = demo
+        self._stack = AsyncExitStack()
+        self._ready = asyncio.Event()
+        self._draining = False
+        self._port = loaded.config.port
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine reach the proxy."""
+        scheme = "https" if self.config.tls.enable else "http"
+        host = self.config.host if is_loopback(self.config.host) else "127.0.0.1"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    async def start(self) -> None:
+        """Come up; returns when requests are served. Raises StartError; what was started is stopped by `stop`."""
+        for warning in self._warnings:
+            log.warning("config.warning", where=f"{warning.file}:{warning.line}", message=warning.message)
+        if (problem := public_listener_problem(self.config, has_frontend_auth=None)) is not None:
+            raise StartError(problem)
+        self._make_parts()
+        # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
+        await self._listen()
+        await self._apply_plugins(self.config)
+        if (problem := self._listener_problem(self.config, self.registry.snapshot)) is not None:
+            raise StartError(problem)
+        self._ready.set()
+        await self._watch_for_changes()
+        log.info("proxy.ready", url=self.url, plugins=len(self.registry.snapshot.plugins))
+
+    async def stop(self) -> None:
+        """Stop accepting, let requests finish for `shutdown-timeout`, stop plugins; safe at any time after creation."""
+        self._draining = True
+        self._ready.clear()
+        await self._stack.aclose()
+
+    def request_reload(self) -> None:
+        """Read configuration and plugin files anew, in the background (SIGHUP)."""
+        self.reloader.trigger(reload_plugins=True)
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """For `/readyz`: plugins are up, and no hook that must not be skipped is without its plugin."""
+        missing = self.registry.unready_guards() if self._ready.is_set() else ()
+        is_ready = self._ready.is_set() and not missing and not self._draining
+        state = "draining" if self._draining else "ready" if is_ready else "starting"
+        return is_ready, {"status": state, "waiting_for": sorted(missing)}
+
+    def describe_demo_router(self) -> str:
+        """Where the demo's router runs, for the banner."""
+        status = next((status for status in self.registry.statuses() if status.id == "demo-router"), None)
+        pid = getattr(status, "pid", None)
+        return f"a process of its own (pid {pid})" if pid else "a process of its own"
+
+    def _make_parts(self) -> None:
+        """Everything that needs no waiting, bottom up."""
+        self.tasks = TaskGroup("host")
+        self._stack.push_async_callback(self.tasks.stop)
+        self.metrics = Metrics()
+        limits = ClientLimits(extra_ca_file=self._absolute(self.config.upstream_ca_file))
+        self.upstream = UpstreamClient(limits=limits)
+        self._stack.push_async_callback(self.upstream.close)
+        self.http = HttpCallbacks(
+            self.upstream,
+            attacher_of=self._attacher_of,
+            settings=http_settings(self.config),
+        )
+        self.callbacks = HostCallbacks(http=self.http, kv=KvCallbacks(MemoryStore()), tasks=self.tasks)
+        self.invoker = Invoker(observe=self.metrics.plugins.observe)
+        processes = Processes(
+            callbacks=self.callbacks, tasks=self.tasks, timings=lambda: timings_of(self.config.plugins)
+        )
+        self._stack.push_async_callback(processes.stop)
+        self.registry = PluginRegistry(
+            carriers=Carriers(callbacks=self.callbacks, tasks=self.tasks, process=processes),
+            callbacks=self.callbacks,
+            invoker=self.invoker,
+            tasks=self.tasks,
+            bundled_dir=bundled_dir(),
+            bundled_package=BUNDLED_PACKAGE,
+        )
+        self._stack.push_async_callback(self.registry.stop)
+        state = build_state(self.config, EMPTY_SNAPSHOT)
+        self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks)
+        self.callbacks.models = self.gateway.models
+        access = Access(invoker=self.invoker, state=lambda: self.gateway.state)
+        self.access = Door(access, self._ready)
+
+    def _attacher_of(self, scope: CallScope) -> PoolAttacher:
+        """Credentials of the state the request started with, so that a reload never pulls one away under it."""
+        state: GatewayState = scope.request.state if scope.request is not None else self.gateway.state
+        return PoolAttacher(state.pool)
+
+    async def _listen(self) -> None:
+        app = make_app(
+            self.gateway, self.access, state=lambda: self.gateway.state.config, health=self, metrics=self.metrics
+        )
+        runner = web.ServerRunner(app, shutdown_timeout=seconds(self.config.shutdown_timeout))
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(
+            runner, self.config.host, self.config.port, backlog=LISTEN_BACKLOG, ssl_context=self._tls_context()
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise StartError(f"cannot listen on {self.config.host}:{self.config.port}: {reason}") from None
+        self._port = runner.addresses[0][1]
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        tls = self.config.tls
+        if not tls.enable:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(config_path(self.config, tls.cert), config_path(self.config, tls.key))
+        except OSError as error:
+            raise StartError(f"`tls.cert` or `tls.key` cannot be used: {error}") from None
+        return context
+
+    async def _apply_plugins(self, config: Config) -> None:
+        """Start, stop and upgrade plugins for `config`, then swap the state in one assignment."""
+        self.http.settings = http_settings(config)
+        snapshot = await self.registry.apply(config)
+        self._swap(config, snapshot)
+
+    def _swap(self, config: Config, snapshot: PluginSnapshot) -> None:
+        self.config = config
+        self.gateway.state = build_state(config, snapshot, previous=self.gateway.state)
+
+    async def _watch_for_changes(self) -> None:
+        self.reloader = Reloader(self, watch_plugins=self._watch)
+        self._stack.push_async_callback(self.reloader.stop)
+        self.registry.on_change = lambda snapshot: self._swap(self.config, snapshot)
+        await self.reloader.start()
+        control = ControlServer(socket_path(self.config_path), self._control_actions())
+        try:
+            await control.start()
+        except OSError as error:
+            log.warning("control.unavailable", reason=str(error))
+        else:
+            self._stack.push_async_callback(control.stop)
+
+    async def reload_config(self) -> bool:
+        """Read the file and apply it; a broken one is reported and changes nothing. True when it was applied."""
+        try:
+            loaded = load_config(self.config_path)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("config.rejected", where=f"{problem.file}:{problem.line}", message=problem.message)
+            return False
+        config = replace(loaded.config, demo=True) if self._demo else loaded.config
+        if (problem_text := self._listener_problem(config, self.registry.snapshot)) is not None:
+            log.error("config.rejected", where=str(self.config_path), message=problem_text)
+            return False
+        self._note_restart_keys(config)
+        await self._apply_plugins(config)
+        log.info("config.applied", path=str(self.config_path))
+        return True
+
+    def _listener_problem(self, config: Config, snapshot: PluginSnapshot) -> str | None:
+        listening = replace(config, host=self.config.host)
+        return public_listener_problem(listening, has_frontend_auth=FRONTEND_AUTH in snapshot.bindings)
+
+    def _note_restart_keys(self, config: Config) -> None:
+        changed = [key for key in ("host", "port", "tls") if getattr(config, key) != getattr(self.config, key)]
+        if changed:
+            log.warning("config.needs_restart", keys=changed)
+
+    def _control_actions(self) -> ControlActions:
+        return ControlActions(
+            list_plugins=lambda: {"plugins": self.registry.statuses()}, reload_plugin=self._reload_plugin
+        )
+
+    async def _reload_plugin(self, plugin_id: str) -> str:
+        return await self.registry.reload(plugin_id)
+
+    def _absolute(self, path: str) -> str | None:
+        return config_path(self.config, path) if path else None

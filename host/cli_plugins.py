@@ -1,0 +1,213 @@
+"""`jackfield check` and `jackfield plugins …`: about a running proxy when there is one, otherwise about the file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from host import control
+from host.app import discover_plugins, public_listener_problem
+from host.config.edit import set_value
+from host.config.load import ConfigError, LoadedConfig, load_config, section_of
+from host.config.model import Config
+from host.runtime.bundled import bundled_needed
+from host.runtime.discover import Discovery, PluginSource
+from host.runtime.policy import PolicyError, effective_policy
+
+Row = Mapping[str, Any]
+
+
+def check_config(config_path: Path) -> int:
+    """Print what is wrong and what has no effect; 0 when the proxy would start."""
+    loaded = _load(config_path)
+    if loaded is None:
+        return 1
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}")
+    problems = _plugin_problems(loaded.config)
+    if (problem := public_listener_problem(loaded.config, has_frontend_auth=None)) is not None:
+        problems.append(problem)
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    if not problems:
+        click.echo(f"{config_path}: fine")
+    return 1 if problems else 0
+
+
+def list_plugins(config_path: Path, *, as_json: bool) -> int:
+    """Print one row per plugin."""
+    answer = control.ask(config_path, "GET", "/plugins")
+    if answer is not None:
+        rows: Sequence[Row] = answer[1]["plugins"]
+    else:
+        loaded = _load(config_path)
+        if loaded is None:
+            return 1
+        rows = _rows(loaded.config)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        return 0
+    click.echo(f"no proxy runs on {config_path}" if answer is None else f"the running proxy on {config_path}")
+    _print_table(rows)
+    return 0
+
+
+def describe_plugin(config_path: Path, plugin_id: str) -> int:
+    """Print the row of one plugin and its manifest; nothing is run."""
+    loaded = _load(config_path)
+    if loaded is None:
+        return 1
+    discovery = discover_plugins(loaded.config)
+    source = discovery.source(plugin_id)
+    if source is None:
+        return _unknown(plugin_id, discovery)
+    answer = control.ask(config_path, "GET", "/plugins")
+    rows: Sequence[Row] = answer[1]["plugins"] if answer is not None else _rows(loaded.config)
+    row = next((row for row in rows if row["id"] == plugin_id), {})
+    manifest = msgspec.to_builtins(source.manifest)
+    shown = {
+        **row,
+        "directory": str(source.directory),
+        "manifest": {key: value for key, value in manifest.items() if value},
+    }
+    click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+    return 0
+
+
+def set_enabled(config_path: Path, plugin_id: str, *, enabled: bool) -> int:
+    """Write `enabled` into the plugin's section, and switch plugins on altogether when the first one is enabled."""
+    loaded = _load(config_path)
+    if loaded is None:
+        return 1
+    discovery = discover_plugins(loaded.config)
+    source = discovery.source(plugin_id)
+    if source is None:
+        return _unknown(plugin_id, discovery)
+    if source.origin == "bundled":
+        click.echo(f"{plugin_id} is bundled: it runs when its section of the configuration needs it", err=True)
+        return 1
+    try:
+        if enabled and not loaded.config.plugins.enabled:
+            set_value(config_path, ["plugins", "enabled"], True)
+        set_value(config_path, ["plugins", "configs", plugin_id, "enabled"], enabled)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        return 1
+    running = control.ask(config_path, "GET", "/plugins") is not None
+    word = "enabled" if enabled else "disabled"
+    click.echo(f"{plugin_id} is {word} in {config_path}" + ("; the running proxy picks it up" if running else ""))
+    missing = sorted(set(source.manifest.permissions) - set(_granted(loaded.config, plugin_id)))
+    if enabled and missing:
+        click.echo(f"It wishes for: {', '.join(missing)}. Grant it under plugins.policy.{plugin_id}.permissions.")
+    return 0
+
+
+def reload_plugin(config_path: Path, plugin_id: str) -> int:
+    """Ask the running proxy to load the plugin anew."""
+    answer = control.ask(config_path, "POST", f"/plugins/{plugin_id}/reload", timeout_s=120)
+    if answer is None:
+        click.echo(f"no proxy runs on {config_path}; the plugin's files are read when one starts", err=True)
+        return 1
+    status, document = answer
+    click.echo(document.get("outcome") or document.get("error"), err=status != 200)
+    return 0 if status == 200 else 1
+
+
+def _load(config_path: Path) -> LoadedConfig | None:
+    try:
+        return load_config(config_path)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        return None
+
+
+def _granted(config: Config, plugin_id: str) -> Sequence[str]:
+    policy = config.plugins.policy.get(plugin_id)
+    return policy.permissions if policy is not None else ()
+
+
+def _unknown(plugin_id: str, discovery: Discovery) -> int:
+    for broken in discovery.broken:
+        if broken.plugin_id == plugin_id:
+            click.echo(f"{plugin_id} cannot be used: {broken.reason}", err=True)
+            return 1
+    known = ", ".join(source.plugin_id for source in discovery.found)
+    click.echo(f"no plugin {plugin_id!r}; there are: {known}", err=True)
+    return 1
+
+
+def _plugin_problems(config: Config) -> list[str]:
+    discovery = discover_plugins(config)
+    problems = [f"plugin {broken.plugin_id}: {broken.reason}" for broken in discovery.broken]
+    for source in discovery.found:
+        try:
+            effective_policy(source, config)
+        except PolicyError as error:
+            problems.append(f"plugin {source.plugin_id}: {error}")
+    known = {source.plugin_id for source in discovery.found}
+    for plugin_id, section in config.plugins.configs.items():
+        if section.enabled and plugin_id not in known:
+            problems.append(f"plugin {plugin_id} is enabled but was not found in {config.plugins.dir}/")
+    return problems
+
+
+def _rows(config: Config) -> list[Row]:
+    """What would run, from the file and the manifests alone."""
+    discovery = discover_plugins(config)
+    needed = bundled_needed(config)
+    rows: list[Row] = [_row(source, config, needed) for source in discovery.found]
+    rows += [{"id": broken.plugin_id, "state": "broken", "reason": broken.reason} for broken in discovery.broken]
+    rows += [
+        {"id": shadowed.plugin_id, "state": "shadowed", "reason": f"{shadowed.path}: {shadowed.by} has this id"}
+        for shadowed in discovery.shadowed
+    ]
+    return rows
+
+
+def _row(source: PluginSource, config: Config, needed: frozenset[str]) -> Row:
+    manifest = source.manifest
+    section = section_of(config, manifest.id)
+    try:
+        policy = effective_policy(source, config)
+    except PolicyError as error:
+        return {"id": manifest.id, "version": manifest.version, "state": "broken", "reason": str(error)}
+    if source.origin == "bundled":
+        state, reason = ("stopped", "would run") if manifest.id in needed else ("discovered", "nothing needs it")
+    elif not config.plugins.enabled:
+        state, reason = "discovered", "plugins.enabled is false"
+    else:
+        state, reason = ("stopped", "enabled") if section.enabled else ("discovered", "not enabled")
+    return {
+        "id": manifest.id,
+        "version": manifest.version,
+        "state": state,
+        "reason": reason,
+        "carrier": policy.carrier,
+        "origin": "bundled" if source.origin == "bundled" else str(source.directory),
+        "permissions_wanted": sorted(policy.wished_permissions),
+        "permissions_granted": sorted(policy.permissions),
+    }
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    head = ("ID", "VERSION", "STATE", "CARRIER", "PERMISSIONS", "REASON")
+    table = [head, *(_cells(row) for row in rows)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(head) - 1)]
+    for cells in table:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+        click.echo("  ".join([*padded, cells[-1]]).rstrip())
+
+
+def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
+    wanted, granted = row.get("permissions_wanted", []), row.get("permissions_granted", [])
+    permissions = ",".join(name if name in granted else f"{name}(not granted)" for name in wanted) or "-"
+    return (
+        str(row["id"]),
+        str(row.get("version") or "-"),
+        str(row["state"]),
+        str(row.get("carrier") or "-"),
+        permissions,
+        str(row.get("reason") or ""),
+    )

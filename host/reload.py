@@ -1,0 +1,107 @@
+"""When to read files again: the configuration when it changes, plugin files under `--watch`, everything on SIGHUP."""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+from watchfiles import Change, awatch
+
+from host.config.model import Config, config_path
+from host.runtime.status import PluginStatus
+from host.tasks import TaskGroup
+
+log = structlog.get_logger("host.reload")
+
+DEBOUNCE_MS: Final = 200
+IGNORED_PARTS: Final = frozenset({"__pycache__", ".git", "node_modules"})
+
+
+class Registry(Protocol):
+    """Where plugins are reloaded."""
+
+    async def reload(self, plugin_id: str) -> str: ...
+
+    def statuses(self) -> list[PluginStatus]: ...
+
+
+class Reloadable(Protocol):
+    """The proxy, as far as reloading is concerned."""
+
+    @property
+    def config_path(self) -> Path: ...
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def registry(self) -> Registry: ...
+
+    async def reload_config(self) -> bool: ...
+
+
+class Reloader:
+    """Owns the watchers; one reload at a time, and the latest state of the files wins."""
+
+    def __init__(self, proxy: Reloadable, *, watch_plugins: bool) -> None:
+        self._proxy = proxy
+        self._watch_plugins = watch_plugins
+        self._tasks = TaskGroup("reload")
+        self._stopping = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Begin to watch."""
+        self._tasks.start(self._watch_config(), name="config")
+        if self._watch_plugins:
+            self._tasks.start(self._watch_plugin_files(), name="plugins")
+
+    async def stop(self) -> None:
+        """Stop watching; a reload in progress is cancelled."""
+        self._stopping.set()
+        await self._tasks.stop()
+
+    def trigger(self, *, reload_plugins: bool) -> None:
+        """Reload now, in the background."""
+        self._tasks.start(self._reload(reload_plugins=reload_plugins), name="signal")
+
+    async def _reload(self, *, reload_plugins: bool) -> None:
+        async with self._one_at_a_time:
+            await self._proxy.reload_config()
+            if reload_plugins:
+                await self._reload_plugins(status for status in self._proxy.registry.statuses() if status.generation)
+
+    async def _reload_plugins(self, statuses: Iterable[PluginStatus]) -> None:
+        for plugin_id in sorted(status.id for status in statuses):
+            log.info("plugin.reload", plugin_id=plugin_id, outcome=await self._proxy.registry.reload(plugin_id))
+
+    async def _watch_config(self) -> None:
+        # The directory, not the file: editors replace the file, and a watch on the old inode would see nothing more.
+        file = self._proxy.config_path.resolve()
+
+        def is_config(_: Change, path: str) -> bool:
+            return Path(path).name == file.name
+
+        async for _changes in awatch(
+            file.parent, watch_filter=is_config, stop_event=self._stopping, debounce=DEBOUNCE_MS, recursive=False
+        ):
+            await self._reload(reload_plugins=False)
+
+    async def _watch_plugin_files(self) -> None:
+        folder = Path(config_path(self._proxy.config, self._proxy.config.plugins.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def is_source(_: Change, path: str) -> bool:
+            return not IGNORED_PARTS & set(Path(path).parts)
+
+        async for changes in awatch(folder, watch_filter=is_source, stop_event=self._stopping, debounce=DEBOUNCE_MS):
+            async with self._one_at_a_time:
+                # A new folder is discovered by applying the configuration again; a known one is loaded anew.
+                await self._proxy.reload_config()
+                changed = {Path(path) for _, path in changes}
+                await self._reload_plugins(
+                    status
+                    for status in self._proxy.registry.statuses()
+                    if status.generation and any(path.is_relative_to(status.directory) for path in changed)
+                )

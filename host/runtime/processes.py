@@ -1,0 +1,96 @@
+"""From a plan to a plugin process: the policy becomes launch arguments, events become changes for the registry."""
+
+import os
+from collections.abc import Callable
+
+from host.config.model import Plugins
+from host.config.values import seconds
+from host.runtime.callbacks import HostCallbacks
+from host.runtime.carriers import HandleChanged, attachments
+from host.runtime.generation import ManagedHandle
+from host.runtime.guardian import Guardian
+from host.runtime.handle import PluginState
+from host.runtime.launch import LaunchSpec, ProcessLimits
+from host.runtime.plan import Plan
+from host.runtime.process import PluginEvents, ProcessPlugin
+from host.runtime.timings import ProcessTimings
+from host.tasks import TaskGroup
+from pluginabi.payloads.lifecycle import RegisterRequest
+
+
+class Processes:
+    """Makes plugin processes that share one guardian."""
+
+    def __init__(self, *, callbacks: HostCallbacks, tasks: TaskGroup, timings: Callable[[], ProcessTimings]) -> None:
+        self._callbacks = callbacks
+        self._tasks = tasks
+        self._timings = timings
+        self._guardian = Guardian()
+        self._attachments = attachments(os.environ)
+
+    def __call__(
+        self, plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], changed: HandleChanged
+    ) -> ManagedHandle:
+        """A process that is not started yet."""
+        return ProcessPlugin(
+            launch_spec(
+                plan, generation=generation, register=register, attach=self._attachments.get(plan.plugin_id, "")
+            ),
+            callbacks=self._callbacks,
+            tasks=self._tasks,
+            events=_Changes(changed),
+            timings=self._timings(),
+            guardian=self._guardian,
+        )
+
+    async def stop(self) -> None:
+        """Let the guardian go; after all plugins have stopped."""
+        await self._guardian.stop()
+
+
+class _Changes(PluginEvents):
+    """Tells the registry what a process did by itself."""
+
+    def __init__(self, changed: HandleChanged) -> None:
+        self._changed = changed
+
+    def state_changed(self, plugin: ProcessPlugin, old: PluginState, new: PluginState, reason: str) -> None:
+        self._changed(plugin)
+
+    def registered(self, plugin: ProcessPlugin) -> None:
+        self._changed(plugin)
+
+
+def launch_spec(
+    plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], attach: str = ""
+) -> LaunchSpec:
+    """The launch arguments that manifest and policy add up to."""
+    manifest, policy = plan.source.manifest, plan.policy
+    memory_bytes = policy.memory_mb * 1024 * 1024 if policy.memory_mb is not None else None
+    return LaunchSpec(
+        plugin_id=plan.plugin_id,
+        version=manifest.version,
+        directory=plan.source.directory,
+        data_dir=plan.data_dir,
+        register=register,
+        generation=generation,
+        command=tuple(manifest.command),
+        entry=manifest.entry,
+        protocol=manifest.protocol,
+        transport=manifest.transport,
+        environment=policy.environment,
+        limits=ProcessLimits(memory_bytes=memory_bytes, open_files=policy.open_files, max_inflight=policy.max_inflight),
+        permissions=policy.permissions,
+        secrets=plan.config.secrets,
+        attach=attach,
+    )
+
+
+def timings_of(plugins: Plugins) -> ProcessTimings:
+    """What the operator's configuration says about waiting."""
+    return ProcessTimings(
+        hello_s=seconds(plugins.hello_timeout),
+        ping_interval_s=seconds(plugins.ping_interval),
+        ping_unresponsive_s=seconds(plugins.ping_unresponsive),
+        ping_kill_s=seconds(plugins.ping_kill),
+    )
