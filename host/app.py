@@ -21,7 +21,7 @@ from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlActions, ControlServer, socket_path
 from host.observe.metrics import Metrics
-from host.pipeline.access import Access, AccessRequest
+from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.execute import Gateway
 from host.pipeline.request import Principal
@@ -108,15 +108,13 @@ class Door:
         if not self._ready.is_set():
             await self._ready.wait()
         return await self._access.authenticate(
-            AccessRequest(
-                request_id=request_id,
-                method=method,
-                path=path,
-                headers=headers,
-                query=query,
-                client_address=client_address,
-                read_body=read_body,
-            )
+            request_id=request_id,
+            method=method,
+            path=path,
+            headers=headers,
+            query=query,
+            client_address=client_address,
+            read_body=read_body,
         )
 
 

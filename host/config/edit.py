@@ -18,14 +18,15 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
     Raises ConfigError when the file is invalid before or after the change; the file is untouched then.
     """
     file = os.fspath(path)
-    tree = parse_yaml(Path(file).read_text(encoding="utf-8"), file)
+    before = Path(file).read_text(encoding="utf-8")
+    tree = parse_yaml(before, file)
     node = tree
     for key in keys[:-1]:
         if not isinstance(node.get(key), CommentedMap):
             node[key] = CommentedMap()
         node = node[key]
     node[keys[-1]] = value
-    text = dump_subtree(tree)
+    text = dump_subtree(tree, like=before)
     parse_config(text, file=file)
     write_atomically(file, text)
 

@@ -15,6 +15,7 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.util import load_yaml_guess_indent
 
 from host.config import sanitise, values
 from host.config.known_keys import no_effect
@@ -90,10 +91,14 @@ def parse_config(text: str, *, file: str) -> LoadedConfig:
     return LoadedConfig(config, tuple(warnings), text)
 
 
-def dump_subtree(tree: Any) -> str:
-    """YAML text of one node, comments and order included."""
+def dump_subtree(tree: Any, *, like: str = "") -> str:
+    """YAML text of one node, comments and order included; lists are indented as in the text `like`."""
+    yaml = _yaml()
+    if like:
+        _, indent, offset = load_yaml_guess_indent(like)
+        yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
     out = io.StringIO()
-    _yaml().dump(tree, out)
+    yaml.dump(tree, out)
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ MAX_FUNCTION_LINES = 60
 LONG_MODULES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 BROAD_EXCEPT: dict[str, str] = {
-    "host/runtime/drive.py": "the coroutine of an in-process plugin is stepped by hand, errors and cancellation included",
+    "host/runtime/drive.py": "an in-process plugin is stepped by hand, its errors and cancellation included",
     "host/runtime/inprocess.py": "the constructor of an in-process plugin is the author's code",
     "host/runtime/invoke.py": "whatever a call raises becomes one of the two plugin errors",
     "host/runtime/loader.py": "importing an in-process plugin runs the author's code",

@@ -1,6 +1,5 @@
 """From a command to a plugin that is ready, and all the ways in which it does not get there."""
 
-
 from host.runtime.handle import PluginState
 from tests.support.processes import route
 

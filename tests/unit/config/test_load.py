@@ -164,3 +164,12 @@ def test_an_edit_that_would_break_the_file_leaves_it_untouched(tmp_path):
 def test_a_missing_file_says_how_to_get_one(tmp_path):
     with pytest.raises(ConfigError, match="jackfield init"):
         load_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("indent", ["", "  "])
+def test_editing_keeps_the_indentation_of_lists(tmp_path, indent):
+    file = tmp_path / "config.yaml"
+    text = f"port: 1\napi-keys:\n{indent}- key: k\n{indent}  name: n\n{indent}- other\n"
+    file.write_text(text)
+    set_value(file, ["port"], 2)
+    assert file.read_text() == text.replace("port: 1", "port: 2")
