@@ -344,7 +344,7 @@ class PluginRegistry:
         self._callbacks.http.hosts = {
             generation.plan.plugin_id: generation.plan.policy.http_hosts
             for generation in generations
-            if generation.plan.policy.http_hosts or generation.plan.policy.http_hosts_closed
+            if generation.plan.policy.http_hosts
         }
         self._callbacks.grants = {
             generation.plan.plugin_id: generation.plan.policy.permissions for generation in generations

@@ -76,7 +76,7 @@ class HttpCallbacks:
     ) -> None:
         self.attacher_of = attacher_of
         self.settings = settings if settings is not None else HttpSettings()
-        self.hosts: Mapping[str, Sequence[str]] = {}
+        self.hosts: Mapping[str, Sequence[Sequence[str]]] = {}
         self._client: Final = client
 
     async def do(self, scope: CallScope, params: HttpRequest) -> HttpResponse:
@@ -102,9 +102,9 @@ class HttpCallbacks:
         return HttpResponse(status=response.status, headers=_headers(response.headers)), items
 
     def _request(self, scope: CallScope, params: HttpRequest) -> UpstreamRequest:
-        allowed = self.hosts.get(scope.plugin_id)
-        if allowed is not None:
-            _check_host(scope.plugin_id, params.url, allowed)
+        allow_lists = self.hosts.get(scope.plugin_id)
+        if allow_lists is not None:
+            _check_host(scope.plugin_id, params.url, allow_lists)
         settings = self.settings
         url, proxy_url = params.url, settings.proxy_url
         headers: Sequence[tuple[str, str]] = [
@@ -180,18 +180,19 @@ def _headers(items: list[tuple[str, str]]) -> Headers:
     return FrozenDict(headers)
 
 
-def _check_host(plugin_id: str, url: str, allowed: Sequence[str]) -> None:
+def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) -> None:
     try:
         parsed = URL(url, encoded=True)
         host, port = parsed.host or "", parsed.port
     except ValueError:
         host, port = "", None
-    if not host_matches(host, port, allowed):
-        raise host_error(
-            "permission_denied",
-            f"plugin {plugin_id!r} may not call {host or 'this URL'}; allowed: {', '.join(allowed) or 'no host'}"
-            " (http_hosts in plugin.toml, http-hosts in its policy)",
-        )
+    for allowed in allow_lists:
+        if not host_matches(host, port, allowed):
+            raise host_error(
+                "permission_denied",
+                f"plugin {plugin_id!r} may not call {host or 'this URL'}; allowed: {', '.join(allowed)}"
+                " (http_hosts in plugin.toml, http-hosts in its policy)",
+            )
 
 
 _CODES: Final = {

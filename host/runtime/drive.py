@@ -1,8 +1,9 @@
 """Runs an in-process plugin's coroutine inside the calling task: no task switch, and no timer unless it suspends.
 
-The price of a call that never waits is one `send`. A call that waits gets a timer; when the deadline passes or the
-caller is cancelled, the plugin's code is cancelled once and the caller goes on at once, whatever the plugin does: what
-is left of it is finished by a background task of bounded life.
+The price of a call that never waits is one `send`. A call that waits gets a timer. When its deadline passes, the
+plugin's code is cancelled like any other coroutine; what it does about that may take a short while, then it is closed,
+whatever it wants. It is never moved to another task: code that remembered its task, as `asyncio.timeout` does, would
+later cancel the wrong one.
 """
 
 import asyncio
@@ -13,13 +14,14 @@ from typing import Any, Final, Protocol
 import structlog
 
 from host.runtime.loopwatch import LoopWatch
-from host.tasks import TaskGroup
 from pluginabi.errors import PluginTimeout
 
 log = structlog.get_logger("host.runtime.drive")
 
-LEFTOVER_LIMIT_S: Final = 10.0
-"""How long a cancelled hook may take to clean up before its coroutine is closed."""
+DEADLINE_GRACE_S: Final = 0.25
+"""How long a hook may clean up after its deadline: its caller waits for that."""
+CANCEL_GRACE_S: Final = 2.0
+"""The same after the caller was cancelled, when nobody waits for an answer."""
 
 Work = Coroutine[Any, Any, Any]
 
@@ -34,14 +36,13 @@ class DrivenCall(Protocol):
 class Driver:
     """Steps the coroutines of one plugin."""
 
-    __slots__ = ("_plugin_id", "_tasks", "_watch", "stuck")
+    __slots__ = ("_plugin_id", "_watch", "stuck")
 
-    def __init__(self, plugin_id: str, *, watch: LoopWatch, tasks: TaskGroup) -> None:
+    def __init__(self, plugin_id: str, *, watch: LoopWatch) -> None:
         self._plugin_id = plugin_id
         self._watch = watch
-        self._tasks = tasks
         self.stuck = 0
-        """Hooks that went on after they were cancelled, since the start."""
+        """Hooks that had to be closed because they went on after they were cancelled."""
 
     @types.coroutine
     def run(
@@ -53,9 +54,10 @@ class Driver:
         call: DrivenCall,
         dropped: Callable[[Any], None] | None = None,
     ) -> Generator[Any, Any, Any]:
-        """Await `work`; `call` identifies it to the watch, `dropped` gets a result that comes too late.
+        """Await `work`; `call` identifies it to the watch, `dropped` gets a result that nobody wants any more.
 
-        Raises PluginTimeout after `timeout_s`, otherwise whatever `work` raises. Cancelling it cancels `work`.
+        Raises PluginTimeout after `timeout_s`, otherwise whatever `work` raises. Cancelling it cancels `work`, and it
+        ends as cancelled even when `work` answers all the same.
         """
         watch = self._watch
         outer = watch.enter(call)
@@ -65,90 +67,60 @@ class Driver:
             return done.value
         finally:
             watch.leave(outer, self._plugin_id, method)
-        return (yield from self._wait(_Suspended(work, method, call, waits_for), timeout_s, dropped))
-
-    def _wait(
-        self, state: "_Suspended", timeout_s: float | None, dropped: Callable[[Any], None] | None
-    ) -> Generator[Any, Any, Any]:
-        deadline = _Deadline(timeout_s)
+        guard = _Guard(timeout_s)
         try:
-            while True:
-                try:
-                    yield state.waits_for
-                except asyncio.CancelledError as cancelled:
-                    state.call.cancel()
-                    # Before the cancellation is taken back: the plugin's side asks the task whether it is cancelled.
-                    self._abandon(state, cancelled, dropped)
-                    if deadline.is_cause():
-                        timeout_ms = round((timeout_s or 0.0) * 1000)
-                        raise PluginTimeout(self._plugin_id, state.method, timeout_ms=timeout_ms) from None
-                    raise
-                except GeneratorExit:
-                    state.work.close()
-                    raise
-                except BaseException as error:
-                    self._step(state, error)
-                else:
-                    self._step(state, None)
-        except _Finished as finished:
-            return finished.value
+            value = yield from self._wait(_Suspended(work, method, call, waits_for), guard)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._settle(guard, method, error)
+            raise
         finally:
-            deadline.stop()
-
-    def _step(self, state: "_Suspended", error: BaseException | None) -> None:
-        """One step of the plugin's code. Raises _Finished when it returned, and what it raises."""
-        outer = self._watch.enter(state.call)
-        try:
-            state.waits_for = state.work.send(None) if error is None else state.work.throw(error)
-        except StopIteration as done:
-            raise _Finished(done.value) from None
-        finally:
-            self._watch.leave(outer, self._plugin_id, state.method)
-
-    def _abandon(
-        self, state: "_Suspended", cancelled: asyncio.CancelledError, dropped: Callable[[Any], None] | None
-    ) -> None:
-        """Cancel the plugin's code; if that does not end it, let a task of ours wait for it."""
-        try:
-            self._step(state, cancelled)
-        except _Finished as finished:
-            if dropped is not None:
-                dropped(finished.value)
-        except asyncio.CancelledError:
-            pass
-        except Exception:
-            log.warning("plugin.cleanup_failed", plugin_id=self._plugin_id, method=state.method, exc_info=True)
-        else:
-            self.stuck += 1
-            self._tasks.start(self._leftover(state, dropped), name=f"leftover:{self._plugin_id}:{state.method}")
-
-    async def _leftover(self, state: "_Suspended", dropped: Callable[[Any], None] | None) -> None:
-        try:
-            async with asyncio.timeout(LEFTOVER_LIMIT_S):
-                value = await self._resume(state)
-        except TimeoutError:
-            log.error("plugin.ignores_cancellation", plugin_id=self._plugin_id, method=state.method)
-        except Exception:
-            log.warning("plugin.cleanup_failed", plugin_id=self._plugin_id, method=state.method, exc_info=True)
-        else:
+            guard.stop()
+        if guard.interrupted:
             if dropped is not None:
                 dropped(value)
+            self._settle(guard, method, None)
+        return value
 
-    @types.coroutine
-    def _resume(self, state: "_Suspended") -> Generator[Any, Any, Any]:
-        try:
-            while True:
-                try:
-                    yield state.waits_for
-                except (asyncio.CancelledError, GeneratorExit):
-                    _close(state.work)
-                    raise
-                except BaseException as error:
-                    self._step(state, error)
-                else:
-                    self._step(state, None)
-        except _Finished as finished:
-            return finished.value
+    def _wait(self, state: "_Suspended", guard: "_Guard") -> Generator[Any, Any, Any]:
+        """Pass on what the work waits for until it ends, or until its grace is over."""
+        while True:
+            error: BaseException | None = None
+            try:
+                yield state.waits_for
+            except GeneratorExit:
+                state.work.close()
+                raise
+            except BaseException as raised:
+                error = raised
+            if guard.overdue:
+                self.stuck += 1
+                log.error("plugin.ignores_cancellation", plugin_id=self._plugin_id, method=state.method)
+                _close(state.work)
+                raise asyncio.CancelledError
+            if guard.expired:
+                state.call.cancel()
+            outer = self._watch.enter(state.call)
+            try:
+                state.waits_for = state.work.send(None) if error is None else state.work.throw(error)
+            except StopIteration as done:
+                return done.value
+            finally:
+                self._watch.leave(outer, self._plugin_id, state.method)
+            if error is not None and guard.interrupted:
+                guard.start_grace()
+
+    def _settle(self, guard: "_Guard", method: str, error: BaseException | None) -> None:
+        """Raise what an interrupted call ends with, whatever the plugin made of its cancellation."""
+        if not guard.interrupted:
+            return
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            log.info("plugin.late_error", plugin_id=self._plugin_id, method=method, error=str(error))
+        if guard.take_back():
+            raise PluginTimeout(self._plugin_id, method, timeout_ms=guard.timeout_ms) from None
+        if not isinstance(error, asyncio.CancelledError):
+            raise asyncio.CancelledError
 
 
 class _Suspended:
@@ -163,51 +135,75 @@ class _Suspended:
         self.waits_for = waits_for
 
 
-class _Finished(Exception):
-    """Carries a coroutine's return value; StopIteration cannot leave a generator."""
+class _Guard:
+    """Cancels the running task when time is up, and can tell that cancellation from anybody else's.
 
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
+    An `asyncio.timeout` inside the plugin also cancels this task, and takes it back when it leaves its block: only
+    while a cancellation is not taken back is the call interrupted.
+    """
 
-
-class _Deadline:
-    """Cancels the running task when time is up, and can tell that cancellation from anybody else's."""
-
-    __slots__ = ("_before", "_expired", "_handle", "_task")
+    __slots__ = ("_before", "_cancels", "_grace", "_handle", "_task", "_timeout_s", "expired", "overdue")
 
     def __init__(self, timeout_s: float | None) -> None:
-        self._expired = False
-        self._handle: asyncio.TimerHandle | None = None
-        if timeout_s is None:
-            return
         task = asyncio.current_task()
         assert task is not None
+        self.expired = False
+        """The deadline has passed."""
+        self.overdue = False
+        """The grace after a cancellation has passed too."""
+        self._timeout_s = timeout_s
         self._task = task
         self._before = task.cancelling()
-        self._handle = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+        self._cancels = 0
+        self._grace: asyncio.TimerHandle | None = None
+        self._handle = None if timeout_s is None else task.get_loop().call_later(timeout_s, self._expire)
 
-    def is_cause(self) -> bool:
-        """Whether the cancellation just seen is this deadline's; takes it back then."""
-        if not self._expired:
-            return False
-        self._expired = False
-        # Somebody else may have cancelled the task as well; then it stays cancelled.
-        return self._task.uncancel() <= self._before
+    @property
+    def interrupted(self) -> bool:
+        """Whether this deadline or somebody outside has cancelled the call."""
+        return self._task.cancelling() > self._before
+
+    @property
+    def timeout_ms(self) -> int:
+        return round((self._timeout_s or 0.0) * 1000)
+
+    def start_grace(self) -> None:
+        """The plugin goes on after a cancellation: let it, for a while."""
+        if self._grace is None:
+            delay_s = DEADLINE_GRACE_S if self.expired else CANCEL_GRACE_S
+            self._grace = self._task.get_loop().call_later(delay_s, self._end_grace)
+
+    def take_back(self) -> bool:
+        """Undo this guard's own cancellations; True when it was the deadline and nobody else has cancelled the task."""
+        self.stop()
+        while self._cancels:
+            self._cancels -= 1
+            self._task.uncancel()
+        return self.expired and self._task.cancelling() <= self._before
 
     def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        if self._expired:
-            self._task.uncancel()
+        if self._grace is not None:
+            self._grace.cancel()
 
     def _expire(self) -> None:
-        self._expired = True
+        self.expired = True
+        self._cancel()
+
+    def _end_grace(self) -> None:
+        self._grace = None
+        if self.interrupted:
+            self.overdue = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        self._cancels += 1
         self._task.cancel()
 
 
 def _close(work: Work) -> None:
-    """End a coroutine that went on after its cancellation; one that ignores this too is left to the collector."""
+    """End a coroutine on the spot; one that ignores this too is dropped, nothing will ever wake it again."""
     try:
         work.close()
     except Exception:

@@ -19,19 +19,20 @@ from host.runtime.loopwatch import LoopWatch
 from host.runtime.scope import CallScope
 from host.tasks import TaskGroup
 from pluginabi.body import StreamItem
-from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTransportError, normalised
+from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTimeout, PluginTransportError, normalised
 from pluginabi.frames import Usage
 from pluginabi.methods import PLUGIN_METHODS
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse, ShutdownRequest
-from pluginapi import Context, Dispatcher, DispatchReply
-from pluginapi.dispatch import log_exception
+from pluginapi import Dispatcher, DispatchReply
 
 log = structlog.get_logger("host.runtime.inprocess")
 
 _EMPTY_ANSWERS: Final[Mapping[str, Payload]] = {method: spec.response() for method, spec in PLUGIN_METHODS.items()}
 REGISTER_TIMEOUT_S: Final = 10.0
 SHUTDOWN_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 2.0
+"""How long a stream's generator may take to clean up."""
 
 
 class InProcessStartError(Exception):
@@ -80,7 +81,7 @@ class InProcessPlugin:
         self._callbacks: Final = callbacks
         self._watch: Final = watch
         self._tasks: Final = tasks
-        self._driver: Final = Driver(source.plugin_id, watch=watch, tasks=tasks)
+        self._driver: Final = Driver(source.plugin_id, watch=watch)
         self._code: PluginCode | None = None
         self._dispatcher: Dispatcher | None = None
         self._idle = asyncio.Event()
@@ -161,7 +162,7 @@ class InProcessPlugin:
         except Exception as error:  # a constructor is the author's code: whatever it raises is the reason
             raise LoadError(f"{self._source.manifest.entry}() failed: {type(error).__name__}: {error}") from error
         hooks.register(self._manager, plugin, name=self._registered_name)
-        self._dispatcher = Dispatcher(plugin, on_exception=_log_exception)
+        self._dispatcher = Dispatcher(plugin)
         self.hello = Hello(
             capabilities=self._dispatcher.capabilities,
             inputs=self._dispatcher.inputs,
@@ -265,7 +266,9 @@ class _Items:
             return
         self._port.cancel()
         try:
-            await self._driver.run(self._items.aclose(reason), self._method, timeout_s=None, call=self._port)
+            await self._driver.run(self._items.aclose(reason), self._method, timeout_s=CLOSE_TIMEOUT_S, call=self._port)
+        except PluginTimeout:
+            log.warning("plugin.close_timeout", plugin_id=self._port.scope.plugin_id, method=self._method)
         finally:
             self._end()
 
@@ -284,10 +287,3 @@ def _from_plugin(error: PluginError) -> PluginError:
         # Nothing checks the types of what an author builds in memory; a carrier with a wire would have refused it.
         body = ErrorBody(message=str(error), origin="plugin")
     return error if body is error.body else PluginError(body)
-
-
-def _log_exception(error: BaseException, method: str, ctx: Context) -> None:
-    """As the SDK's own, but silent about a hook that was cancelled and finished in a task of its own."""
-    if isinstance(error, asyncio.CancelledError) and ctx.cancelled.is_set():
-        return
-    log_exception(error, method, ctx)

@@ -153,6 +153,10 @@ class _Reader:
                 self._fail((), f"the key {key!r} is missing")
         if values.get("protocol") == "grpc" and values.get("transport") == "stdio":
             self._fail(("transport",), 'protocol = "grpc" needs a socket: leave transport out or say "unix"')
+        on_error = values.get("on_error")
+        for method, mode in on_error.items() if isinstance(on_error, dict) else ():
+            if mode not in ("fail", "skip"):
+                self._fail(("on_error", method), f'on_error is "fail" or "skip", not {mode!r}')
         manifest = self._convert(values)
         self._check(manifest)
         return manifest

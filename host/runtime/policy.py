@@ -33,10 +33,8 @@ class EffectivePolicy:
     """For the operator, shown by `jackfield plugins list`."""
     permissions: frozenset[str]
     wished_permissions: frozenset[str]
-    http_hosts: tuple[str, ...] = ()
-    """Patterns a URL's host must match; empty: any host (only with the permission `http`)."""
-    http_hosts_closed: bool = False
-    """The two allow-lists have nothing in common: no host at all."""
+    http_hosts: tuple[tuple[str, ...], ...] = ()
+    """Lists of patterns, the manifest's and the operator's: a URL's host must match one of each list that there is."""
     environment: Mapping[str, str] = field(default_factory=dict)
     memory_mb: int | None = None
     max_inflight: int | None = None
@@ -90,15 +88,15 @@ def effective_policy(
     bundled = source.origin == "bundled"
     wished = frozenset(manifest.permissions)
     granted = frozenset(_known_permissions(manifest.id, operator)) | (BUNDLED_PERMISSIONS if bundled else frozenset())
-    hosts = intersect_hosts(manifest.http_hosts, operator.http_hosts)
     carrier, remark = _carrier(source, operator)
     return EffectivePolicy(
         carrier=carrier,
         remark=remark,
         permissions=wished & granted,
         wished_permissions=wished,
-        http_hosts=hosts or (),
-        http_hosts_closed=hosts is None,
+        http_hosts=tuple(
+            tuple(pattern.lower() for pattern in hosts) for hosts in (manifest.http_hosts, operator.http_hosts) if hosts
+        ),
         environment=_environment(source, operator, os.environ if environment is None else environment),
         memory_mb=_first(operator.limits.memory_mb, manifest.limits.memory_mb),
         max_inflight=_first(operator.limits.max_inflight, manifest.limits.max_inflight),
@@ -111,17 +109,6 @@ def effective_policy(
         first_byte_timeout_s=seconds(config.timeouts.first_byte),
         idle_timeout_s=seconds(config.timeouts.idle),
     )
-
-
-def intersect_hosts(manifest: Sequence[str], operator: Sequence[str]) -> tuple[str, ...] | None:
-    """The host patterns that both lists allow; an empty list allows every host. None when nothing is left."""
-    wished = tuple(pattern.lower() for pattern in manifest)
-    allowed = tuple(pattern.lower() for pattern in operator)
-    if not wished or not allowed:
-        return wished or allowed
-    both = {pattern for pattern in wished if _covered(pattern, allowed)}
-    both |= {pattern for pattern in allowed if _covered(pattern, wished)}
-    return tuple(sorted(both)) or None
 
 
 def host_matches(host: str, port: int | None, patterns: Sequence[str]) -> bool:
@@ -141,20 +128,6 @@ def _host_fits(host: str, port: int | None, pattern: str) -> bool:
     if pattern.startswith("*."):
         return host.endswith(pattern[1:])
     return host == pattern.strip("[]")
-
-
-def _covered(pattern: str, by: Sequence[str]) -> bool:
-    """Whether every host that fits `pattern` also fits one of `by`."""
-    name, colon, port = pattern.rpartition(":")
-    bare, number = (name, int(port)) if colon and port.isdigit() and not name.endswith(":") else (pattern, None)
-    if bare == "*":
-        return any(other == pattern or other == "*" for other in by)
-    if bare.startswith("*."):
-        # A wildcard is covered by a wildcard of the same or a higher domain; a made-up member stands for all.
-        return any(
-            other.partition(":")[0].startswith("*") and _host_fits("x" + bare[1:], number, other) for other in by
-        )
-    return any(_host_fits(bare, number, other) for other in by)
 
 
 def _carrier(source: PluginSource, operator: PluginPolicy) -> tuple[Carrier, str]:

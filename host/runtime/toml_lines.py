@@ -18,8 +18,11 @@ def line_of(text: str, path: Sequence[str | int]) -> int | None:
     lines = _key_lines(text)
     wanted = tuple(str(part) for part in path)
     for length in range(len(wanted), 0, -1):
-        if wanted[:length] in lines:
-            return lines[wanted[:length]]
+        prefix = wanted[:length]
+        # A table may exist only through keys like `table.key`; then its first one stands for it.
+        line = lines.get(prefix) or next((number for key, number in lines.items() if key[:length] == prefix), None)
+        if line is not None:
+            return line
     return None
 
 

@@ -1,0 +1,87 @@
+"""Who held the event loop."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from host.runtime import loopwatch
+from host.runtime.invoke import Invoker
+from host.runtime.loopwatch import LoopWatch
+from pluginabi.payloads.routing import ModelRouteRequest
+from tests.support.runtime import binding, started
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    fake = FakeTime()
+    monkeypatch.setattr(loopwatch, "time", fake)
+    return fake
+
+
+def test_a_step_longer_than_the_limit_is_reported_with_plugin_and_method(clock: FakeTime):
+    seen: list[Any] = []
+    watch = LoopWatch(report=lambda *report: seen.append(report))
+    outer = watch.enter("call")
+    assert watch.current == "call"
+    clock.now_s += 0.15
+    watch.leave(outer, "p", "model.route")
+    assert seen == [("p", "model.route", pytest.approx(0.15))]
+    assert watch.current is None
+
+
+def test_a_step_within_the_limit_is_not_reported(clock: FakeTime):
+    seen: list[Any] = []
+    watch = LoopWatch(report=lambda *report: seen.append(report))
+    outer = watch.enter("call")
+    clock.now_s += 0.1
+    watch.leave(outer, "p", "model.route")
+    assert seen == []
+
+
+def test_nested_steps_are_charged_to_the_innermost_plugin_only(clock: FakeTime):
+    seen: list[Any] = []
+    watch = LoopWatch(report=lambda plugin_id, method, held_s: seen.append((plugin_id, round(held_s, 3))))
+    outer = watch.enter("a")
+    clock.now_s += 0.05
+    inner = watch.enter("b")
+    clock.now_s += 0.2
+    watch.leave(inner, "b", "executor.execute")
+    assert watch.current == "a"
+    clock.now_s += 0.04
+    watch.leave(outer, "a", "model.route")
+    assert seen == [("b", 0.2)]
+
+
+async def test_F24_a_hook_that_blocks_the_loop_is_named(tmp_path: Any):
+    code = """
+import time
+class P(Plugin):
+    async def model_route(self, request):
+        time.sleep(0.12)
+"""
+    seen: list[tuple[str, str]] = []
+    async with started(tmp_path, code, report=lambda plugin_id, method, held_s: seen.append((plugin_id, method))) as p:
+        await Invoker().call(binding(p, "model.route"), lambda _: ModelRouteRequest(), None)
+    assert seen == [("p", "model.route")]
+
+
+async def test_waiting_does_not_count_as_holding(tmp_path: Any):
+    code = """
+class P(Plugin):
+    async def model_route(self, request):
+        await asyncio.sleep(0.12)
+"""
+    seen: list[Any] = []
+    async with started(tmp_path, code, report=lambda *report: seen.append(report)) as p:
+        await Invoker().call(binding(p, "model.route"), lambda _: ModelRouteRequest(), None)
+    assert seen == []
+    assert asyncio.current_task() is not None
