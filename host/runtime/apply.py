@@ -14,6 +14,7 @@ from host.runtime.bundled import bundled_needed
 from host.runtime.callback_http import http_settings
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import Carriers
+from host.runtime.diagnostics import PluginStartError
 from host.runtime.discover import Discovery, PluginSource, discover, installed_entry_points
 from host.runtime.generation import (
     Generation,
@@ -85,6 +86,7 @@ class PluginRegistry:
         self._lock = asyncio.Lock()
         self._leases: Final = SnapshotLeases()
         self._to_retire: list[tuple[Slot | None, Generation, float]] = []
+        self._draining: set[Generation] = set()
 
     async def apply(self, config: Config, *, reload_files: bool = False) -> PluginSnapshot:
         """Start, change and stop plugins until they match `config`; returns the snapshot to use from now on.
@@ -96,6 +98,7 @@ class PluginRegistry:
         async with self._lock:
             self._config = config
             self._callbacks.http.settings = http_settings(config)
+            self._carriers.configure(config)
             self._discovery = self._discover(config)
             sources = self._wanted_sources(config, reload_files=reload_files)
             self._remove(self._slots.keys() - {source.plugin_id for source in sources})
@@ -135,25 +138,17 @@ class PluginRegistry:
             self._changed()
             return slot.current.handle.state is PluginState.READY
 
-    async def replace(self, plugin_id: str, reason: str) -> None:
-        """A plugin asked to be replaced: start a new generation of it. Unknown ids are ignored."""
-        async with self._lock:
-            slot = self._slots.get(plugin_id)
-            if slot is not None:
-                log.info("plugin.replace", plugin_id=plugin_id, reason=reason)
-                await self._bring(slot.current.plan.source, force=True)
-                self._changed()
-
     async def stop(self) -> None:
         """Stop all plugins, running calls first. Idempotent."""
         async with self._lock:
-            self._remove(set(self._slots))
+            for slot in self._slots.values():
+                self._draining.add(slot.current)
+            self._slots.clear()
             self.snapshot = EMPTY_SNAPSHOT
-            generations = [generation for _, generation, _ in self._to_retire]
-            self._to_retire.clear()
             await asyncio.gather(
-                *(generation.handle.drain_and_stop(drain_s=STOP_DRAIN_S) for generation in generations)
+                *(generation.handle.drain_and_stop(drain_s=STOP_DRAIN_S) for generation in self._draining)
             )
+            self._draining.clear()
 
     def statuses(self) -> list[PluginStatus]:
         """Every plugin that was found or runs, by id; broken and shadowed ones last."""
@@ -212,8 +207,7 @@ class PluginRegistry:
     def _remove(self, plugin_ids: Iterable[str]) -> None:
         for plugin_id in list(plugin_ids):
             slot = self._slots.pop(plugin_id)
-            for generation in (slot.current, *slot.retiring):
-                self._to_retire.append((None, generation, STOP_DRAIN_S))
+            self._to_retire.append((None, slot.current, STOP_DRAIN_S))
 
     async def _bring(self, source: PluginSource, *, force: bool) -> None:
         """Make one plugin match the configuration."""
@@ -249,8 +243,9 @@ class PluginRegistry:
         slot = Slot(generation, attempted=plan, last_number=number)
         self._slots[plan.plugin_id] = slot
         slot.problem = await self._start(generation) or ""
+        slot.recovers = bool(slot.problem)
         if slot.problem:
-            await self._replace_refused(slot)
+            await self._silence(slot)
 
     async def _upgrade(self, slot: Slot, plan: Plan) -> None:
         """Start a new generation beside the current one, which keeps serving until the new one is ready."""
@@ -259,20 +254,19 @@ class PluginRegistry:
         old, new = slot.current, self._new_generation(plan, slot.last_number)
         problem = await self._start(new)
         if problem is None:
-            slot.problem = ""
+            slot.problem, slot.recovers = "", False
         elif old.handle.state in _NOT_SERVING:
             # There is nothing to keep: the new generation tries on with the new configuration.
-            slot.problem = problem
+            slot.problem, slot.recovers = problem, True
         else:
             await new.handle.stop()
             slot.problem = problem
             old.plan = kept_plan(old.plan, plan)
             return
         slot.current = new
-        slot.retiring.append(old)
         self._to_retire.append((slot, old, seconds(self._config.plugins.upgrade_drain)))
         if problem is not None:
-            await self._replace_refused(slot)
+            await self._silence(slot)
 
     async def _reconfigure(self, slot: Slot, plan: Plan) -> None:
         generation = slot.current
@@ -313,13 +307,13 @@ class PluginRegistry:
         try:
             await generation.handle.start()
             generation.redeclare()
-        except (InProcessStartError, RegistrationError) as error:
+        except (InProcessStartError, PluginStartError, RegistrationError) as error:
             log.warning("plugin.start_failed", plugin_id=generation.plan.plugin_id, error=str(error))
             return str(error)
         await self._list_models(generation)
         return None
 
-    async def _replace_refused(self, slot: Slot) -> None:
+    async def _silence(self, slot: Slot) -> None:
         """A plugin that runs although its registration was refused must not be called."""
         generation = slot.current
         if generation.handle.state is not PluginState.READY:
@@ -363,33 +357,42 @@ class PluginRegistry:
             self.on_change(snapshot)
 
     def _handle_changed(self, handle: ManagedHandle) -> None:
-        """A process restarted, failed, or registered anew."""
-        for slot in self._slots.values():
-            if slot.current.handle is handle and not self._lock.locked():
-                self._tasks.start(self._refresh(slot), name=f"refresh:{slot.plugin_id}")
+        """A process registered by itself, after a restart or a late start."""
+        self._tasks.start(self._refresh(handle), name=f"refresh:{handle.plugin_id}")
 
-    async def _refresh(self, slot: Slot) -> None:
+    async def _refresh(self, handle: ManagedHandle) -> None:
+        """Take over what a handle declares now, when that is something else than before."""
         async with self._lock:
-            generation = slot.current
-            if self._slots.get(slot.plugin_id) is not slot or generation.handle.state is not PluginState.READY:
+            slot = self._slots.get(handle.plugin_id)
+            if slot is None or slot.current.handle is not handle or handle.state is not PluginState.READY:
                 return
+            generation = slot.current
             before = generation.declaration
             try:
                 generation.redeclare()
             except RegistrationError as error:
                 slot.problem = str(error)
+                log.warning("plugin.registration_refused", plugin_id=slot.plugin_id, error=str(error))
                 return
-            if slot.problem:
-                slot.problem = ""
+            if slot.recovers:
+                slot.recovers, slot.problem = False, ""
                 await self._list_models(generation)
-            if generation.declaration != before:
+                self._changed()
+            elif generation.declaration != before:
                 self._changed()
 
     def _retire(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
-        if slot is not None and len(slot.retiring) >= MAX_GENERATIONS:
-            oldest = slot.retiring.pop(0)
-            log.warning("plugin.too_many_generations", plugin_id=slot.plugin_id)
-            self._tasks.start(oldest.handle.drain_and_stop(drain_s=0.0), name=f"stop:{slot.plugin_id}")
+        self._draining.add(generation)
+        if slot is not None:
+            slot.retiring.append(generation)
+            # The current one counts as well.
+            if len(slot.retiring) >= MAX_GENERATIONS:
+                oldest = slot.retiring.pop(0)
+                log.warning("plugin.too_many_generations", plugin_id=slot.plugin_id)
+                self._tasks.start(
+                    oldest.handle.drain_and_stop(drain_s=0.0, successor=slot.current.handle),
+                    name=f"stop:{slot.plugin_id}",
+                )
         self._tasks.start(self._drain(slot, generation, drain_s), name=f"drain:{generation.plan.plugin_id}")
 
     async def _drain(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
@@ -401,6 +404,9 @@ class PluginRegistry:
                 await self._leases.released(generation.handle)
         except TimeoutError:
             log.warning("plugin.drain_timeout", plugin_id=generation.plan.plugin_id)
-        await generation.handle.drain_and_stop(drain_s=max(0.0, deadline_s - loop.time()))
+        await generation.handle.drain_and_stop(
+            drain_s=max(0.0, deadline_s - loop.time()), successor=slot.current.handle if slot is not None else None
+        )
+        self._draining.discard(generation)
         if slot is not None and generation in slot.retiring:
             slot.retiring.remove(generation)

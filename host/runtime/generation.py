@@ -39,7 +39,8 @@ class ManagedHandle(PluginHandle, Protocol):
     async def reconfigure(self, request: RegisterRequest) -> bool:
         """False when the plugin cannot; raises what it answered."""
 
-    async def drain_and_stop(self, *, drain_s: float) -> None: ...
+    async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None:
+        """Calls that still come go to `successor`."""
 
     async def stop(self) -> None: ...
 
@@ -74,6 +75,8 @@ class Slot:
     """The newest plan that was tried, in effect or not: the same plan is not tried twice."""
     problem: str = ""
     """Why `attempted` is not in effect."""
+    recovers: bool = False
+    """`current` did not start, and may still become ready by itself."""
     retiring: list[Generation] = field(default_factory=list)
     last_number: int = 0
 
@@ -104,7 +107,7 @@ class UnavailableHandle:
     async def reconfigure(self, request: RegisterRequest) -> bool:
         return False
 
-    async def drain_and_stop(self, *, drain_s: float) -> None: ...
+    async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None: ...
 
     async def stop(self) -> None: ...
 

@@ -13,7 +13,7 @@ from host.runtime import hooks
 from host.runtime.callbacks import HostCallbacks, InlinePort
 from host.runtime.discover import PluginSource
 from host.runtime.drive import Driver
-from host.runtime.handle import PluginState, Reply
+from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.loader import LoadError, PluginCode, load_plugin_code
 from host.runtime.loopwatch import LoopWatch
 from host.runtime.scope import CallScope
@@ -84,6 +84,7 @@ class InProcessPlugin:
         self._driver: Final = Driver(source.plugin_id, watch=watch)
         self._code: PluginCode | None = None
         self._dispatcher: Dispatcher | None = None
+        self._successor: PluginHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -118,13 +119,16 @@ class InProcessPlugin:
         """As `PluginHandle.call`. A hook that never waits costs neither a task nor a timer."""
         dispatcher = self._dispatcher
         if dispatcher is None or self.state is not PluginState.READY:
+            if self._successor is not None:
+                return await self._successor.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
             raise PluginTransportError(
                 self.plugin_id, method, phase="unavailable", cause=self.last_error or f"the plugin is {self.state}"
             )
         return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
 
-    async def drain_and_stop(self, *, drain_s: float) -> None:
-        """Refuse new calls, wait up to `drain_s` for running ones, then stop."""
+    async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None:
+        """Refuse new calls (or pass them to `successor`), wait up to `drain_s` for running ones, then stop."""
+        self._successor = successor
         if self.state is PluginState.READY:
             self.state = PluginState.DRAINING
         try:

@@ -186,7 +186,7 @@ class Bench:
             carriers=Carriers(
                 callbacks=self.callbacks,
                 tasks=tasks,
-                process=self._process,
+                process=self,
                 watch=LoopWatch(report=lambda plugin_id, method, held_s: self.held.append((plugin_id, method))),
             ),
             callbacks=self.callbacks,
@@ -196,7 +196,11 @@ class Bench:
             on_change=self.changes.append,
         )
 
-    def _process(self, plan: Any, *, generation: int, register: Any, changed: Any) -> FakeProcess:
+    def configure(self, config: Config) -> None:
+        """As `ProcessFactory.configure`."""
+
+    def __call__(self, plan: Any, *, generation: int, register: Any, changed: Any) -> FakeProcess:
+        """As `ProcessFactory`: the next scripted process."""
         self.changed = changed
         script = self.scripts.setdefault(plan.plugin_id, Script())
         made = FakeProcess(plan.plugin_id, generation=generation, register=register, script=script)
