@@ -328,15 +328,13 @@ class Connection:
             log.warning("plugin.drain_incomplete", plugin_id=self._spec.plugin_id, open_calls=self.open_calls)
         self._stopping = True
         assert self.hello is not None and self._carrier is not None
-        if self._child is None:
-            await self.session.close(reason, phase="unavailable")
-            return await self.ended()
-        if SHUTDOWN in self.hello.capabilities:
+        if self._child is not None and SHUTDOWN in self.hello.capabilities:
             await self._shut_down(reason)
         self.slots.close("unavailable", reason)
-        await stop_process(
-            self._child, plugin_id=self._spec.plugin_id, close_stdin=self._carrier.close_stdin, timings=self._timings
-        )
+        await self.session.close(reason, phase="unavailable")
+        if self._child is not None:
+            self._carrier.close_stdin()
+            await stop_process(self._child, plugin_id=self._spec.plugin_id, timings=self._timings)
         return await self.ended()
 
     async def _shut_down(self, reason: str) -> None:

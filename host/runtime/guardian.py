@@ -26,8 +26,10 @@ class Guardian:
     atomic write, and thousands of them fit.
     """
 
-    def __init__(self, *, python: str = sys.executable) -> None:
+    def __init__(self, *, python: str = sys.executable, restart_after_s: float = RESTART_AFTER_S) -> None:
         self._python = python
+        self._restart_after_s = restart_after_s
+        self._replaced = asyncio.Event()
         self._groups: set[int] = set()
         self._child: ChildProcess | None = None
         self._stdin = -1
@@ -55,6 +57,10 @@ class Guardian:
         self._groups.discard(group)
         if self._child is not None:
             self._tell(b"-%d\n" % group)
+
+    async def replaced(self) -> None:
+        """Wait until a guardian that died has been replaced."""
+        await self._replaced.wait()
 
     async def stop(self) -> None:
         """Let the guardian go; it kills what is still registered. Idempotent."""
@@ -99,8 +105,9 @@ class Guardian:
         self._close_pipe()
         if not self._stopped:
             log.warning("guardian.died", returncode=returncode, groups=len(self._groups))
-            if self._groups and time.monotonic() - started_s >= RESTART_AFTER_S:
+            if self._groups and time.monotonic() - started_s >= self._restart_after_s:
                 self._ensure_running()
+                self._replaced.set()
 
     def _tell(self, line: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ from host.runtime.callbacks import CallbackServer
 from host.runtime.connection import Connection
 from host.runtime.diagnostics import CrashReport, PluginStartError
 from host.runtime.guardian import Guardian
-from host.runtime.handle import PluginHandle, PluginState, Reply
+from host.runtime.handle import PluginState, Reply
 from host.runtime.launch import LaunchSpec
 from host.runtime.scope import CallScope
 from host.runtime.states import StateMachine
@@ -23,6 +23,7 @@ from host.runtime.timings import ProcessTimings
 from host.tasks import TaskGroup
 from pluginabi.errors import PluginTransportError
 from pluginabi.frames import Hello
+from pluginabi.limits import QUEUE_MAX_CALLS
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse
 
@@ -90,8 +91,8 @@ class ProcessPlugin:
         self._live: Connection | None = None
         self._accepting: Connection | None = None
         """`_live` while calls may go to it."""
-        self._successor: PluginHandle | None = None
         self._replacement: asyncio.Future[None] | None = None
+        self._waiting = 0
         self._going_away: asyncio.Future[str] | None = None
         self._retiring: set[asyncio.Task[CrashReport]] = set()
         self._supervisor: asyncio.Task[None] | None = None
@@ -147,20 +148,22 @@ class ProcessPlugin:
         """
         accepting = self._accepting
         if accepting is None:
-            accepting = await self._whoever_accepts(method)
-            if accepting is None:
-                assert self._successor is not None
-                return await self._successor.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
+            accepting = await self._replaced(method)
         return await accepting.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
 
-    async def _whoever_accepts(self, method: str) -> Connection | None:
-        """Who takes a call that the newest process does not: None for the successor."""
+    async def _replaced(self, method: str) -> Connection:
+        """What takes the place of a process that is going away. Raises PluginTransportError when nothing does."""
         if self._replacement is not None:
-            await asyncio.wait([self._replacement], timeout=self._timings.queue_wait_s)
+            if self._waiting >= QUEUE_MAX_CALLS:
+                cause = f"{QUEUE_MAX_CALLS} calls wait for its next process already"
+                raise PluginTransportError(self.plugin_id, method, phase="overload", cause=cause)
+            self._waiting += 1
+            try:
+                await asyncio.wait([self._replacement], timeout=self._timings.queue_wait_s)
+            finally:
+                self._waiting -= 1
         if self._accepting is not None:
             return self._accepting
-        if self._successor is not None:
-            return None
         reason = f": {self.state_reason}" if self.state_reason else ""
         cause = f"it is {self.state}{reason}"
         raise PluginTransportError(self.plugin_id, method, phase="unavailable", cause=cause)
@@ -177,7 +180,6 @@ class ProcessPlugin:
             raise RuntimeError(f"plugin {self.plugin_id!r} was started already")
         self._finishing = None
         self._hurry = asyncio.Event()
-        self._successor = None
         self._first = asyncio.get_running_loop().create_future()
         self._supervisor = self._tasks.start(self._supervise(), name=f"supervise:{self.plugin_id}")
         error = await asyncio.shield(self._first)
@@ -221,6 +223,7 @@ class ProcessPlugin:
                     return
         finally:
             self._accepting = None
+            self._settle_replacement()
             if self._live is not None and self._finishing is None:
                 self._live.kill("the host stops")
                 await finish(asyncio.ensure_future(self._live.ended()))
@@ -296,10 +299,9 @@ class ProcessPlugin:
         self.restarts += 1
         delay_s = self._timings.backoff_min_s if isinstance(decision, GiveUp) else decision.delay_s
         if delay_s > 0:
+            self._settle_replacement()
             self._machine.move(PluginState.BACKOFF, reason)
             await asyncio.sleep(delay_s)
-        elif report is None:
-            self._replacement = asyncio.get_running_loop().create_future()
         return True
 
     def _retire(self, reason: str) -> None:
@@ -337,6 +339,7 @@ class ProcessPlugin:
     def _goaway_received(self, connection: Connection, reason: str) -> None:
         if connection is self._live and self._going_away is not None and not self._going_away.done():
             self._accepting = None
+            self._replacement = asyncio.get_running_loop().create_future()
             self._going_away.set_result(reason or "no reason given")
 
     def _responsive(self, connection: Connection, responsive: bool) -> None:
@@ -356,35 +359,25 @@ class ProcessPlugin:
         self._hurry.set()
         await self.drain_and_stop(drain_s=0.0)
 
-    async def drain_and_stop(
-        self, *, drain_s: float, reason: str = "stopped", successor: PluginHandle | None = None
-    ) -> None:
+    async def drain_and_stop(self, *, drain_s: float, reason: str = "stopped") -> None:
         """Take no new calls, wait up to `drain_s` for those that run, then end the process.
 
-        With a `successor` (an upgrade) no call is refused: as long as calls run, new ones are still served here,
-        because they belong to requests that began here; after that they go to the successor. Runs to its end even
-        when the wait is cancelled. Idempotent.
+        Runs to its end even when the wait is cancelled. Idempotent.
         """
         if self._finishing is None:
             if self._supervisor is None:
                 return
-            work = self._finish(drain_s, reason, successor)
+            work = self._finish(drain_s, reason)
             self._finishing = asyncio.get_running_loop().create_task(work, name=f"stop:{self.plugin_id}")
         await asyncio.shield(self._finishing)
 
-    async def _finish(self, drain_s: float, reason: str, successor: PluginHandle | None) -> None:
+    async def _finish(self, drain_s: float, reason: str) -> None:
         assert self._supervisor is not None
-        live = self._live
+        live, self._accepting = self._live, None
         if live is not None:
-            if successor is not None:
-                began_s = time.monotonic()
-                await live.idle_within(drain_s, self._hurry)
-                drain_s = max(0.0, drain_s - (time.monotonic() - began_s))
-            self._successor, self._accepting = successor, None
             if self.state in (PluginState.READY, PluginState.UNRESPONSIVE):
                 self._machine.move(PluginState.DRAINING, reason)
             await live.stop(reason, drain_s=drain_s, hurry=self._hurry)
-        self._successor = successor
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor, *self._retiring])
         self._live = None

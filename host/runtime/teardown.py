@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
@@ -15,22 +14,16 @@ log = structlog.get_logger("host.runtime.teardown")
 T = TypeVar("T")
 
 
-async def stop_process(
-    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], None], timings: ProcessTimings
-) -> int:
-    """Close stdin, wait, TERM to the group, wait, KILL, reap. Returns the exit code (minus the signal's number).
+async def stop_process(child: ChildProcess, *, plugin_id: str, timings: ProcessTimings) -> int:
+    """After its stdin was closed: wait, TERM to the group, wait, KILL, reap. Returns the exit code.
 
     Takes at most `eof_grace_s + term_grace_s` plus the moment a KILL needs, whatever the plugin does. Runs to its end
     even when the caller is cancelled, so that no process is left behind.
     """
-    work = asyncio.ensure_future(_stop(child, plugin_id=plugin_id, close_stdin=close_stdin, timings=timings))
-    return await finish(work)
+    return await finish(asyncio.ensure_future(_stop(child, plugin_id=plugin_id, timings=timings)))
 
 
-async def _stop(
-    child: ChildProcess, *, plugin_id: str, close_stdin: Callable[[], None], timings: ProcessTimings
-) -> int:
-    close_stdin()
+async def _stop(child: ChildProcess, *, plugin_id: str, timings: ProcessTimings) -> int:
     if await child.exited_within(timings.eof_grace_s):
         return await child.wait()
     log.info("plugin.ignores_stdin_eof", plugin_id=plugin_id, pid=child.pid)

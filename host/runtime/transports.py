@@ -12,6 +12,7 @@ from typing import Final
 
 from host import VERSION
 from host.runtime.launch import LaunchSpec, Spawned
+from host.runtime.teardown import finish
 from host.runtime.timings import ProcessTimings
 from pluginabi.channel import FrameChannel
 from pluginabi.codec import BrokenFrame
@@ -70,7 +71,7 @@ async def greet(spec: LaunchSpec, spawned: Spawned, *, timings: ProcessTimings, 
     Owns the ends of stdin and stdout from now on. Raises HandshakeError (HandshakeRefused: for good) and OSError;
     nothing but the process is left then.
     """
-    lifeline = await open_pipes(spawned.stdout_fd, spawned.stdin_fd)
+    lifeline = await _open_stdio(spawned)
     try:
         if spec.transport == "stdio" and spec.protocol == "json":
             greeting = await _first_hello(spec, lifeline, timings, on_stray)
@@ -78,6 +79,16 @@ async def greet(spec: LaunchSpec, spawned: Spawned, *, timings: ProcessTimings, 
         return await _greet_over_socket(spec, lifeline, timings, on_stray)
     except BaseException as error:
         lifeline.close(error if isinstance(error, Exception) else None)
+        raise
+
+
+async def _open_stdio(spawned: Spawned) -> StreamChannel:
+    """Not to be interrupted half-way: one of the two ends would belong to nobody."""
+    opening = asyncio.ensure_future(open_pipes(spawned.stdout_fd, spawned.stdin_fd))
+    try:
+        return await finish(opening)
+    except asyncio.CancelledError:
+        opening.result().close(ConnectionAbortedError("the start was given up"))
         raise
 
 

@@ -197,8 +197,17 @@ class FaultPlugin:
             self.wire.send(kind="pong", id=frame["id"], loop_lag_ms=0)
         elif kind == "cancel":
             self.cancel(frame)
+        elif kind == "goaway" and self.mode == "finishes-on-goaway":
+            self.finish_everything()
         elif kind == "result" and frame["id"] in self.callbacks:
             self.callbacks.pop(frame["id"])(frame)
+
+    def finish_everything(self):
+        for call_id in self.held:
+            self.say(call_id, "late")
+        for stream_id in self.streams:
+            self.wire.send(kind="end", id=stream_id, ok=True)
+        self.held, self.streams = [], {}
 
     def call(self, frame):
         params = frame.get("params") or {}
@@ -239,7 +248,7 @@ class FaultPlugin:
             self.fail(call_id, message="cancelled", code="cancelled", http_status=499)
         elif call_id in self.streams:
             del self.streams[call_id]
-            self.stdio_note(f"stream cancelled: {frame.get('reason')}")
+            self.stdio_note(f"stream cancelled: {frame.get('reason', 'client_gone')}")
             error = {"message": "cancelled", "code": "cancelled", "http_status": 499}
             self.wire.send(kind="end", id=call_id, ok=False, error=error, usage={"output_tokens": 3})
 
@@ -280,7 +289,9 @@ class FaultPlugin:
         self.fail(call_id, message="no quota", code="rate_limited", http_status=429, retry_after_ms=1500, scope="model")
 
     def do_hang(self, call_id, argument):
+        """Never answers by itself; says that it has the call."""
         self.held.append(call_id)
+        self.wire.send(kind="log", level="info", event="held", parent=call_id)
 
     def do_release(self, call_id, argument):
         held, self.held = self.held, []
@@ -325,6 +336,19 @@ class FaultPlugin:
     def do_sleep_forever(self, call_id, argument):
         while True:
             time.sleep(3600)
+
+    def do_sleep(self, call_id, argument):
+        """Busy and deaf for some seconds."""
+        time.sleep(float(argument))
+        self.say(call_id, "slept")
+
+    def do_chatter(self, call_id, argument):
+        """Logs without reading for some seconds."""
+        until_s = time.monotonic() + float(argument)
+        while time.monotonic() < until_s:
+            self.wire.send(kind="log", level="debug", event="chatter")
+            time.sleep(0.01)
+        self.say(call_id, "done")
 
     def do_stop_reading(self, call_id, argument):
         """Says it, then never reads again."""

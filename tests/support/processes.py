@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from host.runtime.handle import PluginHandle, Reply
+from host.runtime.diagnostics import CrashReport
+from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.launch import LaunchSpec
+from host.runtime.process import PluginEvents, ProcessPlugin
 from host.runtime.scope import CallScope
 from host.runtime.timings import ProcessTimings
 from pluginabi.body import Body, StreamItem
@@ -149,3 +151,25 @@ async def execute_stream(plugin: PluginHandle, command: str, *, timeout_s: float
     method = "executor.execute_stream"
     params = ExecutorRequest(model=command)
     return await plugin.call(method, params, scope=call_scope(method), timeout_s=timeout_s, stream=True)
+
+
+class Watcher(PluginEvents):
+    """Keeps what happens to a plugin, and waits for states."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[PluginState, str]] = []
+        self.reports: list[CrashReport] = []
+        self._changed = asyncio.Event()
+
+    def state_changed(self, plugin: ProcessPlugin, old: PluginState, new: PluginState, reason: str) -> None:
+        self.seen.append((new, reason))
+        self._changed.set()
+
+    def died(self, plugin: ProcessPlugin, report: CrashReport) -> None:
+        self.reports.append(report)
+
+    async def reached(self, state: PluginState, *, times: int = 1) -> None:
+        """Wait until the plugin has entered `state` that often."""
+        while [new for new, _ in self.seen].count(state) < times:
+            self._changed.clear()
+            await self._changed.wait()

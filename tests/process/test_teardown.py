@@ -1,0 +1,126 @@
+"""The end of a plugin process: what it is asked, in which order, and that it always ends."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from host.runtime.handle import PluginState
+from pluginabi.errors import PluginTransportError
+from tests.support.processes import FAST, Watcher, execute_stream, route
+
+
+async def test_a_drain_lets_calls_and_streams_finish_and_takes_no_new_ones(plugins, within, host):
+    watcher = Watcher()
+    plugin = plugins("finishes-on-goaway", events=watcher)
+    await within(plugin.start())
+    call = asyncio.ensure_future(route(plugin, "hang"))
+    await within(host.logged("held"))
+    reply = await within(execute_stream(plugin, "stream-hold"))
+    live = plugin._live
+    stopping = asyncio.ensure_future(plugin.drain_and_stop(drain_s=8.0))
+    await within(watcher.reached(PluginState.DRAINING))
+    with pytest.raises(PluginTransportError) as caught:
+        await within(route(plugin, "echo"))
+    assert caught.value.code == "plugin_unavailable"
+    assert live.open_calls == 2
+    # Told to go, the plugin finishes what it has, a moment later.
+    assert (await within(call)).result.reason == "late"
+    assert [item async for item in reply.items]
+    await within(stopping)
+    assert plugin.state is PluginState.STOPPED
+
+
+async def test_a_drain_is_over_at_its_end_whatever_still_runs(plugins, within, host):
+    plugin = plugins("never-closes")
+    await within(plugin.start())
+    call = asyncio.ensure_future(route(plugin, "hang"))
+    await within(host.logged("held"))
+    await within(plugin.drain_and_stop(drain_s=0.05))
+    with pytest.raises(PluginTransportError) as caught:
+        await within(call)
+    assert caught.value.code == "plugin_unavailable"
+
+
+async def test_stop_ends_a_drain_that_is_going_on(plugins, within, host):
+    plugin = plugins("never-closes")
+    await within(plugin.start())
+    call = asyncio.ensure_future(route(plugin, "hang"))
+    await within(host.logged("held"))
+    draining = asyncio.ensure_future(plugin.drain_and_stop(drain_s=3600.0))
+    await asyncio.sleep(0)
+    await within(plugin.stop())
+    await within(draining)
+    await within(asyncio.wait([call]))
+    assert isinstance(call.exception(), PluginTransportError)
+
+
+@pytest.mark.parametrize("mode", ["ignores-eof", "ignores-everything"])
+async def test_a_plugin_that_ignores_what_it_is_told_is_ended_all_the_same(plugins, within, life, mode):
+    plugin = plugins(mode, environment={"TEST_LIFE": life.path})
+    await within(plugin.start())
+    born = await within(life.born())
+    await within(plugin.stop())
+    await within(born.ended())
+
+
+async def test_a_grandchild_that_ignores_term_and_holds_the_pipes_is_ended_too(plugins, within, life):
+    plugin = plugins("grandchild", environment={"TEST_LIFE": life.path})
+    await within(plugin.start())
+    lives = [await within(life.born()) for _ in range(2)]
+    await within(plugin.stop())
+    for one in lives:
+        await within(one.ended())
+
+
+async def test_a_plugin_that_no_longer_reads_is_ended_although_frames_wait_for_it(plugins, within, life):
+    plugin = plugins(environment={"TEST_LIFE": life.path})
+    await within(plugin.start())
+    born = await within(life.born())
+    await within(route(plugin, "stop-reading"))
+    calls = [asyncio.ensure_future(route(plugin, "echo " + "x" * 500_000)) for _ in range(4)]
+    await asyncio.sleep(0)
+    await within(plugin.stop())
+    await within(born.ended())
+    outcomes = await within(asyncio.gather(*calls, return_exceptions=True))
+    assert all(isinstance(outcome, PluginTransportError) for outcome in outcomes)
+
+
+async def test_a_stop_whose_waiter_is_cancelled_runs_to_its_end(plugins, within, life):
+    plugin = plugins("ignores-everything", environment={"TEST_LIFE": life.path})
+    await within(plugin.start())
+    born = await within(life.born())
+    stopping = asyncio.ensure_future(plugin.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await within(asyncio.wait([stopping]))
+    assert stopping.cancelled()
+    await within(born.ended())
+    await within(plugin.stop())
+    assert plugin.state is PluginState.STOPPED
+
+
+async def test_stopping_twice_and_stopping_what_never_started_is_fine(plugins, within):
+    plugin = plugins()
+    await within(plugin.stop())
+    await within(plugin.start())
+    await within(asyncio.gather(plugin.stop(), plugin.stop()))
+    await within(plugin.stop())
+    assert plugin.state is PluginState.STOPPED
+
+
+async def test_a_plugin_in_backoff_stops_at_once(plugins, within):
+    plugin = plugins("exit-0", timings=replace(FAST, backoff_min_s=3600.0, backoff_max_s=7200.0))
+    starting = asyncio.ensure_future(plugin.start())
+    await within(asyncio.wait([starting]))
+    assert starting.exception() is not None
+    await within(plugin.stop())
+    assert plugin.state is PluginState.STOPPED
+
+
+async def test_a_task_group_that_stops_takes_the_process_with_it(plugins, within, life, tasks):
+    plugin = plugins("ignores-everything", environment={"TEST_LIFE": life.path})
+    await within(plugin.start())
+    born = await within(life.born())
+    await within(tasks.stop())
+    await within(born.ended())
