@@ -98,7 +98,6 @@ class PluginRegistry:
         async with self._lock:
             self._config = config
             self._callbacks.http.settings = http_settings(config)
-            self._carriers.configure(config)
             self._discovery = self._discover(config)
             sources = self._wanted_sources(config, reload_files=reload_files)
             self._remove(self._slots.keys() - {source.plugin_id for source in sources})

@@ -5,7 +5,6 @@ from typing import Protocol
 
 import pluggy
 
-from host.config.model import Config
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.generation import ManagedHandle
 from host.runtime.hooks import new_plugin_manager
@@ -21,9 +20,6 @@ HandleChanged = Callable[[ManagedHandle], None]
 
 class ProcessFactory(Protocol):
     """Makes the handle of a plugin process; `register` is asked at every start."""
-
-    def configure(self, config: Config) -> None:
-        """Take over what the operator's configuration says about processes."""
 
     def __call__(
         self, plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], changed: HandleChanged
@@ -46,10 +42,6 @@ class Carriers:
         self._process = process
         self._watch = watch if watch is not None else LoopWatch()
         self._manager: pluggy.PluginManager = new_plugin_manager()
-
-    def configure(self, config: Config) -> None:
-        """Take over the configuration for what is made from now on."""
-        self._process.configure(config)
 
     def make(
         self, plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], changed: HandleChanged

@@ -9,7 +9,7 @@ from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import HandleChanged, attachments
 from host.runtime.generation import ManagedHandle
 from host.runtime.guardian import Guardian
-from host.runtime.handle import PluginState
+from host.runtime.instances import InstanceSet
 from host.runtime.launch import LaunchSpec, ProcessLimits
 from host.runtime.plan import Plan
 from host.runtime.process import PluginEvents, ProcessPlugin
@@ -31,17 +31,24 @@ class Processes:
     def __call__(
         self, plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], changed: HandleChanged
     ) -> ManagedHandle:
-        """A process that is not started yet."""
-        return ProcessPlugin(
-            launch_spec(
-                plan, generation=generation, register=register, attach=self._attachments.get(plan.plugin_id, "")
-            ),
-            callbacks=self._callbacks,
-            tasks=self._tasks,
-            events=_Changes(changed),
-            timings=self._timings(),
-            guardian=self._guardian,
-        )
+        """A process that is not started yet, or as many as the operator's policy asks for."""
+        attach = self._attachments.get(plan.plugin_id, "")
+        spec = launch_spec(plan, generation=generation, register=register, attach=attach)
+        events = _Changes(changed)
+        count = 1 if attach else plan.policy.instances
+        members = [
+            ProcessPlugin(
+                spec,
+                callbacks=self._callbacks,
+                tasks=self._tasks,
+                events=events,
+                timings=self._timings(),
+                guardian=self._guardian,
+            )
+            for _ in range(count)
+        ]
+        events.handle = members[0] if count == 1 else InstanceSet(members)
+        return events.handle
 
     async def stop(self) -> None:
         """Let the guardian go; after all plugins have stopped."""
@@ -49,16 +56,15 @@ class Processes:
 
 
 class _Changes(PluginEvents):
-    """Tells the registry what a process did by itself."""
+    """Tells the registry that a plugin registered anew by itself; `handle` may stand for several processes."""
 
     def __init__(self, changed: HandleChanged) -> None:
+        self.handle: ManagedHandle | None = None
         self._changed = changed
 
-    def state_changed(self, plugin: ProcessPlugin, old: PluginState, new: PluginState, reason: str) -> None:
-        self._changed(plugin)
-
     def registered(self, plugin: ProcessPlugin) -> None:
-        self._changed(plugin)
+        if self.handle is not None:
+            self._changed(self.handle)
 
 
 def launch_spec(
@@ -77,7 +83,7 @@ def launch_spec(
         command=tuple(manifest.command),
         entry=manifest.entry,
         protocol=manifest.protocol,
-        transport=manifest.transport,
+        transport="unix" if manifest.protocol == "grpc" else manifest.transport,
         environment=policy.environment,
         limits=ProcessLimits(memory_bytes=memory_bytes, open_files=policy.open_files, max_inflight=policy.max_inflight),
         permissions=policy.permissions,

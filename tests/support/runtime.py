@@ -196,9 +196,6 @@ class Bench:
             on_change=self.changes.append,
         )
 
-    def configure(self, config: Config) -> None:
-        """As `ProcessFactory.configure`."""
-
     def __call__(self, plan: Any, *, generation: int, register: Any, changed: Any) -> FakeProcess:
         """As `ProcessFactory`: the next scripted process."""
         self.changed = changed
