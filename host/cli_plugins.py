@@ -10,11 +10,12 @@ import msgspec
 from host import control
 from host.app import discover_plugins, public_listener_problem
 from host.config.edit import set_value
-from host.config.load import ConfigError, LoadedConfig, load_config, section_of
+from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
 from host.runtime.bundled import bundled_needed
-from host.runtime.discover import Discovery, PluginSource
+from host.runtime.discover import Discovery
 from host.runtime.policy import PolicyError, effective_policy
+from host.runtime.status import status_of_source, statuses_of_unusable
 
 Row = Mapping[str, Any]
 
@@ -157,38 +158,9 @@ def _rows(config: Config) -> list[Row]:
     """What would run, from the file and the manifests alone."""
     discovery = discover_plugins(config)
     needed = bundled_needed(config)
-    rows: list[Row] = [_row(source, config, needed) for source in discovery.found]
-    rows += [{"id": broken.plugin_id, "state": "broken", "reason": broken.reason} for broken in discovery.broken]
-    rows += [
-        {"id": shadowed.plugin_id, "state": "shadowed", "reason": f"{shadowed.path}: {shadowed.by} has this id"}
-        for shadowed in discovery.shadowed
-    ]
+    statuses = [status_of_source(source, config, source.plugin_id in needed) for source in discovery.found]
+    rows: list[Row] = msgspec.to_builtins([*statuses, *statuses_of_unusable(discovery)])
     return rows
-
-
-def _row(source: PluginSource, config: Config, needed: frozenset[str]) -> Row:
-    manifest = source.manifest
-    section = section_of(config, manifest.id)
-    try:
-        policy = effective_policy(source, config)
-    except PolicyError as error:
-        return {"id": manifest.id, "version": manifest.version, "state": "broken", "reason": str(error)}
-    if source.origin == "bundled":
-        state, reason = ("stopped", "would run") if manifest.id in needed else ("discovered", "nothing needs it")
-    elif not config.plugins.enabled:
-        state, reason = "discovered", "plugins.enabled is false"
-    else:
-        state, reason = ("stopped", "enabled") if section.enabled else ("discovered", "not enabled")
-    return {
-        "id": manifest.id,
-        "version": manifest.version,
-        "state": state,
-        "reason": reason,
-        "carrier": policy.carrier,
-        "origin": "bundled" if source.origin == "bundled" else str(source.directory),
-        "permissions_wanted": sorted(policy.wished_permissions),
-        "permissions_granted": sorted(policy.permissions),
-    }
 
 
 def _print_table(rows: Sequence[Row]) -> None:

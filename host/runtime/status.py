@@ -10,6 +10,7 @@ from host.runtime.discover import Discovery, PluginSource
 from host.runtime.generation import Slot
 from host.runtime.handle import PluginState
 from host.runtime.plan import section_of
+from host.runtime.policy import PolicyError, effective_policy
 from host.runtime.resolve import masked_config
 
 
@@ -85,20 +86,27 @@ def status_of_source(source: PluginSource, config: Config, needed: bool) -> Plug
     elif not config.plugins.enabled:
         reason = "plugins.enabled is false"
     else:
-        reason = f"not enabled: jackfield plugins enable {source.plugin_id}"
+        reason = "enabled" if section.enabled else f"not enabled: jackfield plugins enable {source.plugin_id}"
+    state, granted, carrier = str(PluginState.DISCOVERED), frozenset[str](), str(manifest.runtime)
+    try:
+        policy = effective_policy(source, config)
+        granted, carrier = policy.permissions, policy.carrier
+    except PolicyError as error:
+        state, reason = "broken", str(error)
     return PluginStatus(
         id=source.plugin_id,
-        state=str(PluginState.DISCOVERED),
+        state=state,
         reason=reason,
         name=manifest.name,
         version=manifest.version,
-        carrier=manifest.runtime,
+        carrier=carrier,
         origin=source.origin,
         directory=str(source.directory),
         enabled=section.enabled,
         priority=section.priority,
         capabilities=tuple(sorted(manifest.methods)),
         permissions_wanted=tuple(sorted(manifest.permissions)),
+        permissions_granted=tuple(sorted(granted)),
         config=masked_config(section.config, manifest.secret_fields),
     )
 

@@ -142,14 +142,32 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def cut_behind(data: bytes, marker: re.Pattern[bytes]) -> bytes:
+def cut_behind(data: bytes, marker: "Marker") -> bytes:
     """`data` without what follows the event that `marker` starts; ends with a blank line."""
-    match = marker.search(data)
+    match = marker.find(data)
     if match is not None:
         blank = re.compile(rb"\r\n\r\n|\n\n|\r\r").search(data, match.end())
         if blank is not None:
             return data[: blank.end()]
     return data.rstrip(b"\r\n") + b"\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The line that starts a protocol's last event; found by its literal, as a pattern search visits every byte."""
+
+    literal: bytes
+    line: re.Pattern[bytes]
+
+    def find(self, data: bytes) -> re.Match[bytes] | None:
+        """The first such line of `data`."""
+        at = data.find(self.literal)
+        while at >= 0:
+            start = max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1
+            if (match := self.line.match(data, start)) is not None:
+                return match
+            at = data.find(self.literal, at + 1)
+        return None
 
 
 def broken_stream(message: str) -> ErrorBody:
@@ -184,19 +202,21 @@ class Dialect:
     """Written at the end of a stream that did not bring its own end marker."""
     raw_end_required: bool = False
     """Forwarded bytes without their end marker are a cut connection, not an end."""
-    marker: re.Pattern[bytes] | None = None
+    marker: Marker | None = None
     """What starts the last event of a raw stream."""
     last_events: frozenset[str] = frozenset()
     """Names of events that nothing may follow."""
 
 
-CHAT: Final = Dialect(family=Family.OPENAI, end=b"data: [DONE]\n\n", marker=re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]"))
+CHAT: Final = Dialect(
+    family=Family.OPENAI, end=b"data: [DONE]\n\n", marker=Marker(b"[DONE]", re.compile(rb"data: ?\[DONE\]"))
+)
 CLAUDE: Final = Dialect(
     family=Family.CLAUDE,
     named=True,
     end=b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     raw_end_required=True,
-    marker=re.compile(rb'(?:^|[\r\n])(?:event: ?message_stop|data: ?\{"type": ?"message_stop")'),
+    marker=Marker(b"message_stop", re.compile(rb'(?:event: ?message_stop|data: ?\{"type": ?"message_stop")')),
     last_events=frozenset({"message_stop", "error"}),
 )
 # The google-genai SDK stumbles over names and comments; a bare newline is nothing to it.
