@@ -50,7 +50,7 @@ faults: $(VENV)/.dev ## Misbehaving plugins under load
 
 dist: $(VENV)/.dev ## Build the wheel, and jackfield-pluginapi alone for plugin authors
 	$(PY) -m build --wheel --no-isolation --outdir build/dist .
-	$(PY) tests/dist/build_pluginapi.py build/dist
+	$(PY) .ci/build_pluginapi.py build/dist
 
 clean: ## Remove what was built
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
