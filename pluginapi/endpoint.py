@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Literal, NamedTuple
 
 from pluginabi.channel import FrameChannel
 from pluginabi.frames import Hello
@@ -21,46 +21,55 @@ class Connection(NamedTuple):
     greeting: Greeting
 
 
-class Server(Protocol):
-    """What listens."""
-
-    def close(self) -> Any: ...
-
-
 class Endpoint:
     """A bound socket. Whoever is of another user, has the wrong token, or comes second is hung up on."""
 
-    def __init__(self, hello: Hello, *, token: str | None) -> None:
-        """`token` None: anybody of this user may come (a debugger)."""
+    def __init__(self, hello: Hello, *, token: str | None, patience_s: float = 0.0) -> None:
+        """`token` None: anybody of this user may come (a debugger). Who comes second waits `patience_s`: the end of
+        the first may be on its way."""
         self._hello: Final = hello
         self._token: Final = token
-        self._connected: asyncio.Future[Connection] | None = None
+        self._patience_s: Final = patience_s
+        self._free: Final = asyncio.Event()
+        self._connected: Final[asyncio.Queue[Connection]] = asyncio.Queue()
         self._greeters: Final[set[asyncio.Task[None]]] = set()
-        self._server: Server | None = None
+        self._stop_listening: Callable[[], Awaitable[None]] | None = None
 
-    async def bind(self, path: str, *, max_frame_bytes: int) -> None:
-        """Listen at `path`, for this user only. Raises OSError."""
+    async def bind(self, path: str, protocol: Literal["json", "grpc"], *, max_frame_bytes: int) -> None:
+        """Listen at `path`, for this user only, for one host. Raises OSError or RuntimeError."""
         with _private_umask():
-            self._server = await listen_unix(path, self._on_channel, max_frame_bytes=max_frame_bytes)
+            if protocol == "grpc":
+                # A large library: only plugins that speak it pay for it.
+                from pluginabi.grpc_channel import serve_grpc
+
+                listener = await serve_grpc(path, self._greet, max_frame_bytes=max_frame_bytes)
+                self._stop_listening = listener.close
+            else:
+                server = await listen_unix(path, self._on_socket, max_frame_bytes=max_frame_bytes)
+                self._stop_listening = _closer(server)
+        self._free.set()
 
     async def connection(self) -> Connection:
-        """Wait for the next host. Until its session is over and this is called again, others are hung up on."""
-        self._connected = asyncio.get_running_loop().create_future()
-        return await self._connected
+        """Wait for the next host."""
+        return await self._connected.get()
 
-    def close(self) -> None:
-        """Listen no longer; the session that runs is not touched."""
+    def release(self) -> None:
+        """The session of the last host is over: another one may come."""
+        self._free.set()
+
+    async def aclose(self) -> None:
+        """Listen no longer. After the session: a gRPC server ends its streams with it."""
         for task in self._greeters:
             task.cancel()
-        if self._server is not None:
-            self._server.close()
+        if self._stop_listening is not None:
+            await self._stop_listening()
 
-    def _on_channel(self, channel: StreamChannel) -> None:
+    def _on_socket(self, channel: StreamChannel) -> None:
         uid = channel.peer_uid()
         if uid is not None and uid != os.getuid():
             channel.close(PermissionError(f"a process of user {uid} connected"))
-            return
-        self._greet(channel)
+        else:
+            self._greet(channel)
 
     def _greet(self, channel: FrameChannel) -> None:
         task = asyncio.get_running_loop().create_task(self._shake_hands(channel), name="endpoint:greet")
@@ -69,20 +78,31 @@ class Endpoint:
 
     async def _shake_hands(self, channel: FrameChannel) -> None:
         try:
-            if self._connected is None or self._connected.done():
-                raise HandshakeError(self._hello.plugin or "", "another host is connected already")
             greeting = await plugin_handshake(
                 channel, self._hello, token=self._token, timeout_s=DIAL_HELLO_TIMEOUT_S, before_answer=self._claim
             )
         except HandshakeError as error:
             channel.close(error)
-            return
-        self._connected.set_result(Connection(channel, greeting))
+        else:
+            self._connected.put_nowait(Connection(channel, greeting))
 
     async def _claim(self, _: Hello) -> None:
-        """Two that dialled at once have both been let in: the first whose hello arrived stays."""
-        if self._connected is None or self._connected.done():
-            raise HandshakeError(self._hello.plugin or "", "another host is connected already")
+        """Take the one place. Only a host with the right token gets here, so nobody else can keep it away."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._free.wait()
+        except TimeoutError:
+            raise HandshakeError(self._hello.plugin or "", "another host is connected already") from None
+        if not self._free.is_set():
+            raise HandshakeError(self._hello.plugin or "", "another host was faster")
+        self._free.clear()
+
+
+def _closer(server: asyncio.AbstractServer) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        server.close()
+
+    return close
 
 
 @contextlib.contextmanager

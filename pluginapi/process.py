@@ -17,7 +17,7 @@ from pluginabi.stream_channel import open_pipes
 from pluginapi.claim_stdio import WireEnds
 from pluginapi.context import Context
 from pluginapi.dispatch import Dispatcher, author_traceback
-from pluginapi.endpoint import Endpoint
+from pluginapi.endpoint import Connection, Endpoint
 from pluginapi.hello import hello_of
 from pluginapi.identity import Identity
 from pluginapi.lifeline import Lifeline
@@ -29,8 +29,14 @@ EXIT_OK: Final = 0
 EXIT_NO_HANDSHAKE: Final = 76
 ORDERLY_END_S: Final = 1.9
 """The host waits 2 s before it kills: what has not ended by then would not get further."""
+RECONNECT_PATIENCE_S: Final = 0.5
+"""A debugging host that comes back may arrive before the end of its last session was noticed."""
 SHUTDOWN_HOOK_S: Final = 1.0
 """For `plugin_shutdown` when the process ends without having been asked by the host."""
+
+
+class CannotServe(Exception):
+    """The descriptors are no pipes, or the socket cannot be bound."""
 
 
 class PluginProcess:
@@ -47,10 +53,12 @@ class PluginProcess:
     async def serve_stdio(self, wire: WireEnds) -> int:
         """Serve the host at the other end of the pipes, over them or over the socket its hello names.
 
-        Returns the exit code when stdin ends, the session ends or a signal asks for it. Raises OSError or ValueError
-        when the descriptors are no pipes.
+        Returns the exit code when stdin ends, the session ends or a signal asks for it. Raises CannotServe.
         """
-        control = await open_pipes(wire.read_fd, wire.write_fd, max_frame_bytes=self._hello.limits.max_frame_bytes)
+        try:
+            control = await open_pipes(wire.read_fd, wire.write_fd, max_frame_bytes=self._hello.limits.max_frame_bytes)
+        except (OSError, ValueError) as error:
+            raise CannotServe(f"stdin and stdout are not a host's pipes: {error}") from error
         endpoint: Endpoint | None = None
 
         async def bind(host: Hello) -> None:
@@ -75,14 +83,15 @@ class PluginProcess:
         return EXIT_OK
 
     async def serve_listen(self, path: str) -> int:
-        """Serve hosts that connect to `path`, one after the other, until a signal asks to stop. Raises OSError."""
-        endpoint = await self._bind(path, None)
+        """Serve hosts that connect to `path`, one after the other, until a signal asks to stop. Raises CannotServe."""
+        endpoint = await self._bind(path, None, patience_s=RECONNECT_PATIENCE_S)
         print(f"{self._identity.plugin_id}: listening on unix:{path}", file=sys.stderr, flush=True)
         try:
             while (connection := await self._unless_stopped(endpoint.connection())) is not None:
-                await self._serve(connection.channel, connection.greeting)
+                await self._serve_connection(connection)
+                endpoint.release()
         finally:
-            endpoint.close()
+            await endpoint.aclose()
             await self._end()
         return EXIT_OK
 
@@ -90,9 +99,12 @@ class PluginProcess:
         """Begin an orderly end."""
         self._stopping.set()
 
-    async def _bind(self, path: str, token: str | None) -> Endpoint:
-        endpoint = Endpoint(self._hello, token=token)
-        await endpoint.bind(path, max_frame_bytes=self._hello.limits.max_frame_bytes)
+    async def _bind(self, path: str, token: str | None, *, patience_s: float = 0.0) -> Endpoint:
+        endpoint = Endpoint(self._hello, token=token, patience_s=patience_s)
+        try:
+            await endpoint.bind(path, self._identity.protocol, max_frame_bytes=self._hello.limits.max_frame_bytes)
+        except (OSError, RuntimeError) as error:
+            raise CannotServe(f"cannot listen at {path}: {error}") from error
         return endpoint
 
     async def _serve_socket(self, control: FrameChannel, endpoint: Endpoint) -> None:
@@ -101,12 +113,15 @@ class PluginProcess:
         try:
             connection = await self._unless_stopped(endpoint.connection())
             if connection is not None:
-                await self._serve(connection.channel, connection.greeting)
+                await self._serve_connection(connection)
         finally:
-            endpoint.close()
+            await endpoint.aclose()
 
-    async def _serve(self, channel: FrameChannel, greeting: Greeting) -> None:
-        service = PluginService(self._dispatcher, plugin_id=self._identity.plugin_id)
+    async def _serve_connection(self, connection: Connection) -> None:
+        await self._serve(connection.channel, connection.greeting, binary_bodies=self._identity.protocol == "grpc")
+
+    async def _serve(self, channel: FrameChannel, greeting: Greeting, *, binary_bodies: bool = False) -> None:
+        service = PluginService(self._dispatcher, plugin_id=self._identity.plugin_id, binary_bodies=binary_bodies)
         session = Session(
             channel,
             role="plugin",

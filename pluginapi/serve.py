@@ -84,7 +84,7 @@ def _describe(plugin: type[Plugin], identity: Identity, wire: WireEnds) -> int:
 
 def _serve(plugin: type[Plugin], identity: Identity, wire: WireEnds | None, listen: str | None) -> int:
     # Not needed for the other ways to be started.
-    from pluginapi.process import run_process
+    from pluginapi.process import CannotServe, run_process
 
     faulthandler.enable(sys.stderr)
     lifeline = Lifeline()
@@ -93,8 +93,8 @@ def _serve(plugin: type[Plugin], identity: Identity, wire: WireEnds | None, list
     path = None if listen is None else listen.removeprefix(_UNIX_PREFIX)
     try:
         return run_process(plugin, identity, wire=wire, listen_path=path, lifeline=lifeline)
-    except (OSError, ValueError) as error:
-        print(f"{identity.plugin_id}: cannot serve: {error}", file=sys.stderr)
+    except CannotServe as error:
+        print(f"{identity.plugin_id}: {error}", file=sys.stderr)
         return EXIT_USAGE
 
 

@@ -34,7 +34,9 @@ class Callback:
 
 
 @dataclass(slots=True)
-class _Script:
+class Script:
+    """What a callback answers."""
+
     answers: list[Answer] = field(default_factory=list)
     items: Sequence[Any] = ()
     error: PluginError | None = None
@@ -63,11 +65,11 @@ class FakeHost:
         """Streams that ended, cancelled ones included."""
         self.stream_closed: Final = asyncio.Event()
         """Set when the first stream has ended."""
-        self._scripts: Final[dict[str, _Script]] = {}
+        self._scripts: Final[dict[str, Script]] = {}
 
     def on(self, method: str, *answers: Answer) -> None:
         """Answer `method` with each of `answers` in turn; the last one stays. Raises KeyError for no host method."""
-        self._scripts[_known(method)] = _Script(list(answers))
+        self._scripts[_known(method)] = Script(list(answers))
 
     def on_stream(
         self,
@@ -83,11 +85,15 @@ class FakeHost:
 
         With `hold` the stream stays open after its items until the event is set or the plugin closes it.
         """
-        self._scripts[_known(method)] = _Script([answer], list(items), error, usage, hold)
+        self._scripts[_known(method)] = Script([answer], list(items), error, usage, hold)
 
     def asked(self, method: str) -> list[Any]:
         """The requests of all callbacks to `method`, in order."""
         return [callback.params for callback in self.calls if callback.method == method]
+
+    def script(self, method: str) -> "Script":
+        """What `on` or `on_stream` was told. Raises KeyError when that was nothing."""
+        return self._scripts[method]
 
     async def serve(self, call: IncomingCall) -> None:
         """Answer one callback of a session; used by the harness."""
