@@ -12,11 +12,11 @@ class CheapFirst(Plugin):
         if request.requested_model != "auto":
             return None
         has_tools = bool(request.body_parts.get("/tools"))
-        model = self.config.get("strong", "demo-large") if has_tools else self.config.get("cheap", "demo-small")
+        model = self.config.get("strong", "acme-large") if has_tools else self.config.get("cheap", "acme-small")
         ctx.log.info("cheap_first.routed", model=model, has_tools=has_tools)
         return ModelRouteResponse(
             target_kind="provider",
-            target=self.config.get("provider", "demo"),
+            target=self.config.get("provider", "openai-compatible-acme"),
             target_model=model,
             reason="the request brings tools" if has_tools else "no tools, the cheap model will do",
         )

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 // A router in Node without any SDK: one JSON object per line, in on stdin, out on stdout.
 // `team-a/gpt-x` becomes model `gpt-x` at the provider that the configuration names for `team-a`.
 import { createInterface } from "node:readline";
