@@ -235,11 +235,9 @@ class IncomingStream:
         return True
 
     def finish(self, error: AbiError | None, usage: Usage | None) -> None:
-        """No more items. A cancelled stream forgets what it holds, and of its closing frame keeps the usage only."""
-        self.usage = usage
-        if self._over:
-            return
+        """No more items. A cancelled stream forgets what it holds."""
         self._over, self._error = True, error
+        self.usage = usage
         if self._call.cancelled:
             self._drop_buffer()
         self._wake()
@@ -281,7 +279,7 @@ class IncomingCall:
         self.id: Final = frame.id
         self.method: Final = frame.method
         self.params: Final = frame.params
-        self.stream: Final = frame.stream and table.may_stream
+        self.stream: Final = frame.stream
         """Whether the caller can take a stream."""
         self.timeout_ms: Final = frame.timeout_ms
         self.parent: Final = frame.parent

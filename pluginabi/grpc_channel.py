@@ -34,8 +34,7 @@ class GrpcChannel:
     """A `FrameChannel` over one stream; the same for both sides.
 
     `read` waits for the next message (None at the end), `write` sends one, `finish` ends this side's direction,
-    `release` lets go of the connection. The side that `awaits_peer` reads until the other one ends the stream. Owns a
-    task per direction and one that cleans up; they end with the channel.
+    `release` lets go of the connection. Owns a task per direction and one that cleans up; they end with the channel.
     """
 
     def __init__(
@@ -45,12 +44,10 @@ class GrpcChannel:
         write: Callable[[bytes], Awaitable[None]],
         finish: Callable[[], Awaitable[None]],
         release: Callable[[], Awaitable[None]],
-        awaits_peer: bool,
         max_frame_bytes: int,
     ) -> None:
         self.send_limit = DEFAULT_MAX_FRAME_BYTES
         self._read, self._write, self._finish, self._release = read, write, finish, release
-        self._awaits_peer = awaits_peer
         self._max_frame_bytes = max_frame_bytes
         self._loop = asyncio.get_running_loop()
         self._receiver: FrameReceiver | None = None
@@ -186,11 +183,7 @@ class GrpcChannel:
             self.close(cause)
 
     async def _clean_up(self) -> None:
-        reader, writer = self._directions
-        await asyncio.wait([writer])
-        if not self._awaits_peer:
-            reader.cancel()
-        await asyncio.wait([reader])
+        await asyncio.wait(self._directions)
         await self._release()
 
     # -- closing
@@ -252,12 +245,7 @@ async def connect_grpc(path: str, *, timeout_s: float, max_frame_bytes: int = DE
         await connection.close()
 
     return GrpcChannel(
-        read=read,
-        write=call.write,
-        finish=call.done_writing,
-        release=release,
-        awaits_peer=True,
-        max_frame_bytes=max_frame_bytes,
+        read=read, write=call.write, finish=call.done_writing, release=release, max_frame_bytes=max_frame_bytes
     )
 
 
@@ -303,12 +291,7 @@ class GrpcListener:
             """The end of this method ends the stream."""
 
         channel = self._current = GrpcChannel(
-            read=read,
-            write=context.write,
-            finish=nothing,
-            release=nothing,
-            awaits_peer=False,
-            max_frame_bytes=self._max_frame_bytes,
+            read=read, write=context.write, finish=nothing, release=nothing, max_frame_bytes=self._max_frame_bytes
         )
         try:
             self._on_channel(channel)

@@ -25,7 +25,6 @@ class IncomingCalls:
         self.loop: Final = link.loop
         self.open: Final[dict[int, IncomingCall]] = {}
         self.last_id = 0
-        self.may_stream: Final = parents is None or "callback_streams" in link.features
         self._handler = handler
         self._parents = parents
         self._budget = CallbackBudget(link.loop, handler) if parents is not None and handler is not None else None

@@ -86,16 +86,6 @@ class StreamChannel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended(exc)
-        self._lost(self._reader)
-
-    def writer_lost(self, exc: Exception | None) -> None:
-        """The writing pipe is gone."""
-        self._ended(exc)
-        self._lost(self._writer)
-
-    def _lost(self, transport: asyncio.BaseTransport | None) -> None:
-        if self._writer is transport:
-            self._writer = None  # asyncio's pipe transports cannot even be aborted once they are lost
         self._open_transports -= 1
         if self._open_transports <= 0 and not self._released.done():
             self._released.set_result(None)
@@ -246,10 +236,8 @@ class StreamChannel(asyncio.Protocol):
     def abort(self) -> None:
         """See `FrameChannel.abort`."""
         self.close(ConnectionAbortedError("aborted"))
-        writer = self._writer
-        # asyncio's pipe transports end twice, and fail, when they are aborted while they end already.
-        if writer is not None and writer.get_write_buffer_size() > 0:
-            writer.abort()
+        if self._writer is not None:
+            self._writer.abort()
 
     async def wait_closed(self) -> None:
         """See `FrameChannel.wait_closed`."""
@@ -277,7 +265,7 @@ class _WriteSide(asyncio.BaseProtocol):
         self._channel.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._channel.writer_lost(exc)
+        self._channel.connection_lost(exc)
 
 
 async def open_pipes(
