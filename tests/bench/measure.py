@@ -24,14 +24,11 @@ from tests.bench.procs import (
     process_tree,
     rss_mb,
 )
-from tests.bench.results import FlatResult, Run, significant
+from tests.bench.results import NOISE_LIMIT, FlatResult, Run, significant
 
 PATH: Final = "/v1/chat/completions"
 PLAIN_MARK: Final = '"object":"chat.completion"'
 PROMPT: Final = "Summarise the following report of an incident in three sentences, for a reader who was not there. " * 8
-# More than this much foreign work on the proxy's core and the run is repeated: the figure would say more about the
-# neighbours than about the contestant.
-NOISE_LIMIT: Final = 0.10
 REPEATS: Final = 2
 # A slow contestant needs time for so many answers on each connection before its rate is steady.
 ANSWERS_PER_CONNECTION: Final = 4

@@ -10,6 +10,8 @@ FlatResult = dict[str, FlatValue]
 
 YARDSTICK: Final = "bare"
 LOAD_BOUND_BELOW: Final = 0.85
+# More than this much foreign work on the proxy's core and a run says more about the neighbours than about the proxy.
+NOISE_LIMIT: Final = 0.10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,26 @@ def median_ratio(runs: Sequence[Run], *, contestant: str, load: str, yardstick: 
     """Median over the rounds of the contestant's rate divided by the yardstick's in the same round.
 
     The quotient is taken before the median, because the runs of one round are neighbours in time: what slows the
-    machine down for a while slows both. None when no round has both.
+    machine down for a while slows both. Rounds in which somebody else used the core count only when there are no
+    others. None when no round has both.
     """
-    rates = {(run.contestant, run.round_number): run.responses_per_s for run in runs if run.load == load}
+    by_place = {(run.contestant, run.round_number): run for run in runs if run.load == load}
+    pairs = [
+        (run, by_place[yardstick, round_number])
+        for (name, round_number), run in by_place.items()
+        if name == contestant and (yardstick, round_number) in by_place
+    ]
+    quiet = [pair for pair in pairs if max(run.foreign_share for run in pair) <= NOISE_LIMIT]
+    return median(own.responses_per_s / base.responses_per_s for own, base in quiet or pairs) if pairs else None
+
+
+def median_cpu_ratio(runs: Sequence[Run], *, contestant: str, load: str, yardstick: str = YARDSTICK) -> float | None:
+    """Like median_ratio, by processor time per answer: what the ratio of rates would be with the core to oneself."""
+    costs = {(run.contestant, run.round_number): run.cpu_us_per_response for run in runs if run.load == load}
     quotients = [
-        rate / rates[yardstick, round_number]
-        for (name, round_number), rate in rates.items()
-        if name == contestant and rates.get((yardstick, round_number))
+        costs[yardstick, round_number] / cost
+        for (name, round_number), cost in costs.items()
+        if name == contestant and (yardstick, round_number) in costs
     ]
     return median(quotients) if quotients else None
 
@@ -122,7 +137,23 @@ def flatten_runs(runs: Sequence[Run]) -> FlatResult:
         ratio_key = RATIO_KEYS.get((contestant, load), f"{load}_{contestant}_vs_bare")
         if ratio is not None and contestant != YARDSTICK:
             flat[ratio_key] = significant(ratio)
+        cpu_ratio = median_cpu_ratio(runs, contestant=contestant, load=load)
+        if cpu_ratio is not None and contestant != YARDSTICK:
+            flat[f"{load}_cpu_{contestant}_vs_bare"] = significant(cpu_ratio)
     return flat
+
+
+def step_times(points: Mapping[str, int], *, cpu_us_each: float) -> dict[str, float]:
+    """A sampler's points as shares of the processor time of one request or event, most expensive first."""
+    total = sum(points.values())
+    ordered = sorted(points.items(), key=lambda item: (-item[1], item[0]))
+    return {step: round(cpu_us_each * count / total, 2) for step, count in ordered if total}
+
+
+def step_lines(flat: Mapping[str, FlatValue], prefix: str, title: str) -> list[str]:
+    """The steps of one kind of request in one paragraph; nothing when none were measured."""
+    shown = [f"{key.removeprefix(f'{prefix}_')} {value}" for key, value in flat.items() if key.startswith(f"{prefix}_")]
+    return [f"{title}: {', '.join(shown)}", ""] if shown else []
 
 
 def judge(flat: Mapping[str, FlatValue]) -> list[Verdict]:
@@ -154,15 +185,18 @@ def table_lines(flat: Mapping[str, FlatValue], contestants: Iterable[str], loads
             continue
         cpu_key = {"plain": "cpu_us_per_request", "stream64": "cpu_us_per_sse_event"}.get(load, f"cpu_us_{load}")
         cpu_title = "CPU us/request" if load == "plain" else "CPU us/event"
-        title = f"{load:<24}{'per s':>10}{'vs bare':>10}{'p50 us':>12}{'p99 us':>12}{cpu_title:>17}"
+        title = f"{load:<24}{'per s':>10}{'vs bare':>10}{'by CPU':>10}{'p50 us':>12}{'p99 us':>12}{cpu_title:>17}"
         lines += [title, "-" * len(title)]
         for name in measured:
             ratio = flat.get(RATIO_KEYS.get((name, load), f"{load}_{name}_vs_bare"), 1.0 if name == YARDSTICK else "-")
-            shown = f"{ratio:.2f}" if isinstance(ratio, float) else str(ratio)
+            by_cpu = flat.get(f"{load}_cpu_{name}_vs_bare", 1.0 if name == YARDSTICK else "-")
+            shown = "".join(
+                f"{value:>10.2f}" if isinstance(value, float) else f"{value:>10}" for value in (ratio, by_cpu)
+            )
             load_bound = float(flat[f"{load}_core_share_{name}"]) < LOAD_BOUND_BELOW
             mark = "   limited by the load" if load_bound else ""
             lines.append(
-                f"{name:<24}{flat[f'{load}_per_s_{name}']:>10,.0f}{shown:>10}{flat[f'{load}_p50_us_{name}']:>12,.0f}"
+                f"{name:<24}{flat[f'{load}_per_s_{name}']:>10,.0f}{shown}{flat[f'{load}_p50_us_{name}']:>12,.0f}"
                 f"{flat[f'{load}_p99_us_{name}']:>12,.0f}{flat[f'{cpu_key}_{name}']:>17,.1f}{mark}"
             )
         lines.append("")

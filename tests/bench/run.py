@@ -18,14 +18,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import calls, lineup, toolchain  # noqa: E402 - the root must be importable first
+from tests.bench import calls, lineup, steps, toolchain  # noqa: E402 - the root must be importable first
 from tests.bench.lineup import Contestant, Site  # noqa: E402
 from tests.bench.measure import LOADS, Bench, Rounds, write_flat  # noqa: E402
 from tests.bench.procs import LOAD_CORE, PROXY_CORE, BenchError, ContestantError, Stable, free_port  # noqa: E402
-from tests.bench.results import FLOORS, FlatResult, flatten_runs, judge, table_lines, verdict_lines  # noqa: E402
+from tests.bench.results import FLOORS, FlatResult, flatten_runs, judge, step_lines, table_lines, verdict_lines  # noqa: E402
 
 DEFAULT_LOADS = ("plain", "stream64")
-OTHER_PARTS = ("call", "rss", "cold")
+OTHER_PARTS = ("call", "rss", "cold", "steps")
 PARTS = (*LOADS, *OTHER_PARTS)
 ECHO_BODY: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -110,7 +110,8 @@ def measure_all(
         failed += [name for name in failures if name in required]
         for name in failures.keys() - required:
             toolchain.shout(f"SKIPPED {name}: it failed, see above")
-    for part, measure in (("call", measure_calls), ("rss", measure_memory), ("cold", measure_cold_start)):
+    others = {"call": measure_calls, "rss": measure_memory, "cold": measure_cold_start, "steps": measure_steps}
+    for part, measure in others.items():
         if part in arguments.parts:
             try:
                 flat |= measure(bench, arguments)
@@ -147,11 +148,19 @@ def measure_cold_start(bench: Bench, arguments: argparse.Namespace) -> FlatResul
     return {"cold_start_s": round(seconds, 3), "cold_start_s_bare": round(bare_s, 3)}
 
 
+def measure_steps(bench: Bench, arguments: argparse.Namespace) -> FlatResult:
+    """Where the time of a request and of a stream event goes."""
+    return steps.measure(bench, seconds=arguments.secs)
+
+
 def report(flat: FlatResult, arguments: argparse.Namespace) -> None:
     """Table, floors and the file."""
     say("")
     for line in table_lines(flat, lineup.CORE_NAMES + lineup.PEER_NAMES, LOADS):
         say(line)
+    for prefix, title in (("step_us", "us per plain request"), ("sse_step_us", "us per stream event")):
+        for line in step_lines(flat, prefix, title):
+            say(line)
     for line in verdict_lines(judge(flat)):
         say(line)
     write_flat(arguments.output, flat)

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from tests.bench.measure import write_flat
-from tests.bench.results import FLOORS, Run, flatten_runs, judge, median_ratio, table_lines, verdict_lines
+from tests.bench.results import (
+    FLOORS,
+    Run,
+    flatten_runs,
+    judge,
+    median_cpu_ratio,
+    median_ratio,
+    step_times,
+    table_lines,
+    verdict_lines,
+)
+from tests.bench.sampled_host import ROOT, step_of_file
 
 
 def run_of(
@@ -16,6 +27,7 @@ def run_of(
     load: str = "plain",
     cpu_us: float = 100.0,
     own_share: float = 1.0,
+    foreign_share: float = 0.0,
 ) -> Run:
     return Run(
         contestant=contestant,
@@ -26,7 +38,7 @@ def run_of(
         latency_p99_us=20.0,
         cpu_us_per_response=cpu_us,
         events_per_response=64 if load == "stream64" else 0,
-        foreign_share=0.0,
+        foreign_share=foreign_share,
         own_share=own_share,
     )
 
@@ -104,3 +116,45 @@ def test_rate_that_the_load_limited_is_marked_in_the_table():
     flat = flatten_runs([run_of("bare", 1, 1000), run_of("nginx", 1, 7000, own_share=0.6)])
     marked = [line for line in table_lines(flat, ["bare", "nginx"], ["plain"]) if "limited by the load" in line]
     assert [line.split()[0] for line in marked] == ["nginx"]
+
+
+def test_ratio_leaves_out_rounds_in_which_others_used_the_core():
+    runs = [run_of("bare", 1, 1000), run_of("jackfield", 1, 800)]
+    runs += [run_of("bare", 2, 1000, foreign_share=0.5), run_of("jackfield", 2, 1900)]
+    runs += [run_of("bare", 3, 1000), run_of("jackfield", 3, 100, foreign_share=0.9)]
+    assert median_ratio(runs, contestant="jackfield", load="plain") == pytest.approx(0.8)
+
+
+def test_ratio_uses_disturbed_rounds_when_there_are_no_others():
+    runs = [run_of("bare", 1, 1000), run_of("jackfield", 1, 800, foreign_share=0.9)]
+    assert median_ratio(runs, contestant="jackfield", load="plain") == pytest.approx(0.8)
+
+
+def test_cpu_ratio_is_above_one_for_the_cheaper_contestant():
+    runs = [run_of("bare", 1, 1000, cpu_us=200.0), run_of("jackfield", 1, 10, cpu_us=100.0)]
+    assert median_cpu_ratio(runs, contestant="jackfield", load="plain") == pytest.approx(2.0)
+
+
+def test_points_become_shares_of_the_processor_time():
+    times = step_times({"web": 1, "flow": 3}, cpu_us_each=200.0)
+    assert list(times.items()) == [("flow", 150.0), ("web", 50.0)]
+    assert step_times({}, cpu_us_each=200.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [
+        ("host/pipeline/route.py", "route"),
+        ("host/pipeline/execute.py", "flow"),
+        ("host/web/server.py", "web"),
+        ("tests/bench/plugins/bench-router/plugin.py", "plugin"),
+        ("tests/bench/run.py", None),
+    ],
+)
+def test_a_source_file_belongs_to_the_step_with_the_longest_path(path, step):
+    assert step_of_file(str(ROOT / path)) == step
+
+
+def test_library_code_belongs_to_the_step_it_serves():
+    assert step_of_file("/usr/lib/python3/site-packages/aiohttp/web_protocol.py") == "http_server"
+    assert step_of_file("/usr/lib/python3/asyncio/events.py") is None
