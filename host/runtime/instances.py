@@ -1,15 +1,23 @@
-"""Several processes of one plugin behind one handle: all hook calls of one client request go to the same one."""
+"""Several processes of one plugin behind one handle; a request stays with one of them."""
 
 import asyncio
+import itertools
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from host.runtime.generation import ManagedHandle
-from host.runtime.handle import PluginHandle, PluginState, Reply
-from host.runtime.scope import CallScope, RequestScope
+from host.runtime.diagnostics import PluginStartError
+from host.runtime.handle import PluginState, Reply
+from host.runtime.process import ProcessPlugin
+from host.runtime.scope import CallScope
+from pluginabi.errors import AbiError
+from pluginabi.frames import Hello
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse
+
+STRAYED_MAX: Final = 4096
+"""Requests remembered because their own process was not ready when they came."""
 
 _BEST_FIRST: Final = (
     PluginState.READY,
@@ -21,98 +29,127 @@ _BEST_FIRST: Final = (
     PluginState.DRAINING,
     PluginState.FAILED,
     PluginState.STOPPED,
-    PluginState.DISCOVERED,
 )
 
 
 class InstanceSet:
-    """A `ManagedHandle` over at least one member. Its state is that of its best member."""
+    """A `PluginHandle` over N processes of the same generation; ready when one of them is.
 
-    def __init__(self, members: Sequence[ManagedHandle]) -> None:
-        self._members: Final = tuple(members)
-        self._turn = 0
+    All calls of one client request, nested requests included, go to the process that the id of the outermost request
+    names: a plugin may keep what it learned in memory. Where that process is not ready when the request first comes,
+    another one serves the whole request. Calls outside of requests go to the processes in turn.
+    """
 
-    @property
-    def plugin_id(self) -> str:
-        return self._members[0].plugin_id
-
-    @property
-    def generation(self) -> int:
-        return self._members[0].generation
+    def __init__(self, instances: Sequence[ProcessPlugin]) -> None:
+        self.instances: Final = tuple(instances)
+        self.plugin_id: Final = instances[0].plugin_id
+        self.generation: Final = instances[0].generation
+        self._turn = itertools.count()
+        self._strayed: OrderedDict[str, ProcessPlugin] = OrderedDict()
 
     @property
     def state(self) -> PluginState:
-        return self._best().state
+        """The best one's."""
+        states = {instance.state for instance in self.instances}
+        return next(state for state in _BEST_FIRST if state in states)
 
     @property
-    def hello(self) -> Any:
-        return next((member.hello for member in self._members if member.hello is not None), None)
+    def hello(self) -> Hello | None:
+        return self._first.hello
 
     @property
     def registration(self) -> RegisterResponse | None:
-        return next((member.registration for member in self._members if member.registration is not None), None)
+        return self._first.registration
 
     @property
     def last_error(self) -> str:
-        return next((member.last_error for member in self._members if member.last_error), "")
-
-    @property
-    def restarts(self) -> int:
-        return sum(getattr(member, "restarts", 0) for member in self._members)
+        return next((instance.last_error for instance in self.instances if instance.last_error), "")
 
     @property
     def pid(self) -> int | None:
-        """Of the first process that runs."""
-        pids = (getattr(member, "pid", None) for member in self._members)
-        return next((pid for pid in pids if pid is not None), None)
+        return self._first.pid
 
-    def stderr_tail(self) -> Sequence[str]:
-        return self._worst().stderr_tail()
+    @property
+    def restarts(self) -> int:
+        return sum(instance.restarts for instance in self.instances)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(instance.in_flight for instance in self.instances)
+
+    @property
+    def stray_lines(self) -> int:
+        return sum(instance.stray_lines for instance in self.instances)
+
+    def stderr_tail(self, lines: int = 40) -> list[str]:
+        """The last lines of each process, one after the other."""
+        return [line for instance in self.instances for line in instance.stderr_tail(lines)]
+
+    @property
+    def _first(self) -> ProcessPlugin:
+        """One that has said hello, if there is one."""
+        return next((instance for instance in self.instances if instance.hello is not None), self.instances[0])
 
     async def call(
         self, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None, stream: bool = False
     ) -> Reply:
-        """As `PluginHandle.call`, at the request's member; at another one while that is not ready."""
-        return await self._member_for(scope).call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
+        """See `PluginHandle.call`."""
+        instance = self.instance_for(scope)
+        return await instance.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
+
+    def instance_for(self, scope: CallScope) -> ProcessPlugin:
+        """The process that serves this scope's request."""
+        request = scope.request
+        if request is None:
+            return self._ready_from(next(self._turn) % len(self.instances))
+        while request.parent is not None:
+            request = request.parent
+        strayed = self._strayed.get(request.request_id)
+        if strayed is not None:
+            return strayed
+        at = zlib.crc32(request.request_id.encode()) % len(self.instances)
+        chosen = self._ready_from(at)
+        if chosen is not self.instances[at]:
+            self._strayed[request.request_id] = chosen
+            if len(self._strayed) > STRAYED_MAX:
+                self._strayed.popitem(last=False)
+        return chosen
+
+    def _ready_from(self, at: int) -> ProcessPlugin:
+        """The first available process from this place on; the one at it when none is."""
+        ring = (*self.instances[at:], *self.instances[:at])
+        return next((instance for instance in ring if instance.available), ring[0])
 
     async def start(self) -> None:
-        """Start all members; raises the first problem when none of them became ready."""
-        results = await asyncio.gather(*(member.start() for member in self._members), return_exceptions=True)
-        problems = [result for result in results if isinstance(result, BaseException)]
-        if len(problems) == len(self._members):
-            raise problems[0]
+        """Start all; returns when each is ready or was not. Raises PluginStartError when none is ready."""
+        outcomes = await asyncio.gather(*(instance.start() for instance in self.instances), return_exceptions=True)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for error in errors:
+            if not isinstance(error, PluginStartError) or len(errors) == len(outcomes):
+                raise error
 
     async def reconfigure(self, request: RegisterRequest) -> bool:
-        """Reconfigure all members; raises the first refusal. They ran the same code, so they answer the same."""
-        answers = [await member.reconfigure(request) for member in self._members]
-        return all(answers)
+        """Hand over another configuration to all; False when new processes are needed so that all have the same.
 
-    async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None:
-        await asyncio.gather(*(member.drain_and_stop(drain_s=drain_s, successor=successor) for member in self._members))
+        Raises what the first process to be asked answered; then none has changed.
+        """
+        first, *others = self.instances
+        if not await first.reconfigure(request):
+            return False
+        outcomes = await asyncio.gather(*(other.reconfigure(request) for other in others), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, AbiError):
+                raise outcome
+        return all(outcome is True for outcome in outcomes)
+
+    async def drain_and_stop(self, *, drain_s: float, reason: str = "stopped") -> None:
+        """See `ProcessPlugin.drain_and_stop`."""
+        await asyncio.gather(*(each.drain_and_stop(drain_s=drain_s, reason=reason) for each in self.instances))
 
     async def stop(self) -> None:
-        await asyncio.gather(*(member.stop() for member in self._members))
+        """See `ProcessPlugin.stop`."""
+        await asyncio.gather(*(instance.stop() for instance in self.instances))
 
-    def _best(self) -> ManagedHandle:
-        return min(self._members, key=lambda member: _BEST_FIRST.index(member.state))
-
-    def _worst(self) -> ManagedHandle:
-        return max(self._members, key=lambda member: _BEST_FIRST.index(member.state))
-
-    def _member_for(self, scope: CallScope) -> ManagedHandle:
-        if scope.request is None:
-            self._turn += 1
-            number = self._turn
-        else:
-            number = zlib.crc32(_root(scope.request).request_id.encode())
-        chosen = self._members[number % len(self._members)]
-        if chosen.state is PluginState.READY:
-            return chosen
-        ready = [member for member in self._members if member.state is PluginState.READY]
-        return ready[number % len(ready)] if ready else chosen
-
-
-def _root(request: RequestScope) -> RequestScope:
-    while request.parent is not None:
-        request = request.parent
-    return request
+    async def reset(self) -> None:
+        """See `ProcessPlugin.reset`."""
+        await asyncio.gather(*(instance.reset() for instance in self.instances))

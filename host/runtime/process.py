@@ -133,6 +133,11 @@ class ProcessPlugin:
         return tuple(self.last_report.stderr) if self.last_report is not None else ()
 
     @property
+    def available(self) -> bool:
+        """Whether a call would be taken at this moment; false a moment before a death shows in `state`."""
+        return self._accepting is not None and not self._accepting.session.closed
+
+    @property
     def in_flight(self) -> int:
         """Calls without an answer and open streams."""
         return self._live.open_calls if self._live is not None else 0

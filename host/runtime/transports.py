@@ -168,7 +168,7 @@ async def _greet_over_socket(
         await _first_hello(spec, lifeline, timings, on_stray, endpoint=endpoint, token=token)
         lifeline.attach(_StrayOnly(on_stray))
         async with asyncio.timeout(timings.connect_s):
-            channel = await _dial(spec, endpoint)
+            channel = await _dial(spec, endpoint, timings)
         greeting = await _hello(spec, channel, timings.hello_s, on_stray, token=token)
     except TimeoutError:
         remove_socket_dir(directory)
@@ -181,20 +181,31 @@ async def _greet_over_socket(
     return Carrier(channel, greeting, lifeline, directory)
 
 
-async def _dial(spec: LaunchSpec, endpoint: str) -> FrameChannel:
+async def _dial(spec: LaunchSpec, endpoint: str, timings: ProcessTimings) -> FrameChannel:
     channel = await connect_unix(endpoint)
     try:
         _check_peer(spec, channel.peer_uid())
     except HandshakeError as error:
         channel.close(error)
         raise
-    return channel
+    if spec.protocol == "json":
+        return channel
+    # The gRPC library does not show its socket: who serves there was asked with a connection of our own.
+    channel.close()
+    return await _dial_grpc(endpoint, timings)
+
+
+async def _dial_grpc(endpoint: str, timings: ProcessTimings) -> FrameChannel:
+    # Here and not above: the library is large, and most hosts run no gRPC plugin.
+    from pluginabi.grpc_channel import connect_grpc
+
+    return await connect_grpc(endpoint, timeout_s=timings.connect_s)
 
 
 def _check_peer(spec: LaunchSpec, uid: int | None) -> None:
     """Only a process of our own user may be at the other end; None where the system cannot tell."""
-    if uid is not None and uid != os.getuid():
-        raise HandshakeError(spec.plugin_id, f"its socket belongs to user {uid}, not to ours ({os.getuid()})")
+    if uid is not None and uid != os.geteuid():
+        raise HandshakeError(spec.plugin_id, f"its socket belongs to user {uid}, not to ours ({os.geteuid()})")
 
 
 class _StrayOnly:

@@ -1,5 +1,6 @@
 """Short directories (a socket path has 100 bytes), signs of life, and a host to call back."""
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from host.runtime.guardian import Guardian
 from host.runtime.process import ProcessPlugin
@@ -66,3 +68,8 @@ async def plugins(directory: Path, host: HostDouble, tasks: TaskGroup) -> AsyncI
     yield make
     for plugin in made:
         await plugin.stop()
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """The host runs on uvloop where there is one, and on asyncio's own loop elsewhere: both must work."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

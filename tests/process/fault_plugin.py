@@ -73,7 +73,8 @@ class FaultPlugin:
             return None
         life = socket.socket(socket.AF_UNIX)
         life.connect(path)
-        life.sendall(f"{self.mode}\n".encode())
+        if self.mode != "listen":  # which says it once it listens
+            life.sendall(f"{self.mode}\n".encode())
         return life
 
     # -- start
@@ -104,6 +105,8 @@ class FaultPlugin:
 
     def run(self):
         getattr(self, "start_" + self.mode.replace("-", "_"), lambda: None)()
+        if self.mode == "listen":
+            self.listen(self.options["path"])
         first = json.loads(self.stdio.read_line())
         hello = self.hello()
         if first.get("endpoint"):
@@ -114,7 +117,29 @@ class FaultPlugin:
             self.wire.send(**hello)
         self.loop()
 
+    def listen(self, path):
+        """For a debugger: one host after the other, until somebody kills us."""
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen(4)
+        self.life.sendall(b"listening\n")
+        while True:
+            connection, _ = listener.accept()
+            self.wire = Wire(connection.fileno(), connection.fileno())
+            self.wire.read_line()
+            self.wire.send(**self.hello())
+            try:
+                while (lines := self.wire.lines()) is not None:
+                    for line in lines:
+                        self.frame(json.loads(line))
+            except ConnectionError:
+                pass
+            connection.close()
+
     def serve_socket(self, first, hello):
+        if self.mode == "does-not-listen":
+            self.stdio.send(**hello)
+            return
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(first["endpoint"])
         listener.listen(4)

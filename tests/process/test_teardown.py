@@ -17,14 +17,12 @@ async def test_a_drain_lets_calls_and_streams_finish_and_takes_no_new_ones(plugi
     call = asyncio.ensure_future(route(plugin, "hang"))
     await within(host.logged("held"))
     reply = await within(execute_stream(plugin, "stream-hold"))
-    live = plugin._live
     stopping = asyncio.ensure_future(plugin.drain_and_stop(drain_s=8.0))
     await within(watcher.reached(PluginState.DRAINING))
     with pytest.raises(PluginTransportError) as caught:
         await within(route(plugin, "echo"))
     assert caught.value.code == "plugin_unavailable"
-    assert live.open_calls == 2
-    # Told to go, the plugin finishes what it has, a moment later.
+    # This plugin finishes what it has when it is told to go, and not before.
     assert (await within(call)).result.reason == "late"
     assert [item async for item in reply.items]
     await within(stopping)
