@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from host.runtime.diagnostics import PluginStartError
-from host.runtime.handle import PluginState, Reply
+from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.process import ProcessPlugin
 from host.runtime.scope import CallScope
 from pluginabi.errors import AbiError
@@ -42,7 +42,7 @@ class InstanceSet:
 
     def __init__(self, instances: Sequence[ProcessPlugin]) -> None:
         self.instances: Final = tuple(instances)
-        self.plugin_id: Final = instances[0].plugin_id
+        self.plugin_id = instances[0].plugin_id
         self.generation: Final = instances[0].generation
         self._turn = itertools.count()
         self._strayed: OrderedDict[str, ProcessPlugin] = OrderedDict()
@@ -142,9 +142,12 @@ class InstanceSet:
                 raise outcome
         return all(outcome is True for outcome in outcomes)
 
-    async def drain_and_stop(self, *, drain_s: float, reason: str = "stopped") -> None:
+    async def drain_and_stop(
+        self, *, drain_s: float, reason: str = "stopped", successor: PluginHandle | None = None
+    ) -> None:
         """See `ProcessPlugin.drain_and_stop`."""
-        await asyncio.gather(*(each.drain_and_stop(drain_s=drain_s, reason=reason) for each in self.instances))
+        work = (each.drain_and_stop(drain_s=drain_s, reason=reason, successor=successor) for each in self.instances)
+        await asyncio.gather(*work)
 
     async def stop(self) -> None:
         """See `ProcessPlugin.stop`."""

@@ -13,7 +13,7 @@ from host.runtime.callbacks import CallbackServer
 from host.runtime.connection import Connection
 from host.runtime.diagnostics import CrashReport, PluginStartError
 from host.runtime.guardian import Guardian
-from host.runtime.handle import PluginState, Reply
+from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.launch import LaunchSpec
 from host.runtime.scope import CallScope
 from host.runtime.states import StateMachine
@@ -91,6 +91,7 @@ class ProcessPlugin:
         self._live: Connection | None = None
         self._accepting: Connection | None = None
         """`_live` while calls may go to it."""
+        self._successor: PluginHandle | None = None
         self._replacement: asyncio.Future[None] | None = None
         self._waiting = 0
         self._going_away: asyncio.Future[str] | None = None
@@ -154,10 +155,16 @@ class ProcessPlugin:
         accepting = self._accepting
         if accepting is None:
             accepting = await self._replaced(method)
+            if accepting is None:
+                assert self._successor is not None
+                return await self._successor.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
         return await accepting.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
 
-    async def _replaced(self, method: str) -> Connection:
-        """What takes the place of a process that is going away. Raises PluginTransportError when nothing does."""
+    async def _replaced(self, method: str) -> Connection | None:
+        """Who takes a call in place of a process that goes away: the next process, or None for the successor.
+
+        Raises PluginTransportError when nobody does.
+        """
         if self._replacement is not None:
             if self._waiting >= QUEUE_MAX_CALLS:
                 cause = f"{QUEUE_MAX_CALLS} calls wait for its next process already"
@@ -169,6 +176,8 @@ class ProcessPlugin:
                 self._waiting -= 1
         if self._accepting is not None:
             return self._accepting
+        if self._successor is not None:
+            return None
         reason = f": {self.state_reason}" if self.state_reason else ""
         cause = f"it is {self.state}{reason}"
         raise PluginTransportError(self.plugin_id, method, phase="unavailable", cause=cause)
@@ -185,6 +194,7 @@ class ProcessPlugin:
             raise RuntimeError(f"plugin {self.plugin_id!r} was started already")
         self._finishing = None
         self._hurry = asyncio.Event()
+        self._successor = None
         self._first = asyncio.get_running_loop().create_future()
         self._supervisor = self._tasks.start(self._supervise(), name=f"supervise:{self.plugin_id}")
         error = await asyncio.shield(self._first)
@@ -364,12 +374,17 @@ class ProcessPlugin:
         self._hurry.set()
         await self.drain_and_stop(drain_s=0.0)
 
-    async def drain_and_stop(self, *, drain_s: float, reason: str = "stopped") -> None:
+    async def drain_and_stop(
+        self, *, drain_s: float, reason: str = "stopped", successor: PluginHandle | None = None
+    ) -> None:
         """Take no new calls, wait up to `drain_s` for those that run, then end the process.
 
-        Runs to its end even when the wait is cancelled. Idempotent.
+        With a `successor` (an upgrade) no call is refused: while calls run, new ones are still served here, because
+        they belong to requests that began here; from then on they go to the successor. Runs to its end even when the
+        wait is cancelled. Idempotent.
         """
         if self._finishing is None:
+            self._successor = successor
             if self._supervisor is None:
                 return
             work = self._finish(drain_s, reason)
@@ -378,12 +393,17 @@ class ProcessPlugin:
 
     async def _finish(self, drain_s: float, reason: str) -> None:
         assert self._supervisor is not None
-        live, self._accepting = self._live, None
+        live = self._live
         if live is not None:
+            if self._successor is not None:
+                began_s = time.monotonic()
+                await live.idle_within(drain_s, self._hurry)
+                drain_s = max(0.0, drain_s - (time.monotonic() - began_s))
+            self._accepting = None
             if self.state in (PluginState.READY, PluginState.UNRESPONSIVE):
                 self._machine.move(PluginState.DRAINING, reason)
             await live.stop(reason, drain_s=drain_s, hurry=self._hurry)
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor, *self._retiring])
-        self._live = None
+        self._live = self._accepting = None
         self._machine.move(PluginState.STOPPED, reason)

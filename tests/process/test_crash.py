@@ -20,10 +20,11 @@ NEVER_STABLE = timings(stable_s=3600.0)
 
 
 @pytest.mark.parametrize("command", ["exit 3", "kill"])
-async def test_a_call_in_flight_fails_at_once_when_the_plugin_dies(plugins, within, command):
+async def test_a_call_in_flight_fails_at_once_when_the_plugin_dies(plugins, within, host, command):
     plugin = plugins()
     await within(plugin.start())
     others = [asyncio.ensure_future(route(plugin, "hang")) for _ in range(5)]
+    await within(host.logged("held", times=5))
     with pytest.raises(PluginTransportError) as caught:
         await within(route(plugin, command))
     assert (caught.value.code, caught.value.http_status) == ("plugin_crashed", 502)

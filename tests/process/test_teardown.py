@@ -122,3 +122,31 @@ async def test_a_task_group_that_stops_takes_the_process_with_it(plugins, within
     born = await within(life.born())
     await within(tasks.stop())
     await within(born.ended())
+
+
+async def test_an_upgrade_refuses_no_call_those_that_come_late_go_to_the_successor(plugins, within, host):
+    old, new = plugins("never-closes"), plugins()
+    await within(asyncio.gather(old.start(), new.start()))
+    old_pid = (await within(route(old, "pid"))).result.reason
+    running = asyncio.ensure_future(route(old, "hang"))
+    await within(host.logged("held"))
+    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=8.0, successor=new))
+    # Its own requests go on as long as one of them runs.
+    assert (await within(route(old, "pid"))).result.reason == old_pid
+    await within(route(old, "release"))
+    assert (await within(running)).result.reason == "late"
+    await within(upgrading)
+    assert old.state is PluginState.STOPPED
+    assert (await within(route(old, "pid"))).result.reason == (await within(route(new, "pid"))).result.reason
+
+
+async def test_under_load_an_upgrade_loses_no_call(plugins, within):
+    old, new = plugins(), plugins()
+    await within(asyncio.gather(old.start(), new.start()))
+    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=8.0, successor=new))
+    served = 0
+    while not upgrading.done() or served < 200:
+        replies = await within(asyncio.gather(*(route(old, f"echo {number}") for number in range(20))))
+        assert [reply.result.reason for reply in replies] == [str(number) for number in range(20)]
+        served += len(replies)
+    await within(upgrading)

@@ -85,14 +85,14 @@ class HostDouble:
         for waiter in self._waiters:
             waiter.set()
 
-    async def logged(self, text: str) -> Log:
-        """The first log line whose event contains `text`; waits for it."""
+    async def logged(self, text: str, *, times: int = 1) -> Log:
+        """The log line whose event contains `text` for the `times`-th time; waits for it."""
         event = asyncio.Event()
         self._waiters.append(event)
         while True:
-            for log in self.logs:
-                if text in log.event:
-                    return log
+            found = [log for log in self.logs if text in log.event]
+            if len(found) >= times:
+                return found[times - 1]
             event.clear()
             await event.wait()
 
