@@ -149,9 +149,9 @@ class GrpcChannel:
         self._may_write.set()
         return item_cost(frame) if isinstance(frame, Item) else len(data)
 
-    def withdraw(self, call_id: int) -> bool:
+    def withdraw(self, frame: Frame) -> bool:
         """See `FrameChannel.withdraw`."""
-        return self._queue.withdraw(call_id)
+        return self._queue.withdraw(frame)
 
     @property
     def writable(self) -> bool:
