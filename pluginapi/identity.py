@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pluginapi.plugin import Plugin
+from pluginapi.plugin import Plugin, failure_modes_of
 
 MANIFEST_NAME: Final = "plugin.toml"
 PLUGIN_DIR_VARIABLE: Final = "JACKFIELD_PLUGIN_DIR"
@@ -24,6 +24,9 @@ class Identity:
     plugin_id: str
     version: str | None
     protocol: Literal["json", "grpc"] = "json"
+    fails_open: tuple[str, ...] = ()
+    """Hooks that the class wants to fail closed although the manifest, which alone counts while the process is down,
+    does not say so."""
 
 
 def identity_of(plugin_class: type[Plugin], *, directory: Path | None = None) -> Identity:
@@ -41,7 +44,19 @@ def identity_of(plugin_class: type[Plugin], *, directory: Path | None = None) ->
     if manifest_id and manifest_id != plugin_id:
         raise IdentityError(f"{plugin_class.__name__} says it is {plugin_id!r}, {manifest_path} says {manifest_id!r}")
     protocol: Literal["json", "grpc"] = "grpc" if manifest.get("protocol") == "grpc" else "json"
-    return Identity(plugin_id, plugin_class.version or manifest_version or None, protocol)
+    return Identity(
+        plugin_id=plugin_id,
+        version=plugin_class.version or manifest_version or None,
+        protocol=protocol,
+        fails_open=_fails_open(plugin_class, manifest) if manifest else (),
+    )
+
+
+def _fails_open(plugin_class: type[Plugin], manifest: dict[str, object]) -> tuple[str, ...]:
+    declared = manifest.get("on_error")
+    modes = declared if isinstance(declared, dict) else {}
+    wanted = failure_modes_of(plugin_class)
+    return tuple(method for method, mode in wanted.items() if mode == "fail" and modes.get(method) != "fail")
 
 
 def _directory_of(plugin_class: type[Plugin]) -> Path:

@@ -87,6 +87,9 @@ def _serve(plugin: type[Plugin], identity: Identity, wire: WireEnds | None, list
     from pluginapi.process import CannotServe, run_process
 
     faulthandler.enable(sys.stderr)
+    for method in identity.fails_open:
+        text = f'write "{method}" = "fail" under [on_error] in plugin.toml, or it is skipped while this process is down'
+        print(f"{identity.plugin_id}: {text}", file=sys.stderr)
     lifeline = Lifeline()
     if wire is not None:
         lifeline.start()

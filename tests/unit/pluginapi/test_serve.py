@@ -226,6 +226,18 @@ async def test_a_class_and_a_manifest_that_disagree_are_refused(write):
     assert (code, "says it is 'other'" in err) == (78, True)
 
 
+@pytest.mark.parametrize(("on_error", "warned"), [("", True), ('[on_error]\n"model.route" = "fail"\n', False)])
+async def test_a_process_that_would_fail_open_while_it_is_down_is_told_what_to_write(write, on_error, warned):
+    folder = write(
+        body='on_error = {"model.route": "fail"}\nasync def model_route(self): ...',
+        manifest=f'id = "made"\nversion = "1"\n{on_error}',
+    )
+    async with run_entry(folder) as plugin:
+        plugin.close_stdin()
+        text = await plugin.stderr.all()
+    assert ('write "model.route" = "fail" under [on_error] in plugin.toml' in text) is warned
+
+
 async def test_an_unknown_option_exits_with_64(write):
     folder = write(body="async def model_route(self): ...")
     code, _, err = await finished(python("made.py", "--nonsense"), cwd=folder)
