@@ -15,11 +15,12 @@ from host.app import Proxy
 from host.config.load import load_config
 from tests.support.example_scripts import EXAMPLES, SCRIPTS
 from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.plugin_process import Tail, plugin_environment, python, spawn
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 OTHER_RUNTIME = {"process": "inprocess", "inprocess": "process"}
-FOLDERS = [script.folder for script in SCRIPTS if script.folder != "shouter"]
-IN_PYTHON = [script.folder for script in SCRIPTS if script.in_python and script.folder != "shouter"]
+FOLDERS = [script.folder for script in SCRIPTS]
+IN_PYTHON = [script.folder for script in SCRIPTS if script.in_python]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ def readme_of(folder: str) -> Readme:
 
 @asynccontextmanager
 async def proxy_with(
-    folder: str, tmp_path: Path, *, runtime: str | None = None
+    folder: str, tmp_path: Path, *, runtime: str | None = None, protocol: str | None = None
 ) -> AsyncIterator[tuple[Proxy, FakeUpstream]]:
     """The proxy as the README says, with the example copied into `plugins/` and its upstream replaced by a fake."""
     shutil.copytree(
         EXAMPLES / folder, tmp_path / "plugins" / folder, ignore=shutil.ignore_patterns("__pycache__", "README.md")
     )
+    if protocol is not None:
+        speak(tmp_path / "plugins" / folder / "plugin.toml", protocol)
     async with running_upstream() as upstream:
         config = readme_of(folder).config
         config = config.replace("https://api.acme.example", upstream.url)
@@ -66,6 +69,11 @@ async def proxy_with(
         finally:
             async with asyncio.timeout(20):
                 await proxy.stop()
+
+
+def speak(manifest: Path, protocol: str) -> None:
+    lines = [line for line in manifest.read_text().splitlines() if not line.startswith("protocol =")]
+    manifest.write_text("\n".join([f'protocol = "{protocol}"', *lines]))
 
 
 def with_runtime(config: str, folder: str, runtime: str) -> str:
@@ -111,6 +119,51 @@ async def test_an_example_does_the_same_in_either_runtime(folder, runtime, tmp_p
         (status,) = [status for status in proxy.registry.statuses() if status.id == folder]
         assert (status.carrier, status.state) == (runtime, "ready")
         await check_readme(folder, proxy)
+
+
+@pytest.mark.parametrize("folder", IN_PYTHON)
+async def test_clients_get_the_same_answers_whatever_carries_an_example(folder, tmp_path):
+    answers = {}
+    for carrier, protocol in (("inprocess", None), ("process", "json"), ("process", "grpc")):
+        here = tmp_path / f"{carrier}-{protocol}"
+        here.mkdir()
+        async with proxy_with(folder, here, runtime=carrier, protocol=protocol) as (proxy, _):
+            (status,) = [status for status in proxy.registry.statuses() if status.id == folder]
+            assert (status.carrier, status.state) == (carrier, "ready")
+            commands = [command for command, _ in readme_of(folder).commands]
+            answers[carrier, protocol] = [without_the_moment(await typed(command, proxy)) for command in commands]
+    first, *others = answers.values()
+    assert all(other == first for other in others), answers
+
+
+def without_the_moment(output: str) -> str:
+    """Ids and times differ from call to call."""
+    output = re.sub(r"[0-9a-f]{24}", "ID", output)
+    return re.sub(r'"created":\s*\d+|^date: .*$', "NOW", output, flags=re.MULTILINE | re.IGNORECASE)
+
+
+async def test_a_debugger_may_run_the_plugin_and_the_proxy_leaves_it_alone(tmp_path, monkeypatch):
+    socket = tmp_path / "s"
+    process = await spawn(
+        python(str(EXAMPLES / "storyteller" / "storyteller.py"), "--listen", f"unix:{socket}"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=plugin_environment(),
+    )
+    tail = Tail(process.stderr)
+    await tail.until("listening")
+    monkeypatch.setenv("JACKFIELD_ATTACH", f"storyteller=unix:{socket}")
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        async with proxy_with("storyteller", tmp_path / str(number)) as (proxy, _):
+            await check_readme("storyteller", proxy)
+            (status,) = [status for status in proxy.registry.statuses() if status.id == "storyteller"]
+            assert status.pid is None
+    assert process.returncode is None
+    process.terminate()
+    async with asyncio.timeout(10):
+        assert await process.wait() == 0
+    await tail.all()
 
 
 async def test_cheap_first_sends_requests_with_tools_to_the_strong_model(tmp_path):
