@@ -150,7 +150,7 @@ def _code_and_type(error: ErrorBody) -> tuple[str, str]:
         return error.code, ""
     try:
         outer = _OUTER.decode(error.body.to_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return error.code, ""
     places = (outer.error, {"code": outer.code, "type": outer.type}, _member(outer.response), _member(outer.body))
     code = kind = ""

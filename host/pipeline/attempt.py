@@ -10,7 +10,9 @@ from host.credentials.classify import Verdict, classify
 from host.credentials.records import with_suffix
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import Attempt, Content, Execution, body_fields, header_fields, request_fields
+from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import intercept_after
+from host.pipeline.patch import model_of
 from host.pipeline.pick import pick, refuse_without_lanes
 from host.pipeline.settle import Settler
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
@@ -100,6 +102,9 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
     model, own_suffix = split_suffix(with_suffix(upstream, suffix))
     metadata = FrozenDict({**ex.metadata, "selected_auth_id": lane.credential.id})
     content, headers = await intercept_after(invoker, ex, lane, model=model, metadata=metadata)
+    if content is not ex.content and (rewritten := changed_model(ex, content)) is not None:
+        ex.record("model_changed", requested=ex.request.model, model=rewritten, attempt=ex.attempts)
+        model = rewritten
     translated = await translate_request(invoker, ex, lane, content, model=model, suffix=own_suffix)
     attempt = Attempt(
         number=ex.attempts,
@@ -115,6 +120,14 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
     )
     ex.last_attempt = attempt
     return attempt
+
+
+def changed_model(ex: Execution, content: Content) -> str | None:
+    """The model that after-interceptors wrote into the body: the upstream is asked for it as it is."""
+    if ex.source not in MODEL_IN_BODY:
+        return None
+    model = model_of(content.data)
+    return model if model and model != model_of(ex.content.data) else None
 
 
 def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], ExecutorRequest]:

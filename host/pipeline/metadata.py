@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from host.pipeline.decode import UNDECODABLE
 from host.pipeline.request import ClientRequest
 from host.registry.suffix import split_suffix
 from pluginabi.immutable import FrozenDict, Metadata, freeze
@@ -77,7 +78,7 @@ def _facts(protocol: str, body: bytes) -> Any:
     decoder: Any = _GEMINI_FACTS if protocol == "gemini" else _FACTS
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         # Not an object, or a member of an unexpected type: the body says nothing we understand.
         return _Facts()
 

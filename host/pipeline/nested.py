@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from host.errors import RequestError
+from host.pipeline.decode import UNDECODABLE
 from host.pipeline.formats import MODEL_IN_BODY, canonical
 from host.pipeline.patch import is_object, set_member
 from host.pipeline.request import ClientRequest, ClientResponse, Principal
@@ -101,7 +102,7 @@ def _client_request(
     data = b"" if params.body is UNSET else params.body.to_bytes()
     try:
         head = _HEAD.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         raise RequestError(400, "invalid_request_error", "the body of a nested model call is a JSON object") from None
     model = params.model.strip() or (head.model if isinstance(head.model, str) else "")
     if not model:

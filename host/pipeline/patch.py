@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from host.pipeline.decode import UNDECODABLE
 from pluginabi.errors import PluginError, host_error
 
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Raw])
@@ -47,7 +48,7 @@ def model_of(body: bytes) -> str | None:
     """The top-level `model` of a body; None when it has none or it is no text."""
     try:
         model = _MODEL.decode(body).model
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
     return model if isinstance(model, str) else None
 
@@ -60,7 +61,7 @@ def is_object(body: bytes) -> bool:
 def _members(data: bytes, what: str) -> dict[str, Any]:
     try:
         return _OBJECT.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         raise _not_applicable(f"{what} is no JSON object") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from host.pipeline.decode import UNDECODABLE
 from host.pipeline.usage_of import usage_of_document
 from pluginabi.body import Body
 from pluginabi.errors import ErrorBody
@@ -240,7 +241,7 @@ class ResponsesWatch(StreamWatch):
     def _look(self, name: str | None, payload: bytes) -> None:
         try:
             kind = decode_frame(payload, strict=True).type
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             preview = str(payload[:512], "utf-8", "replace")
             raise ValueError(f'invalid SSE data JSON (len={len(payload)}): "{preview}"') from None
         # When event name and type disagree, an error on either side wins.
@@ -332,7 +333,7 @@ def documents(chunk: bytes) -> list[dict[str, Any]]:
             continue
         try:
             document = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             continue
         if isinstance(document, dict):
             found.append(document)
@@ -345,7 +346,7 @@ def decode_frame(data: bytes, *, strict: bool = False) -> Any:
         return _FRAME.decode(data)
     except msgspec.ValidationError:
         return _Frame()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         if strict:
             raise
         return _Frame()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from host.pipeline.decode import UNDECODABLE
 from pluginabi.body import Body, StreamItem
 
 
@@ -143,7 +144,7 @@ def closer_for(protocol: str) -> Closer:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         document = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return {}
     return document if isinstance(document, dict) else {}
 

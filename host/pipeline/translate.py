@@ -11,7 +11,7 @@ from host.errors import RequestError
 from host.pipeline.execution import Attempt, Content, Execution, exact_body, request_fields
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import exact_or_plain
-from host.pipeline.patch import is_object, model_of, set_member
+from host.pipeline.patch import model_of, set_member
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.pipeline.thinking import thinking_config
 from host.runtime.handle import Binding
@@ -39,13 +39,13 @@ async def translate_request(
 
 
 def with_model(content: Content, protocol: str, model: str) -> Content:
-    """`content` naming `model`; the same object when it already does or its protocol does not say it in the body."""
+    """`content` with `model` in place of another name; the same object when its body names it already, or names none."""
     if protocol not in MODEL_IN_BODY or not model:
         return content
-    data = content.data
-    if not is_object(data) or model_of(data) == model:
+    named = model_of(content.data)
+    if named is None or named == model:
         return content
-    return Content(set_member(data, "model", msgspec.json.encode(model)), is_json=True)
+    return Content(set_member(content.data, "model", msgspec.json.encode(model)), is_json=True)
 
 
 async def _translated(invoker: Invoker, ex: Execution, content: Content, *, target: str, model: str) -> Content:

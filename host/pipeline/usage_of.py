@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from host.pipeline.decode import UNDECODABLE
 from pluginabi.frames import Usage
 
 
@@ -22,7 +23,7 @@ def usage_of_body(body: bytes) -> Usage | None:
         return None
     try:
         answer = _ANSWER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
     return usage_of_document({"usage": answer.usage, "usageMetadata": answer.usage_metadata})
 

@@ -1,0 +1,111 @@
+"""Secrets go to the hosts bound to them, and to nobody else."""
+
+import pytest
+
+from host.config.model import CompatKey, CompatProvider, Config, ProviderKey
+from host.credentials.attach import is_bound, sign
+from host.credentials.pool import CredentialPool
+from host.credentials.records import Credential, HandleMint, credentials_of_config
+from host.credentials.secret import Secret
+from host.pipeline.attach import PoolAttacher
+from pluginabi.errors import PluginError
+
+
+def credential(**config) -> Credential:
+    (found,) = credentials_of_config(Config(**config), HandleMint())
+    return found
+
+
+ACME = credential(
+    openai_compatibility=[
+        CompatProvider(
+            name="acme",
+            base_url="https://acme.test/v1",
+            headers={"X-Org": "org"},
+            api_key_entries=[CompatKey(api_key="sk-acme", proxy_url="http://proxy:1")],
+        )
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "value"),
+    [
+        ({"claude_api_key": [ProviderKey(api_key="sk-1")]}, "x-api-key", "sk-1"),
+        ({"gemini_api_key": [ProviderKey(api_key="sk-2")]}, "x-goog-api-key", "sk-2"),
+    ],
+)
+def test_each_provider_gets_its_secret_in_its_own_header(config, name, value):
+    found = credential(**config)
+    signed = sign(found, f"{found.base_url}/v1/x", [("accept", "a")])
+    assert signed.headers == [("accept", "a"), (name, value)]
+
+
+def test_a_compat_key_is_a_bearer_and_brings_configured_headers_and_proxy():
+    signed = sign(ACME, "https://acme.test/v1/chat", [])
+    assert signed.headers == [("x-org", "org"), ("authorization", "Bearer sk-acme")]
+    assert signed.proxy_url == "http://proxy:1"
+
+
+def test_what_the_plugin_set_itself_is_replaced():
+    signed = sign(ACME, "https://acme.test/v1", [("Authorization", "Bearer mine"), ("X-ORG", "mine")])
+    assert [value for _, value in signed.headers] == ["org", "Bearer sk-acme"]
+
+
+def test_a_query_secret_replaces_the_parameter_of_that_name():
+    found = Credential(
+        id="q",
+        provider="q",
+        label="q",
+        base_url="https://q.test",
+        secret=Secret("s3"),
+        secret_place="query",
+        secret_name="key",
+    )
+    assert sign(found, "https://q.test/a?x=1&key=mine", []).url == "https://q.test/a?x=1&key=s3"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.test/v1",
+        "http://acme.test/v1",
+        "https://acme.test:8443/v1",
+        "https://acme.test.evil.test/v1",
+        "https://acme.test@evil.test/v1",
+        "https://evil.test\\@acme.test/v1",
+        "https://user@acme.test/v1",
+        "ftp://acme.test/v1",
+        "https:///v1",
+        "acme.test/v1",
+        "https://acme.test:99999/v1",
+        "",
+    ],
+)
+def test_a_secret_never_goes_to_another_origin(url):
+    assert not is_bound(ACME, url)
+    with pytest.raises(PluginError) as refused:
+        sign(ACME, url, [])
+    assert refused.value.code == "permission_denied"
+    assert "sk-acme" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://ACME.test/v1", "https://acme.test:443/x", "https://acme.test./x"])
+def test_the_same_origin_in_another_spelling_is_bound(url):
+    assert is_bound(ACME, url)
+
+
+def test_a_credential_without_a_base_url_is_bound_to_nothing():
+    assert not is_bound(Credential(id="x", provider="x", label="x", secret=Secret("s")), "https://any.test")
+
+
+def test_a_signed_request_does_not_print_its_secret():
+    assert "sk-acme" not in repr(sign(ACME, "https://acme.test/", []))
+
+
+def test_a_handle_that_nobody_gave_out_attaches_nothing():
+    attacher = PoolAttacher(CredentialPool([ACME]))
+    assert attacher.attach(ACME.handle, "https://acme.test/v1", []).proxy_url == "http://proxy:1"
+    for handle in ("", ACME.id, "cred-0"):
+        with pytest.raises(PluginError):
+            attacher.attach(handle, "https://acme.test/v1", [])
