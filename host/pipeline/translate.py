@@ -39,7 +39,7 @@ async def translate_request(
 
 
 def with_model(content: Content, protocol: str, model: str) -> Content:
-    """`content` with `model` in place of another name; the same object when its body names it already, or names none."""
+    """`content` with `model` in place of another name; the same object when it names that already, or none at all."""
     if protocol not in MODEL_IN_BODY or not model:
         return content
     named = model_of(content.data)
