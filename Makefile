@@ -40,10 +40,10 @@ bench: $(VENV)/.dev ## Measure against a bare aiohttp proxy and nginx (PEERS=1 a
 	$(PY) tests/bench/run.py
 
 matrix: $(VENV)/.dev ## Statuses x boundaries x carriers: every field of the error object equal
-	$(PYTEST) tests/matrix/test_status_matrix.py -q -s -n 0
+	$(PYTEST) tests/matrix/test_status_matrix.py -q -n 0
 
 hooks: $(VENV)/.dev ## Endpoints x outcomes x hooks, then once per binding with that binding off
-	$(PYTEST) tests/matrix/test_hook_coverage.py -q -s -n 0
+	$(PYTEST) tests/matrix/test_hook_coverage.py -q -n 0
 
 faults: $(VENV)/.dev ## Misbehaving plugins under load
 	$(PY) tests/faults/run.py
