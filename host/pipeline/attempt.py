@@ -1,5 +1,6 @@
 """Steps 4 to 7 for one request: credential after credential until one answers (spec credentials 5.1)."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import intercept_after
 from host.pipeline.patch import model_of
 from host.pipeline.pick import pick, refuse_without_lanes
-from host.pipeline.settle import Settler
+from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
 from host.pipeline.translate import translate_request
 from host.registry.suffix import split_suffix
@@ -90,6 +91,9 @@ async def run_attempt(
     except ExecutorFailed as failed:
         settler.attempt_ended(ex, attempt, error=to_error_body(failed.error))
         raise
+    except asyncio.CancelledError:
+        settler.attempt_ended(ex, attempt, error=CLIENT_GONE)
+        raise
     except BaseException as error:
         settler.attempt_ended(ex, attempt, error=to_error_body(error))
         raise
@@ -160,6 +164,10 @@ async def call_executor(invoker: Invoker, ex: Execution, attempt: Attempt) -> tu
     except (PluginError, PluginTransportError) as error:
         attempt.reached_upstream = reached_upstream(error)
         raise ExecutorFailed(error) from error
+    except asyncio.CancelledError:
+        # Nobody can say how far it got; what the upstream did until then is billed all the same.
+        attempt.reached_upstream = True
+        raise
     attempt.reached_upstream = True
     return answer.value, answer.usage
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -24,6 +24,8 @@ from pluginabi.payloads.intercept import Outcome, RequestCompleteRequest
 from pluginabi.payloads.usage import UsageHandleRequest
 
 log = structlog.get_logger("host.pipeline.settle")
+
+CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

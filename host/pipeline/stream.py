@@ -26,7 +26,7 @@ from host.pipeline.attempt import (
 from host.pipeline.execution import Attempt, Execution
 from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
-from host.pipeline.settle import Settler
+from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.stream_hooks import StreamHooks
 from host.runtime.handle import ItemStream
 from host.runtime.invoke import Invoker
@@ -61,6 +61,9 @@ async def open_stream(invoker: Invoker, settler: Settler, ex: Execution, attempt
     except (PluginError, PluginTransportError) as error:
         attempt.reached_upstream = attempt.reached_upstream or reached_upstream(error)
         raise ExecutorFailed(error) from error
+    except asyncio.CancelledError:
+        attempt.reached_upstream = True
+        raise
     attempt.response_headers = reply.result.headers
     stream = GatewayStream(invoker, settler, ex, attempt, reply.items)
     try:
@@ -336,9 +339,8 @@ class GatewayStream:
         self._settler.request_ended(self._ex, "succeeded", status=200, usage=self.usage)
 
     def _settle_canceled(self) -> None:
-        gone = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
         self.usage = self._items.usage or self._watch.usage
-        self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=gone)
+        self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=CLIENT_GONE)
         self._settler.request_ended(self._ex, "canceled", status=0, usage=self.usage)
 
     async def _drain(self) -> None:
