@@ -29,7 +29,7 @@ class Run:
     foreign_share: float
     """Part of the proxy's core that others used meanwhile, 0 to 1."""
     own_share: float
-    """Part of the time the proxy was computing; well below 1 means that the load was the limit, not the proxy."""
+    """Part of the time the proxy was computing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,8 @@ def flatten_runs(runs: Sequence[Run]) -> FlatResult:
         flat[f"{load}_per_s_{contestant}"] = significant(median(run.responses_per_s for run in group))
         flat[f"{load}_p50_us_{contestant}"] = significant(median(run.latency_p50_us for run in group))
         flat[f"{load}_p99_us_{contestant}"] = significant(median(run.latency_p99_us for run in group))
-        flat[f"{load}_core_share_{contestant}"] = round(median(run.own_share for run in group), 3)
+        busy_share = median(min(1.0, run.own_share + run.foreign_share) for run in group)
+        flat[f"{load}_core_busy_{contestant}"] = round(busy_share, 3)
         cpu_us = median(run.cpu_us_per_response / max(1, run.events_per_response) for run in group)
         cpu_key = {"plain": "cpu_us_per_request", "stream64": "cpu_us_per_sse_event"}.get(load, f"cpu_us_{load}")
         flat[f"{cpu_key}_{contestant}"] = significant(cpu_us)
@@ -141,6 +142,14 @@ def flatten_runs(runs: Sequence[Run]) -> FlatResult:
         if cpu_ratio is not None and contestant != YARDSTICK:
             flat[f"{load}_cpu_{contestant}_vs_bare"] = significant(cpu_ratio)
     return flat
+
+
+def noise_lines(runs: Sequence[Run]) -> list[str]:
+    """A warning when others used the core in some of the runs."""
+    noisy = sum(run.foreign_share > NOISE_LIMIT for run in runs)
+    if not noisy:
+        return []
+    return [f"NOTE {noisy} of {len(runs)} runs were disturbed by others on the proxy's core: trust `by CPU` more.", ""]
 
 
 def step_times(points: Mapping[str, int], *, cpu_us_each: float) -> dict[str, float]:
@@ -193,7 +202,7 @@ def table_lines(flat: Mapping[str, FlatValue], contestants: Iterable[str], loads
             shown = "".join(
                 f"{value:>10.2f}" if isinstance(value, float) else f"{value:>10}" for value in (ratio, by_cpu)
             )
-            load_bound = float(flat[f"{load}_core_share_{name}"]) < LOAD_BOUND_BELOW
+            load_bound = float(flat[f"{load}_core_busy_{name}"]) < LOAD_BOUND_BELOW
             mark = "   limited by the load" if load_bound else ""
             lines.append(
                 f"{name:<24}{flat[f'{load}_per_s_{name}']:>10,.0f}{shown}{flat[f'{load}_p50_us_{name}']:>12,.0f}"

@@ -22,7 +22,17 @@ from tests.bench import calls, lineup, steps, toolchain  # noqa: E402 - the root
 from tests.bench.lineup import Contestant, Site  # noqa: E402
 from tests.bench.measure import LOADS, Bench, Rounds, write_flat  # noqa: E402
 from tests.bench.procs import LOAD_CORE, PROXY_CORE, BenchError, ContestantError, Stable, free_port  # noqa: E402
-from tests.bench.results import FLOORS, FlatResult, flatten_runs, judge, step_lines, table_lines, verdict_lines  # noqa: E402
+from tests.bench.results import (  # noqa: E402
+    FLOORS,
+    NOISE_LIMIT,
+    FlatResult,
+    flatten_runs,
+    judge,
+    noise_lines,
+    step_lines,
+    table_lines,
+    verdict_lines,
+)
 
 DEFAULT_LOADS = ("plain", "stream64")
 OTHER_PARTS = ("call", "rss", "cold", "steps")
@@ -106,6 +116,9 @@ def measure_all(
         rounds = Rounds(bench=bench, loads=loads, rounds=arguments.rounds, seconds=arguments.secs, say=say)
         runs, failures = rounds.measure(contestants)
         flat |= flatten_runs(runs)
+        flat["disturbed_runs"] = sum(run.foreign_share > NOISE_LIMIT for run in runs)
+        for line in noise_lines(runs):
+            say(f"\n{line}")
         required = {contestant.name for contestant in contestants if contestant.required}
         failed += [name for name in failures if name in required]
         for name in failures.keys() - required:

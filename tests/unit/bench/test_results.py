@@ -12,6 +12,7 @@ from tests.bench.results import (
     judge,
     median_cpu_ratio,
     median_ratio,
+    noise_lines,
     step_times,
     table_lines,
     verdict_lines,
@@ -158,3 +159,13 @@ def test_a_source_file_belongs_to_the_step_with_the_longest_path(path, step):
 def test_library_code_belongs_to_the_step_it_serves():
     assert step_of_file("/usr/lib/python3/site-packages/aiohttp/web_protocol.py") == "http_server"
     assert step_of_file("/usr/lib/python3/asyncio/events.py") is None
+
+
+def test_a_core_that_others_kept_busy_does_not_count_as_limited_by_the_load():
+    flat = flatten_runs([run_of("bare", 1, 1000, own_share=0.5, foreign_share=0.5)])
+    assert not any("limited" in line for line in table_lines(flat, ["bare"], ["plain"]))
+
+
+def test_disturbed_runs_are_told():
+    assert "1 of 2 runs" in noise_lines([run_of("bare", 1, 1), run_of("bare", 2, 1, foreign_share=0.3)])[0]
+    assert noise_lines([run_of("bare", 1, 1)]) == []
