@@ -21,16 +21,20 @@ class Shape(StrEnum):
     OPENAI = "openai"
     CLAUDE = "claude"
     CODEX = "codex"
+    GEMINI = "gemini"
 
 
 def shape_of(headers: Headers, query: Headers) -> Shape:
-    """Codex clients send `client_version`, Anthropic's SDK a version header; everybody else gets OpenAI's list."""
+    """Codex clients send `client_version`, Anthropic's SDK a version header, Google's its key or name in headers of its
+    own; everybody else gets OpenAI's list."""
     if "client_version" in query:
         return Shape.CODEX
     if any(value.strip() for value in headers.get("anthropic-version", ())):
         return Shape.CLAUDE
     if any(agent.startswith("claude-cli") for agent in headers.get("user-agent", ())):
         return Shape.CLAUDE
+    if "x-goog-api-key" in headers or "x-goog-api-client" in headers:
+        return Shape.GEMINI
     return Shape.OPENAI
 
 
@@ -47,13 +51,21 @@ def listing(infos: Sequence[ModelInfo], shape: Shape) -> dict[str, Any]:
                 "first_id": data[0]["id"] if data else "",
                 "last_id": data[-1]["id"] if data else "",
             }
+        case Shape.GEMINI:
+            return {"models": [gemini_entry(info) for info in infos]}
         case _:
             return {"object": "list", "data": [openai_entry(info) for info in sorted(infos, key=lambda each: each.id)]}
 
 
 def entry(info: ModelInfo, shape: Shape) -> dict[str, Any]:
     """One model."""
-    return claude_entry(info) if shape is Shape.CLAUDE else openai_entry(info)
+    match shape:
+        case Shape.CLAUDE:
+            return claude_entry(info)
+        case Shape.GEMINI:
+            return gemini_entry(info)
+        case _:
+            return openai_entry(info)
 
 
 def find(infos: Sequence[ModelInfo], name: str) -> ModelInfo | None:

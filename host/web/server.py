@@ -2,8 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 import msgspec
 import structlog
@@ -196,34 +197,23 @@ class Frontend:
 
     # -- model lists
 
-    async def _list_models(self, exchange: Exchange, rest: str) -> Written:
-        shape = models.shape_of(exchange.headers, exchange.query)
-        exchange.family = Family.CLAUDE if shape is models.Shape.CLAUDE else Family.OPENAI
-        await self._admit(exchange)
+    async def _list_models(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
+        shape = await self._admit_to_models(exchange, shape)
         return await self._send_json(exchange, 200, models.listing(self._gateway.state.registry.list(), shape))
 
-    async def _one_model(self, exchange: Exchange, rest: str) -> Written:
-        shape = models.shape_of(exchange.headers, exchange.query)
-        exchange.family = Family.CLAUDE if shape is models.Shape.CLAUDE else Family.OPENAI
-        await self._admit(exchange)
+    async def _one_model(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
+        shape = await self._admit_to_models(exchange, shape)
         found = models.find(self._gateway.state.registry.list(), rest)
         if found is None:
             raise models.unknown(rest)
         return await self._send_json(exchange, 200, models.entry(found, shape))
 
-    async def _list_gemini(self, exchange: Exchange, rest: str) -> Written:
-        exchange.family = Family.GEMINI
+    async def _admit_to_models(self, exchange: Exchange, shape: models.Shape | None) -> models.Shape:
+        """Whose list is asked for: the path says so, or the client's headers. Raises what refuses the client."""
+        shape = shape or models.shape_of(exchange.headers, exchange.query)
+        exchange.family = _FAMILY_OF_LIST.get(shape, Family.OPENAI)
         await self._admit(exchange)
-        listed = [models.gemini_entry(info) for info in self._gateway.state.registry.list()]
-        return await self._send_json(exchange, 200, {"models": listed})
-
-    async def _one_gemini(self, exchange: Exchange, rest: str) -> Written:
-        exchange.family = Family.GEMINI
-        await self._admit(exchange)
-        found = models.find(self._gateway.state.registry.list(), rest)
-        if found is None:
-            raise models.unknown(rest)
-        return await self._send_json(exchange, 200, models.gemini_entry(found))
+        return shape
 
     # -- the proxy itself
 
@@ -357,7 +347,8 @@ class Frontend:
             api(f"{base}/responses/compact", apis.COMPACT_API)
             exact["GET", f"{base}/responses"] = Route("GET /v1/responses", self._upgrade)
         exact["GET", "/v1/models"] = Route("GET /v1/models", self._list_models)
-        exact["GET", "/v1beta/models"] = Route("GET /v1beta/models", self._list_gemini)
+        gemini_list = partial(self._list_models, shape=models.Shape.GEMINI)
+        exact["GET", "/v1beta/models"] = Route("GET /v1beta/models", gemini_list)
         exact["GET", "/"] = Route("GET /", self._root)
         exact["GET", "/healthz"] = exact["HEAD", "/healthz"] = Route("GET /healthz", self._healthz)
         exact["GET", "/readyz"] = Route("GET /readyz", self._readyz)
@@ -365,11 +356,21 @@ class Frontend:
         gemini = Route(apis.GEMINI_API.label, partial(self._serve_api, api=apis.GEMINI_API))
         prefixes = (
             ("POST", "/v1beta/models/", gemini),
+            # Google's SDK has moved to v1, where it shares the paths of the model lists with the others.
+            ("POST", "/v1/models/", gemini),
             ("GET", "/v1/models/", Route("GET /v1/models/{id}", self._one_model)),
-            ("GET", "/v1beta/models/", Route("GET /v1beta/models/{id}", self._one_gemini)),
+            (
+                "GET",
+                "/v1beta/models/",
+                Route("GET /v1beta/models/{id}", partial(self._one_model, shape=models.Shape.GEMINI)),
+            ),
         )
         return Routes(exact, prefixes)
 
 
+_FAMILY_OF_LIST: Final[Mapping[models.Shape, Family]] = {
+    models.Shape.CLAUDE: Family.CLAUDE,
+    models.Shape.GEMINI: Family.GEMINI,
+}
 _QUIET = frozenset({"GET /healthz", "GET /readyz", "GET /metrics"})
 """Asked every few seconds by machines; not logged."""
