@@ -152,7 +152,9 @@ def read_gemini(inbound: Inbound) -> Call:
             call.operation = Operation.COUNT
             call.keep_alive = False
         case _:
+            # Nothing but the method says whether one text or a batch is to be embedded.
             call.protocol = "gemini-embedding"
+            call.alt = method
     return call
 
 

@@ -7,7 +7,7 @@ streaming), Gemini API reference (generateContent, countTokens, embedContent).
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -55,11 +55,16 @@ class Conversation:
     @property
     def words(self) -> list[str]:
         """The text in pieces that add up to it; a demo's tokens."""
-        return re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or ([self.text] if self.text else [])
+        return words_of(self.text)
 
     @property
     def tokens(self) -> int:
         return len(self.words)
+
+
+def words_of(text: str) -> list[str]:
+    """The text in pieces that add up to it; a demo's tokens."""
+    return re.findall(r"\s*\S+\s*$|\s*\S+", text) or ([text] if text else [])
 
 
 class Shape(Protocol):
@@ -272,34 +277,37 @@ class Gemini:
         return document
 
 
-def embedding_of(text: str) -> list[float]:
-    """A vector that depends on nothing but the text."""
+def embedding_of(text: Any) -> list[float]:
+    """A vector that depends on nothing but the text. Raises PluginError 400 for anything else."""
+    if not isinstance(text, str):
+        raise no_text("there is no text to embed")
     digest = hashlib.sha256(text.encode()).digest()
     return [(byte - 127.5) / 127.5 for byte in digest[:EMBEDDING_DIMENSIONS]]
 
 
-class OpenAIEmbedding(OpenAIChat):
-    """Embeddings; there is nothing to stream."""
-
-    def last_user_text(self, document: Document) -> str | None:
-        given = document.get("input")
-        return given if isinstance(given, str) else text_of(given) if isinstance(given, list) else None
-
-    def answer(self, conversation: Conversation) -> Document:
-        entry = {"object": "embedding", "index": 0, "embedding": embedding_of(conversation.text)}
-        usage = {"prompt_tokens": conversation.tokens, "total_tokens": conversation.tokens}
-        return {"object": "list", "data": [entry], "model": conversation.model, "usage": usage}
+def openai_embeddings(model: str, document: Document) -> Document:
+    """One vector per input: a string, or a list of strings or of lists of tokens."""
+    given = document.get("input")
+    texts = [each if isinstance(each, str) else str(each) for each in given] if isinstance(given, list) else [given]
+    vectors = [embedding_of(text) for text in texts]
+    entries = [{"object": "embedding", "index": number, "embedding": vector} for number, vector in enumerate(vectors)]
+    tokens = sum(len(words_of(str(text))) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": entries, "model": model, "usage": usage}
 
 
-class GeminiEmbedding(Gemini):
-    """Gemini embedContent; there is nothing to stream."""
+def gemini_embeddings(model: str, document: Document) -> Document:
+    """One vector for embedContent, one per request for batchEmbedContents."""
+    batch = document.get("requests")
+    if not isinstance(batch, list):
+        return {"embedding": {"values": gemini_vector(document)}}
+    return {"embeddings": [{"values": gemini_vector(request)} for request in batch]}
 
-    def last_user_text(self, document: Document) -> str | None:
-        content = document.get("content")
-        return text_of(content.get("parts")) if isinstance(content, dict) else None
 
-    def answer(self, conversation: Conversation) -> Document:
-        return {"embedding": {"values": embedding_of(conversation.text)}}
+def gemini_vector(request: Any) -> list[float]:
+    """The vector of one embedContent request."""
+    content = request.get("content") if isinstance(request, dict) else None
+    return embedding_of(text_of(content.get("parts")) if isinstance(content, dict) else None)
 
 
 PROTOCOLS: Final[dict[str, Shape]] = {
@@ -307,8 +315,10 @@ PROTOCOLS: Final[dict[str, Shape]] = {
     "openai-response": OpenAIResponses(),
     "claude": Claude(),
     "gemini": Gemini(),
-    "openai-embedding": OpenAIEmbedding(),
-    "gemini-embedding": GeminiEmbedding(),
+}
+EMBEDDERS: Final[dict[str, Callable[[str, Document], Document]]] = {
+    "openai-embedding": openai_embeddings,
+    "gemini-embedding": gemini_embeddings,
 }
 
 
@@ -319,7 +329,7 @@ class Echo(Plugin):
     version = "0.1.0"
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse:
-        formats = list(PROTOCOLS)
+        formats = [*PROTOCOLS, *EMBEDDERS]
         return RegisterResponse(
             providers=["echo"],
             models=[MODEL],
@@ -327,6 +337,8 @@ class Echo(Plugin):
         )
 
     async def executor_execute(self, request: ExecutorRequest) -> ExecutorResponse:
+        if (embed := EMBEDDERS.get(request.format)) is not None:
+            return ExecutorResponse(body=Body.from_value(embed(request.requested_model, document_of(request))))
         conversation = read(request)
         return ExecutorResponse(body=Body.from_value(PROTOCOLS[request.format].answer(conversation)))
 
@@ -338,13 +350,18 @@ class Echo(Plugin):
         return ExecutorResponse(body=Body.from_value(PROTOCOLS[request.format].count(conversation)))
 
 
+def document_of(request: ExecutorRequest) -> Document:
+    """The request's body; empty when it is no JSON object."""
+    body: Any = request.body.value() if isinstance(request.body, Body) else None
+    return body if isinstance(body, dict) else {}
+
+
 def read(request: ExecutorRequest) -> Conversation:
     """What the client said. Raises PluginError 400 when there is no user text to repeat."""
-    body: Any = request.body.value() if isinstance(request.body, Body) else None
-    document = body if isinstance(body, dict) else {}
+    document = document_of(request)
     text = PROTOCOLS[request.format].last_user_text(document)
     if text is None:
-        raise PluginError("there is no user text to repeat", code="invalid_request", http_status=400, scope="request")
+        raise no_text("there is no user text to repeat")
     options = document.get("stream_options")
     return Conversation(
         model=request.requested_model,
@@ -352,6 +369,11 @@ def read(request: ExecutorRequest) -> Conversation:
         request_id=request.request_id,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+def no_text(message: str) -> PluginError:
+    """The refusal of a request that says nothing."""
+    return PluginError(message, code="invalid_request", http_status=400, scope="request")
 
 
 async def events(documents: Any) -> AsyncIterator[StreamItem | Usage]:

@@ -1,9 +1,12 @@
 """Executes requests at the Gemini API (API reference: ai.google.dev/api/generate-content)."""
 
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
+
 from pluginapi import (
+    Body,
     Context,
     ExecutorRegistration,
     ExecutorRequest,
@@ -36,6 +39,7 @@ class Gemini(Plugin):
         action = "generateContent"
         if request.format == "gemini-embedding":
             action = request.alt if request.alt in EMBEDDING_ACTIONS else EMBEDDING_ACTIONS[0]
+            request = with_upstream_model(request)
         return await forward(request, ctx, url=action_url(request, action), protocol="gemini")
 
     async def executor_execute_stream(self, request: ExecutorRequest, ctx: Context) -> Stream:
@@ -53,6 +57,24 @@ def action_url(request: ExecutorRequest, action: str) -> str:
     attributes = request.credential.attributes if request.credential is not None else {}
     base_url = attributes.get("base_url") or "https://generativelanguage.googleapis.com"
     return f"{base_url}/v1beta/models/{quote(request.model, safe='')}:{action}"
+
+
+def with_upstream_model(request: ExecutorRequest) -> ExecutorRequest:
+    """The request with the upstream's name for its model wherever an embedding body repeats it.
+
+    The API refuses a body that names another model than the path. Bodies that do not name one keep their bytes.
+    """
+    if request.model == request.requested_model or not isinstance(request.body, Body):
+        return request
+    document: Any = request.body.value()
+    if not isinstance(document, dict):
+        return request
+    batch = document.get("requests")
+    entries = [document, *(batch if isinstance(batch, list) else ())]
+    named = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("model"), str)]
+    for entry in named:
+        entry["model"] = f"models/{request.model}"
+    return msgspec.structs.replace(request, body=Body.from_value(document)) if named else request
 
 
 if __name__ == "__main__":
