@@ -341,7 +341,6 @@ def _info(credential: Credential, model: CredentialModel) -> ModelInfo:
         owned_by=credential.owned_by,
         type=kind,
         display_name=model.client,
-        name=model.upstream,
         thinking=support,
         user_defined=True,
     )

@@ -141,7 +141,8 @@ class ModelRegistry:
             for name in names:
                 entry = self._entries.get(name.lower())
                 if entry is None:
-                    info = row.info if row.info.id == name else replace(row.info, id=name)
+                    # A declared name says how the model is called without prefix: under another id it would mislead.
+                    info = row.info if row.info.id == name else replace(row.info, id=name, name="")
                     entry = self._entries[name.lower()] = _Entry(info)
                 entry.offers.setdefault(source.id, offer)
 
