@@ -31,6 +31,8 @@ class Behaviour:
     """End the stream cleanly after that many events, without the protocol's terminal event."""
     error_after_events: int | None = None
     """Send the protocol's error event after that many events and end."""
+    release: asyncio.Event | None = None
+    """What a stream has to wait for before it is cut, ended or broken as above: so the client had the events first."""
     hang_after_events: int | None = None
     """Stop sending after that many events and keep the connection open until the client leaves."""
     hang: bool = False
@@ -113,7 +115,10 @@ class FakeUpstream:
         headers = {"Content-Type": "text/event-stream", **behaviour.headers}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        ends = (behaviour.cut_after_events, behaviour.end_after_events, behaviour.error_after_events)
         for number, event in enumerate(shape.events(model, behaviour.text, behaviour.tool_call)):
+            if behaviour.release is not None and number in ends:
+                await behaviour.release.wait()
             if number == behaviour.cut_after_events:
                 assert request.transport is not None
                 request.transport.abort()

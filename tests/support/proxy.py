@@ -1,0 +1,197 @@
+"""A whole proxy for a test: in the test's own event loop, or as `python -m host serve` in a process of its own."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from host.app import Proxy
+from host.config.load import LoadedConfig, parse_config
+from host.config.model import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 15.0
+CONFIG_NAME = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningProxy:
+    """A proxy in the test's event loop."""
+
+    url: str
+    proxy: Proxy
+    config_file: Path
+
+
+@asynccontextmanager
+async def running_proxy(
+    config: str | Config = "", *, directory: Path | None = None, watch: bool = False, demo: bool = False
+) -> AsyncIterator[RunningProxy]:
+    """A real proxy on a free port, stopped at the end. A config given as text is written to `directory` first."""
+    with tempfile.TemporaryDirectory(prefix="jf-") as made:
+        file = (directory or Path(made)) / CONFIG_NAME
+        if isinstance(config, str):
+            file.write_text(config, encoding="utf-8")
+            loaded = parse_config(config, file=str(file))
+        else:
+            loaded = LoadedConfig(replace(config, directory=str(file.parent)), (), "")
+        loaded = replace_config(loaded, port=0, demo=demo or loaded.config.demo)
+        proxy = Proxy(loaded, config_path=file, watch=watch, demo=demo)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await proxy.start()
+            yield RunningProxy(proxy.url, proxy, file)
+        finally:
+            async with asyncio.timeout(WAIT_S):
+                await proxy.stop()
+
+
+def replace_config(loaded: LoadedConfig, **fields: Any) -> LoadedConfig:
+    """The same with other values of the config."""
+    return LoadedConfig(replace(loaded.config, **fields), loaded.warnings, loaded.text)
+
+
+@dataclass(slots=True)
+class ServeProcess:
+    """`jackfield serve` as an operator runs it. Its stderr is read all the time; JSON lines are log entries."""
+
+    config_file: Path
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+    stdout: list[str] = field(default_factory=list)
+    url: str = ""
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The log entries so far."""
+        return [entry for line in self.lines if (entry := _log_entry(line)) is not None]
+
+    async def line(self, wanted: Callable[[str], bool], *, after: int = 0) -> str:
+        """The first line of stderr from number `after` on that `wanted` accepts, as soon as it is written."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines[after:] if wanted(line)), None)
+
+        async with asyncio.timeout(WAIT_S), self._news:
+            await self._news.wait_for(lambda: found() is not None)
+        line = found()
+        assert line is not None
+        return line
+
+    async def event(self, name: str, *, after: int = 0, **fields: Any) -> dict[str, Any]:
+        """The first log entry with this event name and these fields."""
+
+        def wanted(line: str) -> bool:
+            entry = _log_entry(line)
+            return entry is not None and entry["event"] == name and fields.items() <= entry.items()
+
+        entry = _log_entry(await self.line(wanted, after=after))
+        assert entry is not None
+        return entry
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit_code(self) -> int:
+        """How it ended, once it has."""
+        async with asyncio.timeout(WAIT_S):
+            return await self.process.wait()
+
+    async def read(self, stream: asyncio.StreamReader, into: list[str]) -> None:
+        """Collect lines until the end of `stream`."""
+        while line := await stream.readline():
+            async with self._news:
+                into.append(line.decode("utf-8", "replace").rstrip("\n"))
+                self._news.notify_all()
+
+
+@asynccontextmanager
+async def serve_process(
+    config_file: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "host"),
+    directory: Path = ROOT,
+    wait_ready: bool = True,
+) -> AsyncIterator[ServeProcess]:
+    """`serve --config config_file …`, ready for requests unless `wait_ready` is off; killed at the end if need be."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *("serve", "--config", str(config_file), *arguments),
+        cwd=directory,
+        env={**os.environ, "XDG_RUNTIME_DIR": runtime_dir(config_file), **(environment or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    served = ServeProcess(config_file, process)
+    readers = [
+        asyncio.create_task(served.read(process.stderr, served.lines), name="serve-stderr"),
+        asyncio.create_task(served.read(process.stdout, served.stdout), name="serve-stdout"),
+    ]
+    try:
+        if wait_ready:
+            served.url = (await served.event("proxy.ready"))["url"]
+        yield served
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+                raise
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*readers)
+
+
+async def run_command(config_file: Path, *arguments: str) -> tuple[int, str, str]:
+    """A `jackfield …` command on this configuration file, as its user runs it: exit code, stdout, stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "host", *arguments, "--config", str(config_file)),
+        cwd=ROOT,
+        env={**os.environ, "XDG_RUNTIME_DIR": runtime_dir(config_file)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WAIT_S):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def runtime_dir(config_file: Path) -> str:
+    """Where control sockets lie: beside the config file, so that tests never meet each other's."""
+    return str(config_file.parent)
+
+
+def _log_entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return None
+    return entry if isinstance(entry, dict) and "event" in entry else None
