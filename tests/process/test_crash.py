@@ -145,7 +145,7 @@ async def test_a_grandchild_that_holds_the_pipes_does_not_delay_the_report_and_d
 
 async def test_a_silent_plugin_is_unresponsive_then_killed_then_restarted(plugins, within, life):
     watcher = Watcher()
-    quick = timings(stable_s=0.0, ping_interval_s=0.02, ping_unresponsive_s=0.2, ping_kill_s=0.6)
+    quick = timings(stable_s=0.0, ping_interval_s=0.02, ping_unresponsive_s=1.0, ping_kill_s=2.0)
     plugin = plugins(events=watcher, timings=quick, environment={"TEST_LIFE": life.path})
     await within(plugin.start())
     born = await within(life.born())
@@ -157,7 +157,8 @@ async def test_a_silent_plugin_is_unresponsive_then_killed_then_restarted(plugin
     await within(born.ended())
     with pytest.raises(PluginTransportError):
         await within(hanging)
-    await within(watcher.reached(PluginState.READY, times=2))
+    # Registering, not ready: a slow machine may see it answer once more before it falls silent.
+    await within(watcher.reached(PluginState.REGISTERING, times=2))
     assert watcher.reports[0].phase == "wait"
     assert "silent for" in watcher.reports[0].reason
 
