@@ -153,7 +153,8 @@ class _Walk:
                 self._unknown(node, key, here, known)
                 continue
             if key in known and value is not None:
-                plain[key] = self._value(node, key, known[key], here)
+                # str: a quoted key is a subclass of str that msgspec does not take.
+                plain[str(key)] = self._value(node, key, known[key], here)
         return plain
 
     def _unknown(self, node: CommentedMap, key: Any, here: str, known: Mapping[str, Any]) -> None:
@@ -176,7 +177,7 @@ class _Walk:
         if shape == "list" and isinstance(value, CommentedSeq):
             return [self.section(item, kind, path=path) for item in value]
         if shape == "map" and isinstance(value, CommentedMap):
-            return {name: self.section(item, kind, path=f"{path}.{name}") for name, item in value.items()}
+            return {str(name): self.section(item, kind, path=f"{path}.{name}") for name, item in value.items()}
         return self.section(value, kind, path=path) if shape == "one" else to_plain(value)
 
     def _check_duration(self, node: CommentedMap, key: str, path: str) -> None:
@@ -256,12 +257,15 @@ def _plugin_sections(plugins: Any, tree: CommentedMap, walk: _Walk) -> Any:
         host_part = {key: node[key] for key in _HOST_KEYS if key in node}
         walk.check_host_keys(node, f"plugins.configs.{plugin_id}")
         own = {str(key): to_plain(value) for key, value in node.items() if key not in _HOST_KEYS}
-        sections[plugin_id] = {**host_part, "config": own, "config-yaml": _section_text(node)}
+        sections[str(plugin_id)] = {**host_part, "config": own, "config-yaml": _section_text(node)}
     return {**plugins, "configs": sections}
 
 
 def _section_text(node: CommentedMap) -> str:
     """The section re-serialised; `enabled` and `priority` are appended only where absent (spec plugin-abi 1.1)."""
+    if node.fa.flow_style():
+        # `{a: 1}` on one line: further keys cannot simply be written below it.
+        node = CommentedMap(to_plain(node))
     text = dump_subtree(node) if node else ""
     for key, default in zip(_HOST_KEYS, ("false", "0"), strict=True):
         if key not in node:

@@ -1,6 +1,7 @@
 """Loading the operator's file: strict, with file, line and nearest key (design decision 13; spec plugin-abi 1.1)."""
 
 import pytest
+from ruamel.yaml import YAML
 
 from host.config.edit import set_value
 from host.config.known_keys import DROPPED, NOT_YET
@@ -173,3 +174,15 @@ def test_editing_keeps_the_indentation_of_lists(tmp_path, indent):
     file.write_text(text)
     set_value(file, ["port"], 2)
     assert file.read_text() == text.replace("port: 1", "port: 2")
+
+
+def test_quoted_keys_and_json_are_yaml_too():
+    text = '{"port": 9000, "plugins": {"configs": {"a": {"enabled": true, "x": [1, {"y": "z"}]}}, "policy": {"a": {}}}}'
+    config = parse(text)
+    assert config.port == 9000
+    assert config.plugins.configs["a"].config == {"x": [1, {"y": "z"}]}
+
+
+def test_a_section_on_one_line_is_still_yaml_when_the_host_adds_its_keys():
+    section = parse("plugins:\n  configs:\n    a-b: {enabled: true, x: 1}\n").plugins.configs["a-b"]
+    assert YAML(typ="safe").load(section.config_yaml) == {"enabled": True, "x": 1, "priority": 0}
