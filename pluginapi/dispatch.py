@@ -12,6 +12,7 @@ from types import AsyncGeneratorType
 from typing import Any, Final, Self, TypeAlias
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from pluginabi.body import StreamItem
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
@@ -86,8 +87,10 @@ class Dispatcher:
 
     async def _configure(self, method: str, params: Payload, ctx: Context) -> DispatchReply:
         assert isinstance(params, RegisterRequest)
+        # The configuration outlives the call, so not even the caller's own objects may be shared.
+        params = replace(params, config=freeze(params.config), permissions=tuple(params.permissions))
         before = self.plugin.config
-        self.plugin.config = freeze(params.config)
+        self.plugin.config = params.config
         try:
             reply = await self._run(method, params, ctx)
         except BaseException:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, Literal, NamedTuple
@@ -12,6 +13,8 @@ from pluginabi.handshake import Greeting, HandshakeError, plugin_handshake
 from pluginabi.stream_channel import StreamChannel, listen_unix
 
 DIAL_HELLO_TIMEOUT_S: Final = 10.0
+GRPC_STOP_GRACE_S: Final = 0.5
+"""For the stream of a session that was closed just now; cutting it off makes the host's library complain."""
 
 
 class Connection(NamedTuple):
@@ -43,7 +46,7 @@ class Endpoint:
                 from pluginabi.grpc_channel import serve_grpc
 
                 listener = await serve_grpc(path, self._greet, max_frame_bytes=max_frame_bytes)
-                self._stop_listening = listener.close
+                self._stop_listening = functools.partial(listener.close, GRPC_STOP_GRACE_S)
             else:
                 server = await listen_unix(path, self._on_socket, max_frame_bytes=max_frame_bytes)
                 self._stop_listening = _closer(server)

@@ -19,6 +19,7 @@ from pluginabi.payloads.common import Payload
 from pluginabi.session import Session
 from pluginapi.context import Context
 from pluginapi.dispatch import Dispatcher, DispatchReply
+from pluginapi.freezing import frozen
 
 ENCODE_ERRORS: Final = (TypeError, ValueError, msgspec.MsgspecError, RecursionError)
 """What encoding raises for values that JSON cannot carry (lone surrogates are a ValueError)."""
@@ -64,7 +65,7 @@ class PluginService:
         reply: DispatchReply | None = None
         try:
             try:
-                params = decode_params(call.method, call.params)
+                params = frozen(decode_params(call.method, call.params))
                 reply = await self._dispatcher.dispatch(call.method, params, self._context(call, params))
                 if reply.items is None:
                     call.respond(reply.result, reply.usage)
@@ -163,7 +164,7 @@ class SessionPort:
                 method, params, timeout_ms=timeout_ms, parent=self._parent, stream=stream
             )
             reply = await outgoing.reply()
-            return decode_result(method, reply.result, plugin_id="host"), reply.items
+            return frozen(decode_result(method, reply.result, plugin_id="host")), reply.items
         except PluginTransportError as error:
             raise PluginError(error.to_error_body()) from error
 
