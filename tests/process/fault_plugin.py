@@ -20,6 +20,8 @@ HOLD_LIFE = (
     "import os, signal, socket, sys\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "life = socket.socket(socket.AF_UNIX)\n"
+    "if len(sys.argv) == 1:\n"
+    "    signal.pause()\n"
     "life.connect(sys.argv[1])\n"
     "life.sendall(b'grandchild\\n')\n"
     "life.recv(1)\n"
@@ -394,7 +396,7 @@ class FaultPlugin:
 
     def do_grandchild(self, call_id, argument):
         """A descendant that keeps our pipes open and ignores TERM."""
-        subprocess.Popen([sys.executable, "-S", "-c", HOLD_LIFE, os.environ["TEST_LIFE"]])
+        subprocess.Popen([sys.executable, "-S", "-c", HOLD_LIFE, *filter(None, [os.environ.get("TEST_LIFE")])])
         if call_id is not None:
             self.say(call_id, "spawned")
 

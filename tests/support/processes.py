@@ -173,3 +173,12 @@ class Watcher(PluginEvents):
         while [new for new, _ in self.seen].count(state) < times:
             self._changed.clear()
             await self._changed.wait()
+
+    async def changed(self) -> None:
+        """Wait for the next change, or for `wake`."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """End all waits for a change."""
+        self._changed.set()
