@@ -20,11 +20,12 @@ from host.runtime.incoming import CallbackDesk
 from host.runtime.launch import LaunchSpec, Spawned, build_environment, spawn
 from host.runtime.scope import CallScope
 from host.runtime.slots import Slots
-from host.runtime.stderr import SecretMask, StderrDrain
+from host.runtime.stderr import SecretMask, StderrDrain, secret_values
 from host.runtime.supervise import Liveness
 from host.runtime.teardown import finish, kill_process, stop_process
 from host.runtime.timings import ProcessTimings
 from host.runtime.transports import Carrier, attach, greet
+from host.runtime.usage import UsageMeter
 from host.tasks import TaskGroup
 from pluginabi.call import OutgoingCall
 from pluginabi.codec import decode_result
@@ -77,7 +78,8 @@ class Connection:
         self._ended: asyncio.Future[CrashReport] = self._loop.create_future()
         self._max_streams = 0
         self._watcher: asyncio.Task[None] | None = None
-        self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *spec.environment.values())))
+        self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *secret_values(spec.environment))))
+        self.usage: UsageMeter | None = None
         self.hello: Hello | None = None
         self.registration: RegisterResponse | None = None
         self.session: Session
@@ -128,6 +130,14 @@ class Connection:
         reader = self._tasks.start(self.session.run(), name="session")
         self._watcher = self._loop.create_task(self._watch(reader), name=f"plugin:{self._spec.plugin_id}:watch")
         self._watcher.add_done_callback(self._watched)
+        if self._child is not None:
+            self.usage = UsageMeter(
+                self._child.pid,
+                interval_s=self._timings.usage_interval_s,
+                memory_limit_bytes=limits.memory_bytes,
+                kill=self.kill,
+            )
+            self._tasks.start(self.usage.run(), name="usage")
         if "ping" in greeting.features:
             liveness = Liveness(
                 self.session,

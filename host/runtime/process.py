@@ -122,6 +122,16 @@ class ProcessPlugin:
         return self._live.pid if self._live is not None else None
 
     @property
+    def rss_bytes(self) -> int | None:
+        """Memory of the running process at the last look."""
+        return self._live.usage.rss_bytes if self._live is not None and self._live.usage is not None else None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Of one processor, over the last half minute."""
+        return self._live.usage.cpu_share if self._live is not None and self._live.usage is not None else None
+
+    @property
     def stray_lines(self) -> int:
         """Lines the running process printed on stdout among its frames."""
         return self._live.output.stray_lines if self._live is not None else 0

@@ -8,11 +8,12 @@ import asyncio
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 import msgspec
+
+from host.runtime.teardown import finish
 
 RING_BYTES: Final = 64 * 1024
 LINE_MAX_BYTES: Final = 16 * 1024
@@ -53,6 +54,18 @@ LogSink = Callable[[str, str, Mapping[str, Any]], None]
 """Called as `sink(level, event, fields)`; level is debug, info, warning or error."""
 
 
+_SECRET_NAME: Final = re.compile(r"(?i)key|token|secret|passw|credential|auth")
+
+
+def secret_values(environment: Mapping[str, str]) -> list[str]:
+    """The values of an environment that must not be shown: by their names, or because they look random."""
+    return [
+        value
+        for name, value in environment.items()
+        if _SECRET_NAME.search(name) or (len(value) >= 20 and value.isascii() and not re.search(r"[\s/:.]", value))
+    ]
+
+
 class SecretMask:
     """Replaces known values and what looks like a secret."""
 
@@ -79,15 +92,20 @@ class LineLog:
         self.suppressed = 0
         """Lines that were dropped since the last record."""
 
-    def admit(self) -> bool:
-        """Whether another line may be looked at now; a refused one is counted."""
+    @property
+    def exhausted(self) -> bool:
+        """Whether lines come faster than they may be looked at; they are to be counted in `suppressed` then."""
         if self._tokens < 1.0:
             now_s = self._clock()
             self._tokens = min(float(LINES_BURST), self._tokens + (now_s - self._refilled_s) * LINES_PER_SECOND)
             self._refilled_s = now_s
-            if self._tokens < 1.0:
-                self.suppressed += 1
-                return False
+        return self._tokens < 1.0
+
+    def admit(self) -> bool:
+        """Whether another line may be looked at now; a refused one is counted."""
+        if self.exhausted:
+            self.suppressed += 1
+            return False
         self._tokens -= 1.0
         return True
 
@@ -149,8 +167,7 @@ class StderrDrain(asyncio.Protocol):
         self.stray_lines = 0
         self._mask = mask
         self._log = LineLog(sink, level=level)
-        self._ring: deque[bytes] = deque()
-        self._ring_bytes = 0
+        self._ring = bytearray()
         self._partial = b""
         self._skipping = False
         self._transport: asyncio.ReadTransport | None = None
@@ -159,18 +176,23 @@ class StderrDrain(asyncio.Protocol):
         self._ended = asyncio.get_running_loop().create_future()
 
     async def start(self, fd: int) -> None:
-        """Take over the descriptor and begin to read."""
+        """Take over the descriptor and begin to read. A cancellation takes effect when that is done."""
         pipe = os.fdopen(fd, "rb", buffering=0)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)
+        # Interrupted half-way, uvloop closes the descriptor and leaves `pipe` to close it again when it is collected:
+        # by then the number may belong to somebody else.
+        await finish(asyncio.ensure_future(asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)))
 
     def stray(self, line: bytes) -> None:
         """A line the plugin printed among its frames (F1): kept and logged as its output, like stderr."""
         self.stray_lines += 1
-        self._keep(line.rstrip(b"\r")[:LINE_MAX_BYTES])
+        self._remember(line + b"\n")
+        self._report(line)
 
     def tail(self, lines: int) -> list[str]:
         """The last lines written, cleaned and masked; an unfinished one included."""
-        kept = [*self._ring, self._partial] if self._partial else list(self._ring)
+        kept = bytes(self._ring[-RING_BYTES:]).split(b"\n")
+        if not kept[-1]:
+            kept.pop()
         return [self._clean(line) for line in kept[-lines:]]
 
     async def ended_within(self, seconds: float) -> bool:
@@ -190,47 +212,57 @@ class StderrDrain(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._throttle(len(data))
-        if len(data) > RING_BYTES and self._log.suppressed:
-            # A flood: only its end can be of use to anybody.
-            self._log.suppressed += data.count(b"\n", 0, len(data) - RING_BYTES)
-            data = data[-RING_BYTES:]
+        self._remember(data)
+        if self._log.exhausted:
+            self._count(data)
+            return
         *lines, rest = data.split(b"\n")
-        if lines:
-            lines[0] = self._partial + lines[0]
-            self._partial = b""
         for line in lines:
-            self._line(line)
-        self._partial += rest
-        if len(self._partial) > LINE_MAX_BYTES:
-            if not self._skipping:
-                self._line(self._partial)
-                self._skipping = True
-            self._partial = b""
+            line, self._partial = self._partial + line, b""
+            if self._skipping:
+                self._skipping = False  # the end of a line whose beginning was reported or counted already
+            else:
+                self._report(line)
+        self._hold(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._partial:
-            self._line(self._partial)
+            self._report(self._partial)
             self._partial = b""
         self._log.flush()
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def _line(self, line: bytes) -> None:
-        if self._skipping:
-            self._skipping = False  # the end of a line whose beginning was reported already
+    def _count(self, data: bytes) -> None:
+        """A flood: its lines are only counted, at the price of looking for their ends."""
+        ends = data.count(b"\n")
+        if not ends:
+            self._partial, self._skipping = b"", True
             return
-        self._keep(line.rstrip(b"\r")[:LINE_MAX_BYTES])
+        self._log.suppressed += ends
+        self._partial, self._skipping = b"", False
+        self._hold(data[data.rfind(b"\n") + 1 :])
 
-    def _keep(self, line: bytes) -> None:
-        self._ring.append(line)
-        self._ring_bytes += len(line) + 1
-        while self._ring_bytes > RING_BYTES:
-            self._ring_bytes -= len(self._ring.popleft()) + 1
+    def _hold(self, rest: bytes) -> None:
+        """Keep the beginning of a line for what follows, up to the length of a line."""
+        self._partial += rest
+        if len(self._partial) > LINE_MAX_BYTES:
+            if not self._skipping:
+                self._report(self._partial)
+                self._skipping = True
+            self._partial = b""
+
+    def _report(self, line: bytes) -> None:
         if self._log.admit():
             self._log.line(self._clean(line))
 
+    def _remember(self, data: bytes) -> None:
+        self._ring += data
+        if len(self._ring) > 2 * RING_BYTES:
+            del self._ring[:-RING_BYTES]
+
     def _clean(self, line: bytes) -> str:
-        return self._mask(_CONTROL.sub("", line.decode("utf-8", "replace")))
+        return self._mask(_CONTROL.sub("", line.rstrip(b"\r")[:LINE_MAX_BYTES].decode("utf-8", "replace")))
 
     def _throttle(self, size: int) -> None:
         now_s = time.monotonic()

@@ -31,3 +31,5 @@ class ProcessTimings:
     """A plugin without `ping` is killed when it holds a slot this long past its call's deadline."""
     last_words_s: float = 0.5
     """What a dead process wrote is read for at most this long."""
+    usage_interval_s: float = 5.0
+    """Between two looks at a process's memory and processor time."""

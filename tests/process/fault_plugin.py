@@ -351,6 +351,15 @@ class FaultPlugin:
             os.write(2, line)
         self.say(call_id, "flooded")
 
+    def do_map_shared(self, call_id, argument):
+        """Hold that many megabytes of memory that no RLIMIT_DATA counts."""
+        import mmap
+
+        memory = mmap.mmap(-1, int(argument) << 20)
+        for at in range(0, len(memory), 4096):
+            memory[at] = 1
+        self.held.append(memory)
+
     def do_oversize(self, call_id, argument):
         self.say(call_id, "x" * (16 * 1024 * 1024 + 100))
 

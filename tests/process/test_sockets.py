@@ -107,6 +107,17 @@ async def test_a_dead_grpc_plugin_fails_its_calls_and_is_restarted(plugins, with
     assert watcher.reports[0].exit_code == 4
 
 
+async def test_spawning_beside_a_busy_grpc_plugin_disturbs_nobody(plugins, within, grpc_spec, capfd):
+    busy = plugins(spec=grpc_spec)
+    await within(busy.start())
+    calls = [asyncio.ensure_future(route(busy, f"busy {number}")) for number in range(200)]
+    others = [plugins() for _ in range(5)]
+    await within(asyncio.gather(*(other.start() for other in others)))
+    replies = await within(asyncio.gather(*calls))
+    assert [reply.result.reason for reply in replies] == [f"busy {number}" for number in range(200)]
+    assert "fork" not in capfd.readouterr().err  # grpc's complaint about threads
+
+
 class Foreign:
     """A plugin process that somebody else runs."""
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from host.runtime.stderr import LINE_MAX_BYTES, LINES_BURST, RING_BYTES, LineLog, SecretMask, StderrDrain
+from host.runtime.stderr import LINE_MAX_BYTES, LINES_BURST, RING_BYTES, LineLog, SecretMask, StderrDrain, secret_values
 
 
 class Records:
@@ -82,6 +82,16 @@ def test_beyond_the_rate_lines_are_counted_and_the_count_is_reported():
 )
 def test_known_values_and_what_looks_like_a_secret_is_masked(text, masked):
     assert SecretMask(["tops3cret!", "abc"])(text) == masked
+
+
+def test_values_of_an_environment_are_secret_by_name_or_when_they_look_random():
+    environment = {
+        "EXAMPLE_TOKEN": "short-one",
+        "REGION": "eu-central-1",
+        "PYTHONPATH": "/opt/plugins/with/a/long/path",
+        "PLAIN": "q8Zr2LmN5vXc7BhT4kWdP9",
+    }
+    assert secret_values(environment) == ["short-one", "q8Zr2LmN5vXc7BhT4kWdP9"]
 
 
 class Drained:
