@@ -42,20 +42,21 @@ class OutgoingCall:
         "_closed_callbacks",
         "_future",
         "_table",
-        "_timer",
         "cancelled",
         "children",
-        "frame",
         "id",
         "method",
         "stream",
+        "takes_stream",
+        "timeout_ms",
         "usage",
     )
 
     def __init__(self, table: "OutgoingCalls", frame: Call) -> None:
         self.id: Final = frame.id
         self.method: Final = frame.method
-        self.frame: Final = frame
+        self.takes_stream: Final = frame.stream
+        self.timeout_ms: Final = frame.timeout_ms
         self.usage: Usage | None = None
         """Of the closing frame, a cancelled call's included; None until then."""
         self.stream: IncomingStream | None = None
@@ -66,9 +67,6 @@ class OutgoingCall:
         self._closed_callbacks: list[Callable[[], None]] | None = None
         # Holds an answer or an exception as its result: nobody has to fetch it.
         self._future: asyncio.Future[CallReply | AbiError] = table.loop.create_future()
-        self._timer: asyncio.TimerHandle | None = None
-        if frame.timeout_ms is not None:
-            self._timer = table.loop.call_later(frame.timeout_ms / 1000, self._timed_out)
 
     async def reply(self) -> CallReply:
         """Wait for the `result`.
@@ -112,17 +110,16 @@ class OutgoingCall:
     def opened(self, frame: Result, stream: "IncomingStream") -> None:
         """The `result` that opens a stream."""
         self.stream = stream
-        self._stop_timer()
         if not self._future.done():
             self._future.set_result(CallReply(frame.result, frame.usage, stream))
 
     def answered(self, frame: Result) -> None:
         """The `result` that closes the call, and its success."""
         self.usage = frame.usage
-        self._stop_timer()
         if not self._future.done():
             self._future.set_result(CallReply(frame.result, frame.usage))
-        self.release()
+        if self.children is not None or self._closed_callbacks is not None:
+            self.release()
 
     def ended(self, outcome: AbiError | None, usage: Usage | None) -> None:
         """The call is closed: by an error, by the end of its stream, or by the end of the session."""
@@ -144,21 +141,16 @@ class OutgoingCall:
             child.cancel_from_caller("parent_closed")
 
     def _settle(self, outcome: AbiError | None, usage: Usage | None = None) -> None:
-        self._stop_timer()
         if not self._future.done():
             self._future.set_result(outcome if outcome is not None else CallReply())
         if self.stream is not None:
             self.stream.finish(outcome, usage)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _timed_out(self) -> None:
-        self._timer = None
-        timeout_ms = cast(int, self.frame.timeout_ms)
-        self.abandon("deadline", PluginTimeout(self._table.link.peer, self.method, timeout_ms=timeout_ms))
+    def time_is_up(self) -> None:
+        """The deadline passed; only a call without a `result` cares."""
+        if not self._future.done():
+            timeout_ms = cast(int, self.timeout_ms)
+            self.abandon("deadline", PluginTimeout(self._table.link.peer, self.method, timeout_ms=timeout_ms))
 
 
 class IncomingStream:
@@ -235,9 +227,11 @@ class IncomingStream:
         return True
 
     def finish(self, error: AbiError | None, usage: Usage | None) -> None:
-        """No more items. A cancelled stream forgets what it holds."""
-        self._over, self._error = True, error
+        """No more items. A cancelled stream forgets what it holds, and of its closing frame keeps the usage only."""
         self.usage = usage
+        if self._over:
+            return
+        self._over, self._error = True, error
         if self._call.cancelled:
             self._drop_buffer()
         self._wake()
@@ -275,11 +269,28 @@ class IncomingCall:
     What is sent after the closing frame, or after the session ended, goes nowhere.
     """
 
+    __slots__ = (
+        "_cancel_callbacks",
+        "_cancelled",
+        "_table",
+        "cancel_reason",
+        "closed",
+        "deadline",
+        "id",
+        "method",
+        "outgoing",
+        "params",
+        "parent",
+        "parent_call",
+        "stream",
+        "timeout_ms",
+    )
+
     def __init__(self, table: "IncomingCalls", frame: Call, parent: OutgoingCall | None = None) -> None:
         self.id: Final = frame.id
         self.method: Final = frame.method
         self.params: Final = frame.params
-        self.stream: Final = frame.stream
+        self.stream: Final = frame.stream and table.may_stream
         """Whether the caller can take a stream."""
         self.timeout_ms: Final = frame.timeout_ms
         self.parent: Final = frame.parent
@@ -290,7 +301,7 @@ class IncomingCall:
         self.parent_call: Final = parent
         self._table = table
         self._cancelled: asyncio.Event | None = None
-        self._cancel_callbacks: list[Callable[[CancelReason], None]] = []
+        self._cancel_callbacks: list[Callable[[CancelReason], None]] | None = None
         self.outgoing: OutgoingStream | None = None
 
     @property
@@ -307,7 +318,7 @@ class IncomingCall:
         if self.cancel_reason is not None:
             callback(self.cancel_reason)
         else:
-            self._cancel_callbacks.append(callback)
+            self._cancel_callbacks = [*(self._cancel_callbacks or ()), callback]
 
     def respond(self, result: Payload | bytes | None = None, usage: Usage | None = None) -> None:
         """Close the call with success. An answer too large for the peer becomes the error `plugin_body_too_large`.
@@ -346,8 +357,8 @@ class IncomingCall:
             self._cancelled.set()
         if self.outgoing is not None:
             self.outgoing.wake()
-        callbacks, self._cancel_callbacks = self._cancel_callbacks, []
-        for callback in callbacks:
+        callbacks, self._cancel_callbacks = self._cancel_callbacks, None
+        for callback in callbacks or ():
             callback(reason)
 
 

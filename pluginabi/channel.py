@@ -4,10 +4,10 @@ A channel knows frames and bytes; it knows nothing of calls. Everything happens 
 """
 
 from collections import deque
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from pluginabi.codec import BrokenFrame, FrameTooLarge
-from pluginabi.frames import Frame
+from pluginabi.frames import Call, Frame
 
 __all__ = ["ChannelClosed", "ChannelFull", "FrameChannel", "FrameReceiver", "FrameTooLarge", "WriteQueue"]
 
@@ -48,7 +48,10 @@ class FrameChannel(Protocol):
     """The peer's `max_frame_bytes`; larger frames are refused by `send`."""
 
     def attach(self, receiver: FrameReceiver) -> None:
-        """Tell `receiver` everything from now on, beginning with what arrived while nobody was attached."""
+        """Tell `receiver` everything from now on, beginning with what arrived while nobody was attached.
+
+        Never calls `receiver` before it returns.
+        """
 
     def detach(self) -> None:
         """Hold back what arrives until the next `attach`."""
@@ -60,8 +63,8 @@ class FrameChannel(Protocol):
         FrameTooLarge, ChannelFull, ChannelClosed.
         """
 
-    def withdraw(self, frame: Frame) -> bool:
-        """Take back a frame that still waits in the queue; False when it was written already."""
+    def withdraw(self, call_id: int) -> bool:
+        """Take back the `call` frame with this id while it waits in the queue; False when it was written already."""
 
     @property
     def writable(self) -> bool:
@@ -77,7 +80,7 @@ class FrameChannel(Protocol):
         """See `pause_reading`."""
 
     def close(self, cause: BaseException | None = None) -> None:
-        """Send what waits, then close; with a cause at once. The receiver is told before this returns. Idempotent."""
+        """Send what waits, then close; with a cause at once. Idempotent."""
 
     def abort(self) -> None:
         """Close at once, dropping what waits; also after `close`."""
@@ -91,8 +94,8 @@ class WriteQueue:
 
     def __init__(self, max_bytes: int = DEFAULT_QUEUE_MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._control: deque[tuple[Any, bytes]] = deque()
-        self._frames: deque[tuple[Any, bytes]] = deque()
+        self._control: deque[tuple[Frame, bytes]] = deque()
+        self._frames: deque[tuple[Frame, bytes]] = deque()
         self.size = 0
 
     def __bool__(self) -> bool:
@@ -127,11 +130,11 @@ class WriteQueue:
             size += len(data)
         return b"".join(batch)
 
-    def withdraw(self, frame: Frame) -> bool:
-        """Remove `frame` if it still waits."""
-        for entry in self._frames:
-            if entry[0] is frame:
-                self._frames.remove(entry)
-                self.size -= len(entry[1])
+    def withdraw(self, call_id: int) -> bool:
+        """Remove the `call` with this id if it still waits."""
+        for position, (frame, data) in enumerate(self._frames):
+            if isinstance(frame, Call) and frame.id == call_id:
+                del self._frames[position]
+                self.size -= len(data)
                 return True
         return False

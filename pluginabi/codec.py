@@ -1,5 +1,6 @@
 """JSON in and out: frames as lines, params and results as structs. Encoders and decoders are built once and kept."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,16 @@ from pluginabi.methods import METHODS
 from pluginabi.payloads.common import Payload
 
 _EMPTY_ANSWERS: Final = (b"", b"null", b"{}")
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final[Callable[[bytes], Frame]] = msgspec.json.Decoder(Frame).decode
+
+
+class LineTooLong(Exception):
+    """A line above this side's `max_frame_bytes`; only its start is known."""
+
+
+UNUSABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LineTooLong)
+"""What decoding raises for lines that are no good frame; RecursionError for nesting without end."""
 
 
 class FrameTooLarge(Exception):
@@ -38,17 +49,7 @@ class BrokenFrame(NamedTuple):
 class Stray(NamedTuple):
     """Output that is no frame."""
 
-    line: bytes
-
-
-@cache
-def _encoder() -> msgspec.json.Encoder:
-    return msgspec.json.Encoder()
-
-
-@cache
-def _frame_decoder() -> msgspec.json.Decoder[Frame]:
-    return msgspec.json.Decoder(Frame)
+    text: bytes
 
 
 @cache
@@ -70,34 +71,33 @@ def _empty_answer(method: str) -> Any:
 
 def encode(value: Any) -> bytes:
     """Any struct or JSON-like value as JSON."""
-    return _encoder().encode(value)
+    return _encode(value)
 
 
 def encode_frame(frame: Frame) -> bytes:
     """One frame as one line, without LF."""
-    return one_line(_encoder().encode(frame))
+    return one_line(_encode(frame))
 
 
-def decode_line(line: bytes | Oversize) -> Frame | BrokenFrame | Stray:
-    """One received line. Never raises: what cannot be used says so.
+def decode_frame(line: bytes | Oversize) -> Frame:
+    """One received line. Raises one of `UNUSABLE`.
 
     The whole line must be valid UTF-8, embedded bodies included: msgspec does not look into what it keeps raw.
     """
-    if isinstance(line, Oversize):
-        return _classified(line.head, f"{line.size} bytes are more than this side accepts", oversize=True)
-    try:
-        if not line.isascii():
-            str(line, "utf-8")
-        return _frame_decoder().decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _classified(line, str(error), oversize=False)
+    if not isinstance(line, bytes):
+        raise LineTooLong(f"{line.size} bytes are more than this side accepts")
+    if not line.isascii():
+        str(line, "utf-8")
+    return _decode(line)
 
 
-def _classified(line: bytes, reason: str, *, oversize: bool) -> BrokenFrame | Stray:
-    header = peek_header(line[:FRAME_ID_SEARCH_BYTES])
-    if header.kind not in KINDS:
-        return Stray(line.rstrip(b"\r"))
-    return BrokenFrame(header.kind, header.id, reason, oversize)
+def explain(line: bytes | Oversize, error: Exception) -> BrokenFrame | Stray:
+    """What a line is that `decode_frame` could not use: a frame whose kind can be read, or no frame at all."""
+    head = line.head if isinstance(line, Oversize) else line[:FRAME_ID_SEARCH_BYTES]
+    header = peek_header(head)
+    if header.kind in KINDS:
+        return BrokenFrame(header.kind, header.id, str(error), isinstance(line, Oversize))
+    return Stray(head if isinstance(line, Oversize) else line.rstrip(b"\r"))
 
 
 def encode_params(params: Payload) -> bytes:

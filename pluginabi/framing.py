@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 from pluginabi.limits import FRAME_ID_SEARCH_BYTES
 
+_LF: Final = 10
+_CR: Final = 13
 _NEWLINES_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 _TOKEN: Final = re.compile(rb'[ \t\r\n]*(?:("(?:[^"\\]|\\.)*")|([{}\[\],:])|([^\s{}\[\],:"]+))', re.DOTALL)
 
@@ -38,6 +40,9 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | Oversize]:
         """The lines that `data` completes, without LF (a CR may remain); empty lines are left out."""
+        if not self._size and data.find(_LF) == len(data) - 1 <= self._max_bytes:
+            # By far the most frequent case: exactly one line.
+            return [data[:-1]] if len(data) > 2 else []
         *complete, rest = data.split(b"\n")
         lines: list[bytes | Oversize] = []
         for piece in complete:
@@ -83,7 +88,7 @@ class LineSplitter:
 
 def one_line(data: bytes) -> bytes:
     """Encoded JSON without LF and CR: both can only be whitespace between tokens, brought in by an embedded body."""
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:
         return data.translate(_NEWLINES_TO_SPACES)
     return data
 

@@ -34,7 +34,8 @@ class GrpcChannel:
     """A `FrameChannel` over one stream; the same for both sides.
 
     `read` waits for the next message (None at the end), `write` sends one, `finish` ends this side's direction,
-    `release` lets go of the connection. Owns a task per direction and one that cleans up; they end with the channel.
+    `release` lets go of the connection. The side that `awaits_peer` reads until the other one ends the stream. Owns a
+    task per direction and one that cleans up; they end with the channel.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class GrpcChannel:
         write: Callable[[bytes], Awaitable[None]],
         finish: Callable[[], Awaitable[None]],
         release: Callable[[], Awaitable[None]],
+        awaits_peer: bool,
         max_frame_bytes: int,
     ) -> None:
         self.send_limit = DEFAULT_MAX_FRAME_BYTES
         self._read, self._write, self._finish, self._release = read, write, finish, release
+        self._awaits_peer = awaits_peer
         self._max_frame_bytes = max_frame_bytes
         self._loop = asyncio.get_running_loop()
         self._receiver: FrameReceiver | None = None
@@ -58,7 +61,7 @@ class GrpcChannel:
         self._drained = asyncio.Event()
         self._drained.set()
         self._paused_by_user = False
-        self._closed = False
+        self._closed = self._told = False
         self._aborted = False
         self._cause: BaseException | None = None
         self._directions = (
@@ -71,13 +74,17 @@ class GrpcChannel:
 
     def attach(self, receiver: FrameReceiver) -> None:
         """See `FrameChannel.attach`."""
-        self._receiver = receiver
-        while self._backlog and self._receiver is receiver:
+        self._receiver, self._told = receiver, False
+        # In a turn of its own, like everything that arrives: `attach` must not call back into its caller.
+        self._loop.call_soon(self._replay)
+
+    def _replay(self) -> None:
+        while self._backlog and self._receiver is not None:
             self._deliver(self._backlog.popleft())
-        if self._receiver is not receiver:
+        if self._receiver is None:
             return
         if self._closed:
-            receiver.channel_closed(self._cause)
+            self._tell_closed()
         elif not self._paused_by_user:
             self._may_read.set()
 
@@ -113,26 +120,31 @@ class GrpcChannel:
                     self._deliver(data)
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             cause = ConnectionResetError(_told(error))
-        except Exception as error:  # A reader that dies silently leaves every call pending for ever.
-            cause = error
-            raise
         finally:
             self.close(cause)
 
     def _deliver(self, data: bytes) -> None:
-        assert self._receiver is not None
+        receiver = self._receiver
+        assert receiver is not None
+        try:
+            self._route(data, receiver)
+        except Exception as error:  # A reader that dies silently leaves every call pending for ever.
+            self.close(error)
+            raise
+
+    def _route(self, data: bytes, receiver: FrameReceiver) -> None:
         try:
             if len(data) > self._max_frame_bytes:
                 header = message_header(data)
                 reason = f"{len(data)} bytes are more than this side accepts"
-                self._receiver.frame_broken(BrokenFrame(header.kind or "message", header.id, reason, oversize=True))
+                receiver.frame_broken(BrokenFrame(header.kind or "message", header.id, reason, oversize=True))
                 return
             frame = from_message(data)
         except BadMessage as error:
-            self._receiver.frame_broken(BrokenFrame(error.kind or "message", error.id, str(error)))
+            receiver.frame_broken(BrokenFrame(error.kind or "message", error.id, str(error)))
             return
         if frame is not None:
-            self._receiver.frame_received(frame, item_cost(frame) if isinstance(frame, Item) else len(data))
+            receiver.frame_received(frame, item_cost(frame) if isinstance(frame, Item) else len(data))
 
     # -- sending
 
@@ -149,9 +161,9 @@ class GrpcChannel:
         self._may_write.set()
         return item_cost(frame) if isinstance(frame, Item) else len(data)
 
-    def withdraw(self, frame: Frame) -> bool:
+    def withdraw(self, call_id: int) -> bool:
         """See `FrameChannel.withdraw`."""
-        return self._queue.withdraw(frame)
+        return self._queue.withdraw(call_id)
 
     @property
     def writable(self) -> bool:
@@ -183,7 +195,11 @@ class GrpcChannel:
             self.close(cause)
 
     async def _clean_up(self) -> None:
-        await asyncio.wait(self._directions)
+        reader, writer = self._directions
+        await asyncio.wait([writer])
+        if not self._awaits_peer:
+            reader.cancel()
+        await asyncio.wait([reader])
         await self._release()
 
     # -- closing
@@ -198,8 +214,13 @@ class GrpcChannel:
         self._may_write.set()
         self._may_read.set()
         self._drained.set()
-        if self._receiver is not None:
-            self._receiver.channel_closed(cause)
+        if not self._backlog:
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        if self._receiver is not None and not self._told:
+            self._told = True
+            self._receiver.channel_closed(self._cause)
 
     def abort(self) -> None:
         """See `FrameChannel.abort`."""
@@ -245,7 +266,12 @@ async def connect_grpc(path: str, *, timeout_s: float, max_frame_bytes: int = DE
         await connection.close()
 
     return GrpcChannel(
-        read=read, write=call.write, finish=call.done_writing, release=release, max_frame_bytes=max_frame_bytes
+        read=read,
+        write=call.write,
+        finish=call.done_writing,
+        release=release,
+        awaits_peer=True,
+        max_frame_bytes=max_frame_bytes,
     )
 
 
@@ -291,7 +317,12 @@ class GrpcListener:
             """The end of this method ends the stream."""
 
         channel = self._current = GrpcChannel(
-            read=read, write=context.write, finish=nothing, release=nothing, max_frame_bytes=self._max_frame_bytes
+            read=read,
+            write=context.write,
+            finish=nothing,
+            release=nothing,
+            awaits_peer=False,
+            max_frame_bytes=self._max_frame_bytes,
         )
         try:
             self._on_channel(channel)

@@ -20,15 +20,24 @@ _ERROR_CODE_MAX_CHARS: Final = 100
 class IncomingCalls:
     """Routes `call`, `cancel` and `credit` frames. On the host side a call may belong to a call of the host."""
 
-    def __init__(self, link: Link, handler: Any, *, parents: OutgoingCalls | None, lag: LagMeter | None) -> None:
+    def __init__(self, link: Link, handler: Any, *, parents: OutgoingCalls | None, with_lag: bool) -> None:
         self.link: Final = link
         self.loop: Final = link.loop
         self.open: Final[dict[int, IncomingCall]] = {}
         self.last_id = 0
+        self.may_stream: Final = parents is None or "callback_streams" in link.features
         self._handler = handler
         self._parents = parents
         self._budget = CallbackBudget(link.loop, handler) if parents is not None and handler is not None else None
-        self._lag = lag
+        self._lag = LagMeter(link.loop, self.is_busy) if with_lag else None
+
+    def is_busy(self) -> bool:
+        """Whether calls of the peer are open."""
+        return bool(self.open)
+
+    def worst_lag_ms(self) -> float:
+        """The worst lag of the event loop since this was last asked; 0 when nobody measures."""
+        return self._lag.worst_ms() if self._lag is not None else 0.0
 
     # -- routing
 
@@ -131,8 +140,6 @@ class IncomingCalls:
         if call.parent_call is not None and call.parent_call.children is not None:
             call.parent_call.children.pop(call.id, None)
         self._answered(call)
-        if self._lag is not None and not self.open:
-            self._lag.work_ended()
 
     # -- the end
 
@@ -141,7 +148,7 @@ class IncomingCalls:
         if self._budget is not None:
             self._budget.stop()
         if self._lag is not None:
-            self._lag.work_ended()
+            self._lag.stop()
         for call in [*self.open.values()]:
             call.cancel_from_caller("shutdown")
 

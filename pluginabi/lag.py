@@ -1,6 +1,7 @@
 """How late an event loop runs its timers, for `pong`."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 _PERIOD_S: Final = 0.1
@@ -9,17 +10,20 @@ _PERIOD_S: Final = 0.1
 class LagMeter:
     """Samples the loop only while there is work: an idle plugin is not woken."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_busy: Callable[[], bool]) -> None:
         self._loop = loop
+        self._is_busy = is_busy
         self._worst_s = 0.0
         self._due_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def work_began(self) -> None:
+        """A call came in. Sampling ends by itself, one period after the last call: timers per call are dear."""
         if self._timer is None:
             self._wait()
 
-    def work_ended(self) -> None:
+    def stop(self) -> None:
+        """The session ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -37,7 +41,9 @@ class LagMeter:
 
     def _tick(self) -> None:
         self._note()
-        self._wait()
+        self._timer = None
+        if self._is_busy():
+            self._wait()
 
     def _note(self) -> None:
         self._worst_s = max(self._worst_s, self._loop.time() - self._due_s)

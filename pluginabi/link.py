@@ -10,6 +10,8 @@ from pluginabi.errors import Phase, PluginTransportError
 from pluginabi.frames import Credit, Frame, Item, Pong
 from pluginabi.payloads.common import Payload
 
+CHANNEL_FAULTS: Final = (FrameTooLarge, ChannelFull, ChannelClosed)
+
 
 class ProtocolError(Exception):
     """The peer broke a rule after which nothing it says can be trusted; the session is closed."""
@@ -46,16 +48,27 @@ class Link:
         self, frame: Frame, method: str, payload: Any = None, *, control: bool = False, closing: bool = False
     ) -> int:
         """Send `frame`, which carries `payload`; returns its size in credit. Raises PluginTransportError."""
+        if isinstance(payload, (Payload, Item)):
+            self.check_body_size(payload, method)
         try:
-            if isinstance(payload, (Payload, Item)):
-                check_body_size(payload, self.channel.send_limit)
             return self.channel.send(frame, control=control, closing=closing)
-        except FrameTooLarge as error:
-            raise self.error(method, "body_size", str(error)) from None
-        except ChannelFull as error:
-            raise self.error(method, "overload", str(error)) from None
-        except ChannelClosed as error:
-            raise self.error(method, "unavailable", self.ended or str(error)) from None
+        except CHANNEL_FAULTS as fault:
+            raise self.told(fault, method) from None
+
+    def check_body_size(self, payload: Payload | Item, method: str) -> None:
+        """Raise PluginTransportError when a body is more than the peer accepts."""
+        try:
+            check_body_size(payload, self.channel.send_limit)
+        except FrameTooLarge as fault:
+            raise self.told(fault, method) from None
+
+    def told(self, fault: Exception, method: str) -> PluginTransportError:
+        """A fault of the channel as a fault of the peer."""
+        if isinstance(fault, FrameTooLarge):
+            return self.error(method, "body_size", str(fault))
+        if isinstance(fault, ChannelFull):
+            return self.error(method, "overload", str(fault))
+        return self.error(method, "unavailable", self.ended or str(fault))
 
     def send_quietly(self, frame: Frame, *, control: bool = False) -> None:
         """Send a frame nobody waits for. A peer that takes no more of them is not reading at all."""

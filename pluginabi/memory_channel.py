@@ -80,7 +80,12 @@ class _MemoryTransport(asyncio.Transport):
         self._loop.call_soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
+        self.peer._inbox.clear()
+        self.peer._inbox_size = 0
         self.close()
+
+    def get_write_buffer_size(self) -> int:
+        return self.peer._inbox_size
 
 
 def memory_pair(

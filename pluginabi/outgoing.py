@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from pluginabi.call import IncomingStream, OutgoingCall
 from pluginabi.codec import BrokenFrame
+from pluginabi.deadlines import Deadlines
 from pluginabi.errors import ErrorBody, Origin, Phase, PluginError, normalised
 from pluginabi.frames import Call, Cancel, End, Item, Result, Usage
 from pluginabi.limits import CANCEL_GRACE_S
@@ -25,14 +26,20 @@ class OutgoingCalls:
         self.last_id = 0
         self.reading_paused = False
         self._peer_origin: Origin = peer_origin
+        self._deadlines = Deadlines(link.loop, self.open, self._time_is_up)
 
     def add(self, frame: Call) -> OutgoingCall:
         """A call whose frame was sent."""
         self.last_id = frame.id
         call = self.open[frame.id] = OutgoingCall(self, frame)
+        if frame.timeout_ms is not None:
+            self._deadlines.add(frame.id, frame.timeout_ms)
         if self.reading_paused:
             self.stream_was_read()
         return call
+
+    def _time_is_up(self, call_id: int) -> None:
+        self.open[call_id].time_is_up()
 
     # -- routing
 
@@ -88,7 +95,7 @@ class OutgoingCalls:
             call.ended(error, None)
 
     def _open_stream(self, call: OutgoingCall, frame: Result) -> None:
-        if not call.frame.stream:
+        if not call.takes_stream:
             self._misbehaved(call, "a stream that was not asked for")
         elif not call.cancelled:
             self.streams[call.id] = stream = IncomingStream(self, call)
@@ -126,7 +133,7 @@ class OutgoingCalls:
 
     def send_cancel(self, call: OutgoingCall, frame: Cancel) -> None:
         """Tell the callee, and give it 2 s for its closing frame; a call that never left is forgotten."""
-        if self.link.channel.withdraw(call.frame):
+        if self.link.channel.withdraw(call.id):
             self._forget(call)
             call.release()
             return
@@ -174,6 +181,7 @@ class OutgoingCalls:
     def fail_all(self, phase: Phase, reason: str) -> None:
         """The session ended: whoever waits is told at once."""
         calls = [*self.open.values(), *self.stuck.values()]
+        self._deadlines.stop()
         self.open.clear()
         self.stuck.clear()
         self.streams.clear()

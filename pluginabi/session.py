@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 from msgspec import Raw
 
 from pluginabi.call import IncomingCall, OutgoingCall
-from pluginabi.channel import ChannelClosed, ChannelFull, FrameChannel, FrameTooLarge
+from pluginabi.channel import FrameChannel
 from pluginabi.codec import BrokenFrame
 from pluginabi.errors import AbiError, Phase
 from pluginabi.frames import (
@@ -29,9 +29,8 @@ from pluginabi.frames import (
     Result,
 )
 from pluginabi.incoming import IncomingCalls
-from pluginabi.lag import LagMeter
 from pluginabi.limits import Limits
-from pluginabi.link import Link, ProtocolError
+from pluginabi.link import CHANNEL_FAULTS, Link, ProtocolError
 from pluginabi.outgoing import OutgoingCalls
 from pluginabi.payloads.common import Payload
 
@@ -75,9 +74,11 @@ class Session:
         self._link = Link(channel, peer=peer, features=self.features, on_broken=self._protocol_broken)
         self._loop = self._link.loop
         self._outgoing = OutgoingCalls(self._link, peer_origin="plugin" if self._is_host else "host")
-        self._lag = LagMeter(self._loop) if not self._is_host and "ping" in self.features else None
         self._incoming = IncomingCalls(
-            self._link, handler, parents=self._outgoing if self._is_host else None, lag=self._lag
+            self._link,
+            handler,
+            parents=self._outgoing if self._is_host else None,
+            with_lag=not self._is_host and "ping" in self.features,
         )
         self._on_log, self._on_goaway, self._on_stray = on_log, on_goaway, on_stray
         self._pings: dict[int, asyncio.Future[Pong | AbiError]] = {}
@@ -131,7 +132,8 @@ class Session:
         link = self._link
         if self._going_away is not None and self._is_host and method != "plugin.shutdown":
             raise link.error(method, "unavailable", f"going away: {self._going_away}")
-        link.check_open(method)
+        if link.ended is not None:
+            link.check_open(method)
         raw = Raw(params) if isinstance(params, bytes) else cast(Raw, params)
         frame = Call(
             id=self._outgoing.last_id + 1,
@@ -141,7 +143,12 @@ class Session:
             timeout_ms=timeout_ms,
             parent=parent,
         )
-        link.send(frame, method, params)
+        if not isinstance(params, bytes):
+            link.check_body_size(params, method)
+        try:
+            self._channel.send(frame)
+        except CHANNEL_FAULTS as fault:
+            raise link.told(fault, method) from None
         return self._outgoing.add(frame)
 
     async def ping(self) -> Pong:
@@ -172,7 +179,7 @@ class Session:
         """Send a log line to the host; dropped when the host does not keep up or the session ended."""
         try:
             self._channel.send(frame)
-        except (FrameTooLarge, ChannelFull, ChannelClosed):
+        except CHANNEL_FAULTS:
             pass
 
     async def close(self, cause: str = "the session was closed", *, phase: Phase = "exit") -> None:
@@ -250,8 +257,7 @@ class Session:
     # -- frames that belong to no call
 
     def _on_ping(self, frame: Ping, _: int) -> None:
-        lag_ms = self._lag.worst_ms() if self._lag is not None else 0.0
-        self._link.send_control(Pong(id=frame.id, loop_lag_ms=lag_ms))
+        self._link.send_control(Pong(id=frame.id, loop_lag_ms=self._incoming.worst_lag_ms()))
 
     def _on_pong(self, frame: Pong, _: int) -> None:
         future = self._pings.pop(frame.id, None)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import IO, Final, cast
 
 from pluginabi.channel import ChannelClosed, FrameReceiver, WriteQueue
-from pluginabi.codec import BrokenFrame, FrameTooLarge, Stray, decode_line, encode_frame
+from pluginabi.codec import UNUSABLE, BrokenFrame, FrameTooLarge, Stray, decode_frame, encode_frame, explain
 from pluginabi.frames import Frame
 from pluginabi.framing import LineSplitter, Oversize
 from pluginabi.limits import DEFAULT_MAX_FRAME_BYTES
@@ -17,12 +17,15 @@ from pluginabi.limits import DEFAULT_MAX_FRAME_BYTES
 _BATCH_BYTES: Final = 64 * 1024
 """Frames that wait are written in pieces of about this size."""
 
+_LAST_WORDS_S: Final = 1.0
+"""How long a peer that closed its input may go on talking."""
+
 
 class StreamChannel(asyncio.Protocol):
     """A `FrameChannel` over one or two asyncio transports. Made by the functions below, or as a protocol factory.
 
-    The first frame of a turn of the loop is written at once; what follows in the same turn leaves together. While the
-    transport pushes back, frames wait in a bounded queue.
+    A frame is written at once, unless the peer's frames come several at a time: then those of one turn of the loop
+    leave together. While the transport pushes back, frames wait in a bounded queue.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class StreamChannel(asyncio.Protocol):
         self._reader: asyncio.ReadTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
         self._push_back = False
+        self._in_bursts = False
         self._flush: asyncio.Handle | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._paused_by_user = False
-        self._closed = False
+        self._closed = self._told = False
         self._cause: BaseException | None = None
         self._open_transports = 0
         self._released: asyncio.Future[None] = self._loop.create_future()
@@ -68,6 +72,7 @@ class StreamChannel(asyncio.Protocol):
         if self._closed:
             return
         lines = self._splitter.feed(data)
+        self._in_bursts = len(lines) > 1
         if self._receiver is None:
             self._backlog.extend(lines)
         else:
@@ -86,6 +91,18 @@ class StreamChannel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended(exc)
+        self._lost(self._reader)
+
+    def writer_lost(self, exc: Exception | None) -> None:
+        """The writing pipe is gone: nothing can be sent, but the peer's last words may still be in the other pipe."""
+        if not self._closed:
+            cause = exc or BrokenPipeError("the peer closed its input")
+            self._loop.call_later(_LAST_WORDS_S, self._ended, cause)
+        self._lost(self._writer)
+
+    def _lost(self, transport: asyncio.BaseTransport | None) -> None:
+        if self._writer is transport:
+            self._writer = None  # asyncio's pipe transports cannot even be aborted once they are lost
         self._open_transports -= 1
         if self._open_transports <= 0 and not self._released.done():
             self._released.set_result(None)
@@ -94,13 +111,17 @@ class StreamChannel(asyncio.Protocol):
 
     def attach(self, receiver: FrameReceiver) -> None:
         """See `FrameChannel.attach`."""
-        self._receiver = receiver
-        while self._backlog and self._receiver is receiver:
+        self._receiver, self._told = receiver, False
+        # In a turn of its own, like everything that arrives: `attach` must not call back into its caller.
+        self._loop.call_soon(self._replay)
+
+    def _replay(self) -> None:
+        while self._backlog and self._receiver is not None:
             self._deliver([self._backlog.popleft()])
-        if self._receiver is not receiver:
+        if self._receiver is None:
             return
         if self._closed:
-            receiver.channel_closed(self._cause)
+            self._tell_closed()
         elif not self._paused_by_user:
             self._set_reading(True)
 
@@ -116,17 +137,21 @@ class StreamChannel(asyncio.Protocol):
                 if receiver is None:
                     self._backlog.extend(lines[position:])
                     return
-                match decode_line(line):
-                    case Stray(text):
-                        if not text.isspace():
-                            receiver.stray_received(text)
-                    case BrokenFrame() as broken:
-                        receiver.frame_broken(broken)
-                    case frame:
-                        receiver.frame_received(frame, len(line))
+                try:
+                    frame = decode_frame(line)
+                except UNUSABLE as error:
+                    self._deliver_unusable(receiver, explain(line, error))
+                else:
+                    receiver.frame_received(frame, len(line))
         except Exception as error:  # A reader that dies silently leaves every call pending for ever.
             self.close(error)
             raise
+
+    def _deliver_unusable(self, receiver: FrameReceiver, line: BrokenFrame | Stray) -> None:
+        if isinstance(line, BrokenFrame):
+            receiver.frame_broken(line)
+        elif not line.text.isspace():
+            receiver.stray_received(line.text)
 
     def _ended(self, cause: BaseException | None) -> None:
         if not self._closed and (rest := self._splitter.flush()) is not None:
@@ -165,16 +190,17 @@ class StreamChannel(asyncio.Protocol):
             raise FrameTooLarge(size, self.send_limit)
         if self._closed or self._writer is None:
             raise ChannelClosed("the channel is closed")
+        if not self._push_back and not self._in_bursts and self._flush is None:
+            self._writer.write(data + b"\n")
+            return size
+        self._queue.push(frame, data + b"\n", control=control, closing=closing)
         if self._flush is None and not self._push_back:
             self._flush = self._loop.call_soon(self._flush_turn)
-            self._writer.write(data + b"\n")
-        else:
-            self._queue.push(frame, data + b"\n", control=control, closing=closing)
         return size
 
-    def withdraw(self, frame: Frame) -> bool:
+    def withdraw(self, call_id: int) -> bool:
         """See `FrameChannel.withdraw`."""
-        return self._queue.withdraw(frame)
+        return self._queue.withdraw(call_id)
 
     def _flush_turn(self) -> None:
         self._flush = None
@@ -230,14 +256,21 @@ class StreamChannel(asyncio.Protocol):
         if self._open_transports == 0 and not self._released.done():
             self._released.set_result(None)
         self._wake_drained()
-        if self._receiver is not None:
-            self._receiver.channel_closed(cause)
+        if not self._backlog:
+            self._tell_closed()
+
+    def _tell_closed(self) -> None:
+        if self._receiver is not None and not self._told:
+            self._told = True
+            self._receiver.channel_closed(self._cause)
 
     def abort(self) -> None:
         """See `FrameChannel.abort`."""
         self.close(ConnectionAbortedError("aborted"))
-        if self._writer is not None:
-            self._writer.abort()
+        writer = self._writer
+        # asyncio's pipe transports end twice, and fail, when they are aborted while they end already.
+        if writer is not None and writer.get_write_buffer_size() > 0:
+            writer.abort()
 
     async def wait_closed(self) -> None:
         """See `FrameChannel.wait_closed`."""
@@ -265,7 +298,7 @@ class _WriteSide(asyncio.BaseProtocol):
         self._channel.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._channel.connection_lost(exc)
+        self._channel.writer_lost(exc)
 
 
 async def open_pipes(

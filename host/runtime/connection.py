@@ -278,7 +278,7 @@ class Connection:
             return
         # The plugin may still be working on it: its slot is free with its late answer.
         call.on_closed(self.slots.release)
-        if "ping" not in self.session.features and call.frame.timeout_ms is not None:
+        if "ping" not in self.session.features and call.timeout_ms is not None:
             remaining_s = max(0.0, (scope.deadline_s or 0.0) - time.monotonic())
             late_s = self._timings.late_answer_s
             reason = f"no answer to {call.method} {late_s:g} s after its deadline"
