@@ -20,7 +20,9 @@ from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlActions, ControlServer, socket_path
+from host.observe.explain import TracedRequest, traced
 from host.observe.metrics import Metrics
+from host.observe.trace import DecisionTrace
 from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.execute import Gateway
@@ -207,9 +209,10 @@ class Proxy:
         )
         self._stack.push_async_callback(self.registry.stop)
         state = build_state(self.config, EMPTY_SNAPSHOT)
-        self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks)
+        self.trace = DecisionTrace() if self.config.decision_trace else None
+        self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
         self.callbacks.models = self.gateway.models
-        access = Access(invoker=self.invoker, state=lambda: self.gateway.state)
+        access = Access(invoker=self.invoker, state=lambda: self.gateway.state, trace=self.trace)
         self.access = Door(access, self._ready)
 
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:
@@ -296,11 +299,19 @@ class Proxy:
 
     def _control_actions(self) -> ControlActions:
         return ControlActions(
-            list_plugins=lambda: {"plugins": self.registry.statuses()}, reload_plugin=self._reload_plugin
+            list_plugins=lambda: {"plugins": self.registry.statuses()},
+            reload_plugin=self._reload_plugin,
+            explain=self._explain,
         )
 
     async def _reload_plugin(self, plugin_id: str) -> str:
         return await self.registry.reload(plugin_id)
+
+    def _explain(self, request_id: str) -> TracedRequest:
+        found = self.trace.get(request_id) if self.trace is not None else None
+        if self.trace is None or found is None:
+            raise KeyError(request_id)
+        return traced(self.trace, found)
 
     def _absolute(self, path: str) -> str | None:
         return config_path(self.config, path) if path else None

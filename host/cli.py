@@ -66,6 +66,17 @@ def version() -> None:
     click.echo(f"features {', '.join(FEATURES)}")
 
 
+@main.command()
+@click.argument("request_id")
+@CONFIG_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a tree.")
+def explain(request_id: str, config_path: str, as_json: bool) -> None:
+    """Why REQUEST_ID (the X-Request-Id of an answer) went where it went, from the running proxy's memory."""
+    from host.cli_plugins import explain_request
+
+    sys.exit(explain_request(Path(config_path), request_id, as_json=as_json))
+
+
 @main.group()
 def plugins() -> None:
     """List, describe, enable, disable and reload plugins.

@@ -1,8 +1,9 @@
-"""`jackfield check` and `jackfield plugins …`: about a running proxy when there is one, otherwise about the file."""
+"""`jackfield check`, `explain` and `plugins …`: about a running proxy when there is one, otherwise about the file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -12,6 +13,7 @@ from host.app import discover_plugins, public_listener_problem
 from host.config.edit import set_value
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
+from host.observe.explain import TracedRequest, tree_lines
 from host.runtime.bundled import bundled_needed
 from host.runtime.discover import Discovery
 from host.runtime.policy import PolicyError, effective_policy
@@ -114,6 +116,25 @@ def reload_plugin(config_path: Path, plugin_id: str) -> int:
     status, document = answer
     click.echo(document.get("outcome") or document.get("error"), err=status != 200)
     return 0 if status == 200 else 1
+
+
+def explain_request(config_path: Path, request_id: str, *, as_json: bool) -> int:
+    """Print the decisions of one request as a tree."""
+    answer = control.ask(config_path, "GET", f"/requests/{quote(request_id, safe='')}")
+    if answer is None:
+        click.echo(f"no proxy runs on {config_path}; decisions are kept in its memory only", err=True)
+        return 1
+    status, document = answer
+    if status != 200:
+        click.echo(
+            f"{document.get('error')}; the latest requests only are, and only with `decision-trace: true`", err=True
+        )
+        return 1
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+    else:
+        click.echo("\n".join(tree_lines(msgspec.convert(document, TracedRequest))))
+    return 0
 
 
 def _load(config_path: Path) -> LoadedConfig | None:

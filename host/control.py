@@ -25,6 +25,8 @@ class ControlActions:
     list_plugins: Callable[[], Any]
     reload_plugin: Callable[[str], Awaitable[str]]
     """Returns what happened in a sentence. Raises KeyError for an unknown id."""
+    explain: Callable[[str], Any]
+    """The decisions of a request by its id. Raises KeyError when it is unknown or forgotten."""
 
 
 def socket_path(config_path: Path) -> Path:
@@ -52,6 +54,7 @@ class ControlServer:
         app = web.Application()
         app.router.add_get("/plugins", self._list)
         app.router.add_post("/plugins/{id}/reload", self._reload)
+        app.router.add_get("/requests/{id}", self._explain)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self._path)).start()
@@ -64,6 +67,13 @@ class ControlServer:
 
     async def _list(self, request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(self._actions.list_plugins()), content_type="application/json")
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        try:
+            found = self._actions.explain(request.match_info["id"])
+        except KeyError:
+            return web.json_response({"error": f"no request {request.match_info['id']!r} is remembered"}, status=404)
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
     async def _reload(self, request: web.Request) -> web.Response:
         try:

@@ -94,6 +94,7 @@ def _banner(proxy: Proxy, *, demo: bool) -> str:
             "",
             f"Next:  jackfield plugins list --config {proxy.config_path}",
             f"       edit {proxy.config_path} (it is watched), or drop a plugin into plugins/ beside it",
+            f"       jackfield explain X-REQUEST-ID-OF-AN-ANSWER --config {proxy.config_path}",
             "       README.md: write a plugin in 20 lines",
         ]
     )
