@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -24,6 +26,9 @@ EVENTS: Final = (
     "task.failed",
 )
 """Names of log events that dashboards may rely on; a new one is added here with the code that writes it."""
+
+REQUEST_ID: Final[ContextVar[str]] = ContextVar("jackfield_request_id", default="")
+"""The request that the running task works for; every log line of the task carries it."""
 
 _MASKED: Final = "[redacted]"
 _SECRET_FIELD: Final = re.compile(
@@ -112,7 +117,15 @@ class LogSink:
     A full pipe blocks whoever writes to it; collecting keeps the number of such writes small.
     """
 
-    def __init__(self, stream: TextIO, *, collect_s: float = 0.05, max_pending_bytes: int = 256 * 1024) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        json_lines: bool = False,
+        collect_s: float = 0.05,
+        max_pending_bytes: int = 256 * 1024,
+    ) -> None:
+        self.json_lines = json_lines
         self._stream = stream
         self._collect_s = collect_s
         self._max_pending_bytes = max_pending_bytes
@@ -169,15 +182,103 @@ class LogSink:
         self.flush()
 
 
+class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The log line of one request; absent members are not shown."""
+
+    request_id: str = ""
+    status: int = 0
+    duration_ms: float = 0.0
+    client: str = ""
+    method: str = ""
+    path: str = ""
+    """With its query, secrets masked."""
+    caller: str = ""
+    """Name of the client's key."""
+    streamed_bytes: int | None = None
+    error: str = ""
+    """Code of the error that the client got."""
+
+
+class _JsonRequestLine(RequestLine, kw_only=True, omit_defaults=True, tag_field="event", tag="http.request"):
+    level: str = ""
+    time: str = ""
+
+
+class RequestLog:
+    """Writes one line per request, through structlog.
+
+    As JSON lines it is encoded in one step, with the members that structlog's processors would give it: a line is
+    written for every request, and the processors would be the largest part of its cost. Make it after
+    `configure_logs`.
+    """
+
+    def __init__(self) -> None:
+        factory = structlog.get_config().get("logger_factory")
+        self._sink = factory if isinstance(factory, LogSink) and factory.json_lines else None
+        self._logger = structlog.get_logger("host.web").bind()
+        self._clock = Clock()
+        self._encode = msgspec.json.Encoder().encode
+
+    def write(self, line: RequestLine) -> None:
+        """Log at `info`, from 400 `warning`, from 500 `error`."""
+        level = logging.INFO if line.status < 400 else logging.WARNING if line.status < 500 else logging.ERROR
+        if not self._logger.is_enabled_for(level):
+            return
+        if self._sink is None:
+            self._logger.log(level, "http.request", **msgspec.to_builtins(line))
+            return
+        text = self._encode(
+            _JsonRequestLine(
+                level=_LEVEL_NAMES[level],
+                time=self._clock.now(),
+                request_id=line.request_id,
+                status=line.status,
+                duration_ms=line.duration_ms,
+                client=line.client,
+                method=line.method,
+                path=line.path,
+                caller=line.caller,
+                streamed_bytes=line.streamed_bytes,
+                error=line.error,
+            )
+        ).decode()
+        self._sink.msg(text)
+
+
+_LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+
+
+class Clock:
+    """The time of a line as RFC 3339 in UTC with milliseconds; the part up to the second is formatted once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def now(self) -> str:
+        now_s = time.time()
+        second = int(now_s)
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._text}.{int((now_s - second) * 1000):03d}Z"
+
+
 def _to_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def _numeric_time(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    import datetime
+class _Stamp:
+    """structlog processor: time of the line and the request it belongs to."""
 
-    event["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    return event
+    def __init__(self) -> None:
+        self._clock = Clock()
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["time"] = self._clock.now()
+        if (request_id := REQUEST_ID.get()) and "request_id" not in event:
+            event["request_id"] = request_id
+        return event
 
 
 def configure_logs(*, debug: bool = False, stream: TextIO | None = None, readable: bool | None = None) -> LogSink:
@@ -189,12 +290,11 @@ def configure_logs(*, debug: bool = False, stream: TextIO | None = None, readabl
     stream = stream if stream is not None else sys.stderr
     if readable is None:
         readable = stream.isatty() and "NO_COLOR" not in os.environ
-    sink = LogSink(stream)
+    sink = LogSink(stream, json_lines=not readable)
     processors: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         mask_fields,
-        _numeric_time,
+        _Stamp(),
     ]
     if readable:
         processors += [structlog.dev.ConsoleRenderer()]

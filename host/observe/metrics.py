@@ -78,7 +78,7 @@ class PluginMetrics:
         )
 
     def observe(self, plugin_id: str, method: str, outcome: str, seconds: float) -> None:
-        """One call: `outcome` is `ok`, `error`, `timeout`, `failed_open`, `cancelled` or `unavailable`."""
+        """One call; the outcomes are those of `host.runtime.invoke.CallObserver`."""
         self._calls.observe((plugin_id, method, outcome), seconds)
 
     def collect(self) -> Iterable[Metric]:

@@ -32,7 +32,8 @@ class Written(web.StreamResponse):
     The base class is not initialised on purpose: nothing of it is used, and it would cost as much as a whole request.
     """
 
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
+    def __init__(self, request: web.BaseRequest, status: int, *, keep_alive: bool) -> None:
+        self._request = request
         self._status = status
         self._keep_alive = keep_alive
 
@@ -40,7 +41,9 @@ class Written(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        return None
+        """Hold back the next request of this connection while its client does not read."""
+        if self._request.protocol.writing_paused:
+            await self._request.writer.drain()
 
 
 class HeadBuilder:
@@ -75,26 +78,22 @@ class HeadBuilder:
         return self._date
 
 
-async def send_whole(request: web.BaseRequest, head: bytes, body: bytes, *, without_body: bool = False) -> Written:
-    """Write one complete response. A client that is gone is not an error; waits while its buffer is full."""
-    status = int(head[9:12])
+def send_whole(request: web.BaseRequest, status: int, head: bytes, body: bytes, *, without_body: bool) -> Written:
+    """Write one complete response. A client that is gone is not an error."""
     keep_alive = request.keep_alive
-    bodiless = without_body or status == 204
     framing = _connection_line(request, keep_alive=keep_alive)
     if status != 204:
         framing += b"Content-Length: %d\r\n" % len(body)
     transport = request.transport
     if transport is not None and not transport.is_closing():
-        if bodiless:
+        if without_body or status == 204:
             transport.write(b"%b%b\r\n" % (head, framing))
         elif len(body) <= _FLUSH_BYTES:
             transport.write(b"%b%b\r\n%b" % (head, framing, body))
         else:
             transport.write(b"%b%b\r\n" % (head, framing))
             transport.write(body)
-        if request.protocol.writing_paused:
-            await request.writer.drain()
-    return Written(status, keep_alive=keep_alive)
+    return Written(request, status, keep_alive=keep_alive)
 
 
 def _connection_line(request: web.BaseRequest, *, keep_alive: bool) -> bytes:
@@ -118,6 +117,7 @@ class StreamedBody:
         "_loop",
         "_pending",
         "_pending_bytes",
+        "_protocol",
         "_request",
         "_scheduled",
         "sent",
@@ -125,6 +125,7 @@ class StreamedBody:
 
     def __init__(self, request: web.BaseRequest, head: bytes) -> None:
         self._request = request
+        self._protocol = request.protocol
         self._loop = asyncio.get_running_loop()
         self._chunked = request.version >= (1, 1)
         # A body without length ends with the connection where chunks are unknown.
@@ -144,7 +145,7 @@ class StreamedBody:
     @property
     def must_drain(self) -> bool:
         """Whether the producer has to `drain` before it goes on."""
-        return self._pending_bytes >= _FLUSH_BYTES or self._request.protocol.writing_paused
+        return self._pending_bytes >= _FLUSH_BYTES or self._protocol.writing_paused
 
     def write(self, piece: bytes) -> None:
         """Queue a piece for this turn of the loop."""
@@ -157,7 +158,7 @@ class StreamedBody:
     async def drain(self) -> None:
         """Write what is pending and wait until the client's buffer has room. Gives other requests a turn."""
         self._write_out(b"")
-        if self._request.protocol.writing_paused:
+        if self._protocol.writing_paused:
             await self._request.writer.drain()
         else:
             await asyncio.sleep(0)

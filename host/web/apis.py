@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from host.errors import RequestError
 from host.pipeline.request import Operation
 from host.web import chat_from_responses, completions
@@ -14,8 +16,7 @@ from host.web.responses_stream import ResponsesFrames, is_codex_client
 from pluginabi.immutable import Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(Struct, frozen=True):
     """A request whose body is read and checked."""
 
     headers: Headers
@@ -26,8 +27,7 @@ class Inbound:
     head: Head
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
+class Call(Struct, kw_only=True):
     """What the pipeline is asked, and how the answer is written."""
 
     protocol: str
@@ -55,8 +55,22 @@ class Api:
     body_required: bool = True
 
 
+def _chat_frames() -> FrameWriter:
+    return SseFrames(CHAT)
+
+
+def _claude_frames() -> FrameWriter:
+    return SseFrames(CLAUDE)
+
+
+def _gemini_frames() -> FrameWriter:
+    return SseFrames(GEMINI)
+
+
 def alt_of(query: Headers) -> str:
     """The query's `alt`, or `$alt` when that is absent; `sse` is the same as none."""
+    if not query:
+        return ""
     values = query.get("alt") or query.get("$alt") or ("",)
     return "" if values[0].lower() == "sse" else values[0]
 
@@ -72,7 +86,7 @@ def read_chat(inbound: Inbound) -> Call:
         body=body,
         stream=head.wants_stream,
         alt=alt_of(inbound.query),
-        writer=lambda: SseFrames(CHAT),
+        writer=_chat_frames,
     )
 
 
@@ -122,7 +136,7 @@ def read_messages(inbound: Inbound) -> Call:
         body=inbound.body,
         stream=stream,
         alt="" if stream else alt_of(inbound.query),
-        writer=lambda: SseFrames(CLAUDE),
+        writer=_claude_frames,
     )
 
 
@@ -147,7 +161,7 @@ def read_gemini(inbound: Inbound) -> Call:
             pass
         case "streamGenerateContent":
             call.stream = True
-            call.writer = GeminiArray if call.alt else lambda: SseFrames(GEMINI)
+            call.writer = GeminiArray if call.alt else _gemini_frames
         case "countTokens":
             call.operation = Operation.COUNT
             call.keep_alive = False

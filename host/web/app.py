@@ -15,12 +15,14 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 256
 KEEP_ALIVE_S: Final = 75.0
 READ_BUFFER_BYTES: Final = 256 * 1024
+CLOSE_S: Final = 1.0
+"""How long aiohttp waits for its connections once no request runs any more."""
 
 
 class WebServer(web.Server):
     """aiohttp's low-level server plus the tasks that the web layer owns."""
 
-    def __init__(self, frontend: Frontend, tasks: TaskGroup) -> None:
+    def __init__(self, frontend: Frontend) -> None:
         super().__init__(
             frontend.handle,
             # Without it a client that hangs up is noticed at the next write only.
@@ -33,12 +35,12 @@ class WebServer(web.Server):
             max_headers=MAX_HEADERS,
             read_bufsize=READ_BUFFER_BYTES,
         )
-        self._tasks = tasks
+        self._frontend = frontend
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Let running requests finish for `timeout` seconds, cancel the rest, and wait for what they leave behind."""
-        await super().shutdown(timeout)
-        await self._tasks.stop()
+        """Let running requests finish for `timeout` seconds, end the others properly, then close every connection."""
+        await self._frontend.stop(timeout or 0.0)
+        await super().shutdown(CLOSE_S)
 
 
 def make_app(
@@ -50,5 +52,4 @@ def make_app(
     metrics: RequestMetrics,
 ) -> WebServer:
     """The server for `aiohttp.web.ServerRunner`. Call it inside the event loop."""
-    tasks = TaskGroup("web")
-    return WebServer(Frontend(gateway, access, state=state, health=health, metrics=metrics, tasks=tasks), tasks)
+    return WebServer(Frontend(gateway, access, state=state, health=health, metrics=metrics, tasks=TaskGroup("web")))

@@ -1,6 +1,7 @@
 """The request body: read once, checked once, and only `model` and `stream` looked at."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +11,6 @@ from msgspec import Raw, Struct
 from host.errors import RequestError
 from host.web.decoding import decode_body, too_large
 
-_LARGE_BYTES: Final = 1024 * 1024
 _MAX_MEMBERS: Final = 10_000
 """A body that makes us list its members may have this many; real ones have a few dozen."""
 
@@ -56,22 +56,23 @@ def invalid(message: str, *, code: str = "invalid_request_error", param: str | N
     return RequestError(400, code, message, details={"param": param} if param else {})
 
 
-async def read_body(request: web.BaseRequest, *, max_bytes: int, max_decoded_bytes: int) -> bytes:
+async def read_body(
+    request: web.BaseRequest, *, encodings: Sequence[str], max_bytes: int, max_decoded_bytes: int
+) -> bytes:
     """The whole body, content codings undone. Raises RequestError 413 or 400."""
     content = request.content
-    length = request.content_length
-    if length is not None and length > max_bytes:
-        raise too_large(max_bytes)
     if content.is_eof():
         # The usual case: head and body came in one packet, nothing has to be waited for.
         body = content.read_nowait()
         if len(body) > max_bytes:
             raise too_large(max_bytes)
     else:
+        length = request.content_length
+        if length is not None and length > max_bytes:
+            raise too_large(max_bytes)
         body = await _read_pieces(request, max_bytes)
-    encodings = request.headers.getall("Content-Encoding", ())
     if encodings:
-        return await decode_body(body, tuple(encodings), max_decoded_bytes=max_decoded_bytes)
+        return await decode_body(body, encodings, max_decoded_bytes=max_decoded_bytes)
     if len(body) > max_decoded_bytes:
         raise too_large(max_decoded_bytes)
     return body

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import brotli  # type: ignore[import-untyped]
@@ -27,7 +27,7 @@ class _Undecodable(Exception):
     """The bytes are not what the coding says."""
 
 
-async def decode_body(body: bytes, content_encodings: tuple[str, ...], *, max_decoded_bytes: int) -> bytes:
+async def decode_body(body: bytes, content_encodings: Sequence[str], *, max_decoded_bytes: int) -> bytes:
     """`body` without its codings. Raises RequestError 413 when it grows too large, 400 when it cannot be decoded.
 
     A body that is JSON as it stands is taken as it is when its coding is unknown or wrong: clients do mislabel.

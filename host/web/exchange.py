@@ -1,13 +1,12 @@
 """One request on its way through the web layer, and the numbers that its log line and metrics need."""
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
 from host.config.model import Config
-from host.observe.logs import mask_query
+from host.observe.logs import RequestLine, mask_query
 from host.pipeline.request import Principal
 from host.web.answer import StreamedBody
 from host.web.body import read_body
@@ -77,29 +76,28 @@ class Exchange:
     async def body(self) -> bytes:
         """The decoded body, read once. Raises RequestError 413 or 400. Tells a waiting client to go on sending."""
         if self._body is None:
-            if self.headers.get("expect", ("",))[0].lower() == "100-continue" and self.request.transport is not None:
+            headers, limits = self.headers, self.config.limits
+            waits = headers["expect"][0].lower() == "100-continue" if "expect" in headers else False
+            if waits and self.request.transport is not None:
                 self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            limits = self.config.limits
             self._body = await read_body(
-                self.request, max_bytes=limits.request_body, max_decoded_bytes=limits.decoded_body
+                self.request,
+                encodings=headers.get("content-encoding", ()),
+                max_bytes=limits.request_body,
+                max_decoded_bytes=limits.decoded_body,
             )
         return self._body
 
-    def log_fields(self, ended_s: float) -> dict[str, Any]:
-        """What the log line of this request shows, secrets excluded."""
-        fields: dict[str, Any] = {
-            "status": self.status,
-            "duration_ms": round((ended_s - self.started_s) * 1000, 1),
-            "client": self.client_address,
-            "method": self.method,
-            "path": f"{self.path}?{mask_query(self.raw_query)}" if self.raw_query else self.path,
-        }
-        if self.request_id:
-            fields["request_id"] = self.request_id
-        if self.principal is not None:
-            fields["caller"] = self.principal.name
-        if self.streamed:
-            fields["streamed_bytes"] = self.sent_bytes
-        if self.failed_code:
-            fields["error"] = self.failed_code
-        return fields
+    def log_line(self, ended_s: float) -> RequestLine:
+        """The log line of this request, secrets masked."""
+        return RequestLine(
+            request_id=self.request_id,
+            status=self.status,
+            duration_ms=round((ended_s - self.started_s) * 1000, 1),
+            client=self.client_address,
+            method=self.method,
+            path=f"{self.path}?{mask_query(self.raw_query)}" if self.raw_query else self.path,
+            caller=self.principal.name if self.principal is not None else "",
+            streamed_bytes=self.sent_bytes if self.streamed else None,
+            error=self.failed_code,
+        )

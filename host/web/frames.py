@@ -40,7 +40,10 @@ class FrameWriter(Protocol):
         """The framed bytes of `item`; empty while an event is incomplete."""
 
     def last(self, framed: bytes) -> bytes:
-        """The item that gave `framed` carried the protocol's end marker: its bytes without what follows the marker."""
+        """The protocol's end marker is in `framed` or in what is held: the bytes without what follows the marker.
+
+        Called for every further item until the event that the marker starts is complete.
+        """
 
     def end(self) -> bytes:
         """The end of a stream that ended cleanly. May set `failure` instead."""
@@ -108,23 +111,23 @@ class WholeEvents:
     def finish(self) -> tuple[bytes, bool]:
         """At the end of the bytes: what is held if it is a whole event that lacks its blank line, and whether the
         stream ended inside an event."""
-        held = bytes(self._held)
-        self._held.clear()
         if self._inside:
+            self._held.clear()
             self._inside = False
             return b"\n\n", True
-        if not held.strip():
-            return b"", False
-        events = SseParser().feed(held + b"\n\n")
-        if all(event.data == b"[DONE]" or _is_json(event.data) for event in events):
-            return held.rstrip(b"\r\n") + b"\n\n", False
-        return b"", True
-
-    def rest(self) -> bytes:
-        """Everything held, as it is."""
-        held = bytes(self._held)
+        rest = self.complete_rest()
+        only_comments = all(line.startswith(b":") for line in self._held.split())
         self._held.clear()
-        return held
+        return (rest, False) if rest else (b"", not only_comments)
+
+    def complete_rest(self) -> bytes:
+        """What is held, with its blank line, if nothing but that is missing; otherwise nothing, and it stays held."""
+        held = bytes(self._held)
+        events = SseParser().feed(held + b"\n\n") if held else []
+        if not events or not all(event.data == b"[DONE]" or _is_json(event.data) for event in events):
+            return b""
+        self._held.clear()
+        return held.rstrip(b"\r\n") + b"\n\n"
 
 
 def _after_last_boundary(data: bytes | bytearray, start: int) -> int:
@@ -216,7 +219,7 @@ CLAUDE: Final = Dialect(
     named=True,
     end=b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
     raw_end_required=True,
-    marker=Marker(b"message_stop", re.compile(rb'(?:event: ?message_stop|data: ?\{"type": ?"message_stop")')),
+    marker=Marker(b"message_stop", re.compile(rb'event: ?message_stop|data: ?\{[^\r\n]*"type" ?: ?"message_stop"')),
     last_events=frozenset({"message_stop", "error"}),
 )
 # The google-genai SDK stumbles over names and comments; a bare newline is nothing to it.
@@ -231,6 +234,7 @@ class SseFrames:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._raw: WholeEvents | None = None
+        self._marker_seen = False
         self.ended = False
         self.failure: ErrorBody | None = None
 
@@ -254,17 +258,25 @@ class SseFrames:
         return format_event(name, data)
 
     def last(self, framed: bytes) -> bytes:
-        self.ended = True
-        if self._raw is not None:
-            framed += self._raw.rest()
+        self._marker_seen = True
         marker = self._dialect.marker
-        return cut_behind(framed, marker) if marker is not None else framed
+        if marker is None:
+            return framed
+        if self._raw is not None and not marker.find(framed):
+            # The marker is in what is held, and the rest of its event may still have to come.
+            framed += self._raw.complete_rest()
+            if not marker.find(framed):
+                return framed
+        self.ended = True
+        return cut_behind(framed, marker)
 
     def end(self) -> bytes:
         self.ended = True
         if self._raw is None:
             return self._dialect.end
         rest, broken = self._raw.finish()
+        if self._marker_seen and not broken:
+            return rest
         if broken or self._dialect.raw_end_required:
             self.failure = broken_stream("the upstream's stream ended before its last event")
             return rest

@@ -1,5 +1,6 @@
 """The life of a request in the web layer, from route to written answer."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -7,12 +8,13 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from host import VERSION
 from host.config.model import Config
 from host.errors import RequestError
+from host.observe.logs import REQUEST_ID as REQUEST_ID_OF_TASK
+from host.observe.logs import RequestLog
 from host.pipeline.request import ClientRequest, ClientResponse, Principal
 from host.tasks import TaskGroup
 from host.web import apis, models
@@ -26,17 +28,18 @@ from host.web.keepalive import KeepAlive
 from host.web.ports import AccessPort, GatewayPort, HealthSource, RequestMetrics
 from host.web.render_errors import Family, client_auth_legacy, render_http
 from host.web.routes import Route, Routes
-from host.web.streaming import Relay, close_stream, explained
+from host.web.streaming import STOPPING, Relay, close_stream, explained
 from pluginabi.errors import ErrorBody
 from pluginabi.immutable import freeze_headers
-
-log = structlog.get_logger("host.web")
 
 EXAMPLE_API_KEYS = frozenset({"your-api-key", "your-api-key-1", "your-api-key-2", "your-api-key-3"})
 """Keys of sample configurations: whoever left one in has an open proxy."""
 
 UNSAFE_KEY_CODE = "unsafe_example_api_key"
 UNSAFE_KEY_MESSAGE = "api-keys holds a key of the sample configuration; replace it with one of your own"
+
+STOP_S = 2.0
+"""How long cancelled requests may take to leave."""
 
 _STREAM_LINES = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
@@ -62,7 +65,10 @@ class Frontend:
         self._tasks = tasks
         self._heads = HeadBuilder(time.monotonic)
         self._random = random.Random()
+        self._log = RequestLog()
         self._routes = self._make_routes()
+        self._running: set[asyncio.Task[object]] = set()
+        self._stopping = False
         self._config: Config | None = None
         self._proxies = TrustedProxies(())
         self._unsafe_keys = False
@@ -71,19 +77,39 @@ class Frontend:
         """Answer one request; cancelled when its client is gone."""
         exchange = Exchange(request, config=self._current_config(), clock=time.monotonic)
         self._metrics.request_started()
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
         try:
             return await self._answer(exchange)
+        except asyncio.CancelledError:
+            unanswered = exchange.status == 0 or exchange.out is not None
+            if unanswered and self._stopping and request.transport is not None:
+                self._send_error(exchange, STOPPING)
+            raise
         except Exception as error:
-            return await self._fail(exchange, error)
+            return self._fail(exchange, error)
         finally:
+            self._running.discard(task)
             self._finished(exchange)
+
+    async def stop(self, grace_s: float) -> None:
+        """Wait `grace_s` for running requests, then end the others: with a 503, or an error event inside a stream."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_s)
+        self._stopping = True
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=STOP_S)
+        await self._tasks.stop()
 
     async def _answer(self, exchange: Exchange) -> Written:
         if exchange.method == "OPTIONS":
-            return await self._send(exchange, 204, "", b"")
+            return self._send(exchange, 204, "", b"")
         found = self._routes.find(exchange.method, exchange.path)
         if found is None:
-            return await self._unmatched(exchange)
+            return self._unmatched(exchange)
         route, rest = found
         exchange.label = route.label
         exchange.headers = freeze_headers(exchange.request.headers.items())
@@ -121,7 +147,7 @@ class Frontend:
     async def _stream(self, exchange: Exchange, call: Call, request: ClientRequest) -> Written:
         opened = await self._gateway.execute_stream(request)
         if isinstance(opened, ClientResponse):
-            return await self._send_response(exchange, call, opened)
+            return self._send_response(exchange, call, opened)
         assert call.writer is not None
         extra = header_lines(safe_headers(opened.headers))
 
@@ -136,19 +162,19 @@ class Frontend:
             # In a task of its own, so that neither a second cancellation nor a slow upstream gets in its way.
             self._tasks.start(close_stream(opened, relay.close_reason), name="close-stream")
         if isinstance(written, ErrorBody):
-            return await self._send_error(exchange, written)
+            return self._send_error(exchange, written)
         return written
 
     async def _whole(self, exchange: Exchange, call: Call, request: ClientRequest) -> Written:
         interval_s = exchange.config.nonstream_keepalive_interval
         if interval_s <= 0 or not call.keep_alive:
-            return await self._send_response(exchange, call, await self._gateway.execute(request))
+            return self._send_response(exchange, call, await self._gateway.execute(request))
         keep_alive = KeepAlive(interval_s, lambda: self._beat_whole(exchange))
         try:
             response = await self._gateway.execute(request)
         finally:
             keep_alive.stop()
-        return await self._send_response(exchange, call, response)
+        return self._send_response(exchange, call, response)
 
     def _beat_whole(self, exchange: Exchange) -> None:
         """Commit 200 and send white space, which JSON allows before a document."""
@@ -160,7 +186,7 @@ class Frontend:
         if not exchange.request.protocol.writing_paused:
             exchange.out.write(b"\n")
 
-    async def _send_response(self, exchange: Exchange, call: Call, response: ClientResponse) -> Written:
+    def _send_response(self, exchange: Exchange, call: Call, response: ClientResponse) -> Written:
         body = response.body
         if exchange.out is not None:
             # A keep-alive has committed the head: only the body is left to say.
@@ -168,20 +194,20 @@ class Frontend:
         if response.direct:
             headers = safe_headers(response.headers, keep_content_type=True)
             content_type = "" if any(name.lower() == "content-type" for name, _ in headers) else JSON_TYPE
-            return await self._send(exchange, response.status, content_type, body, header_lines(headers))
+            return self._send(exchange, response.status, content_type, body, header_lines(headers))
         if call.convert is not None:
             body = call.convert(body)
         extra = header_lines(safe_headers(response.headers)) if response.headers else b""
         # The upstream's own kind of success means nothing to the client.
         status = 200 if response.status < 300 else response.status
-        return await self._send(exchange, status, JSON_TYPE, body, extra)
+        return self._send(exchange, status, JSON_TYPE, body, extra)
 
     # -- who may come in
 
     async def _admit(self, exchange: Exchange) -> Principal:
         """The client's principal. Raises what refuses it, or what a broken auth plugin raises."""
         exchange.request_id = f"{self._random.getrandbits(96):024x}"
-        structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        REQUEST_ID_OF_TASK.set(exchange.request_id)
         if self._unsafe_keys:
             raise RequestError(403, UNSAFE_KEY_CODE, UNSAFE_KEY_MESSAGE)
         exchange.principal = await self._access.authenticate(
@@ -199,14 +225,14 @@ class Frontend:
 
     async def _list_models(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
         shape = await self._admit_to_models(exchange, shape)
-        return await self._send_json(exchange, 200, models.listing(self._gateway.state.registry.list(), shape))
+        return self._send_json(exchange, 200, models.listing(self._gateway.state.registry.list(), shape))
 
     async def _one_model(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
         shape = await self._admit_to_models(exchange, shape)
         found = models.find(self._gateway.state.registry.list(), rest)
         if found is None:
             raise models.unknown(rest)
-        return await self._send_json(exchange, 200, models.entry(found, shape))
+        return self._send_json(exchange, 200, models.entry(found, shape))
 
     async def _admit_to_models(self, exchange: Exchange, shape: models.Shape | None) -> models.Shape:
         """Whose list is asked for: the path says so, or the client's headers. Raises what refuses the client."""
@@ -224,14 +250,14 @@ class Frontend:
         }
         if self._unsafe_keys:
             document["warning"] = UNSAFE_KEY_MESSAGE
-        return await self._send_json(exchange, 200, document)
+        return self._send_json(exchange, 200, document)
 
     async def _healthz(self, exchange: Exchange, rest: str) -> Written:
-        return await self._send_json(exchange, 200, {"status": "ok"})
+        return self._send_json(exchange, 200, {"status": "ok"})
 
     async def _readyz(self, exchange: Exchange, rest: str) -> Written:
         ready, details = self._health.ready()
-        return await self._send_json(
+        return self._send_json(
             exchange, 200 if ready else 503, {"status": "ready" if ready else "not ready", **details}
         )
 
@@ -242,36 +268,34 @@ class Frontend:
             if principal.provider == "anonymous":
                 raise RequestError(403, "metrics_refused", "metrics are shown locally and to clients with a key")
         content_type, body = self._metrics.render(exchange.headers.get("accept", ("",))[0])
-        return await self._send(exchange, 200, content_type, body)
+        return self._send(exchange, 200, content_type, body)
 
     async def _upgrade(self, exchange: Exchange, rest: str) -> Written:
         exchange.family, exchange.protocol = Family.RESPONSES, "openai-response"
         await self._admit(exchange)
         raise RequestError(400, "websocket_unsupported", "the Responses API is served over HTTP: use POST")
 
-    async def _unmatched(self, exchange: Exchange) -> Written:
+    def _unmatched(self, exchange: Exchange) -> Written:
         canonical = self._routes.canonical(exchange.method, exchange.path)
         if canonical is None:
-            return await self._send(exchange, 404, "", b"")
+            return self._send(exchange, 404, "", b"")
         target = f"{canonical}?{exchange.raw_query}" if exchange.raw_query else canonical
         location = header_lines(safe_headers({"Location": (target,)}))
-        return await self._send(exchange, 301 if exchange.method == "GET" else 307, "", b"", location)
+        return self._send(exchange, 301 if exchange.method == "GET" else 307, "", b"", location)
 
     # -- writing
 
-    async def _send(
-        self, exchange: Exchange, status: int, content_type: str, body: bytes, extra: bytes = b""
-    ) -> Written:
+    def _send(self, exchange: Exchange, status: int, content_type: str, body: bytes, extra: bytes = b"") -> Written:
         exchange.status = status
         exchange.sent_bytes = len(body)
         exchange.first_byte_s = exchange.clock()
         if exchange.request_id:
             extra = self._request_id_line(exchange) + extra
         head = self._heads.build(status, content_type, extra)
-        return await send_whole(exchange.request, head, body, without_body=exchange.method == "HEAD")
+        return send_whole(exchange.request, status, head, body, without_body=exchange.method == "HEAD")
 
-    async def _send_json(self, exchange: Exchange, status: int, document: object) -> Written:
-        return await self._send(exchange, status, JSON_UTF8_TYPE, msgspec.json.encode(document))
+    def _send_json(self, exchange: Exchange, status: int, document: object) -> Written:
+        return self._send(exchange, status, JSON_UTF8_TYPE, msgspec.json.encode(document))
 
     def _request_id_line(self, exchange: Exchange) -> bytes:
         return f"{REQUEST_ID}: {exchange.request_id}\r\n".encode()
@@ -282,28 +306,28 @@ class Frontend:
         out.write(body)
         out.finish()
         exchange.sent_bytes = out.sent
-        return Written(200, keep_alive=out.keep_alive)
+        return Written(exchange.request, 200, keep_alive=out.keep_alive)
 
     # -- errors
 
-    async def _fail(self, exchange: Exchange, error: Exception) -> Written:
+    def _fail(self, exchange: Exchange, error: Exception) -> Written:
         body = explained(error)
         exchange.failed_code = body.code
         if body.code == UNSAFE_KEY_CODE:
-            return await self._send_json(exchange, body.http_status, {"error": body.code, "message": body.message})
+            return self._send_json(exchange, body.http_status, {"error": body.code, "message": body.message})
         refused = exchange.principal is None and body.http_status in (401, 403)
         if refused and exchange.config.client_auth.error_envelope == "legacy":
-            return await self._send(exchange, body.http_status, JSON_UTF8_TYPE, client_auth_legacy(body))
-        return await self._send_error(exchange, body)
+            return self._send(exchange, body.http_status, JSON_UTF8_TYPE, client_auth_legacy(body))
+        return self._send_error(exchange, body)
 
-    async def _send_error(self, exchange: Exchange, error: ErrorBody) -> Written:
+    def _send_error(self, exchange: Exchange, error: ErrorBody) -> Written:
         exchange.failed_code = error.code
         rendered = render_http(
             error, exchange.family, exchange.protocol, passthrough=exchange.config.passthrough_headers
         )
         if exchange.out is not None:
             return self._finish_committed(exchange, rendered.body)
-        return await self._send(exchange, rendered.status, JSON_TYPE, rendered.body, header_lines(rendered.headers))
+        return self._send(exchange, rendered.status, JSON_TYPE, rendered.body, header_lines(rendered.headers))
 
     # -- bookkeeping
 
@@ -328,14 +352,13 @@ class Frontend:
             first_byte_s - exchange.started_s if first_byte_s is not None else None,
         )
         if exchange.label not in _QUIET:
-            write = log.info if status < 400 else log.warning if status < 500 else log.error
-            write("http.request", **exchange.log_fields(ended_s))
+            self._log.write(exchange.log_line(ended_s))
 
     def _make_routes(self) -> Routes:
         exact: dict[tuple[str, str], Route] = {}
 
         def api(path: str, served: Api) -> None:
-            exact["POST", path] = Route(served.label, partial(self._serve_api, api=served))
+            exact["POST", path] = self._api_route(served)
 
         api("/v1/chat/completions", apis.CHAT_API)
         api("/v1/completions", apis.COMPLETIONS_API)
@@ -347,13 +370,14 @@ class Frontend:
             api(f"{base}/responses/compact", apis.COMPACT_API)
             exact["GET", f"{base}/responses"] = Route("GET /v1/responses", self._upgrade)
         exact["GET", "/v1/models"] = Route("GET /v1/models", self._list_models)
-        gemini_list = partial(self._list_models, shape=models.Shape.GEMINI)
-        exact["GET", "/v1beta/models"] = Route("GET /v1beta/models", gemini_list)
+        exact["GET", "/v1beta/models"] = Route(
+            "GET /v1beta/models", partial(self._list_models, shape=models.Shape.GEMINI)
+        )
         exact["GET", "/"] = Route("GET /", self._root)
         exact["GET", "/healthz"] = exact["HEAD", "/healthz"] = Route("GET /healthz", self._healthz)
         exact["GET", "/readyz"] = Route("GET /readyz", self._readyz)
         exact["GET", "/metrics"] = Route("GET /metrics", self._show_metrics)
-        gemini = Route(apis.GEMINI_API.label, partial(self._serve_api, api=apis.GEMINI_API))
+        gemini = self._api_route(apis.GEMINI_API)
         prefixes = (
             ("POST", "/v1beta/models/", gemini),
             # Google's SDK has moved to v1, where it shares the paths of the model lists with the others.
@@ -366,6 +390,9 @@ class Frontend:
             ),
         )
         return Routes(exact, prefixes)
+
+    def _api_route(self, api: Api) -> Route:
+        return Route(api.label, partial(self._serve_api, api=api))
 
 
 _FAMILY_OF_LIST: Final[Mapping[models.Shape, Family]] = {

@@ -20,6 +20,10 @@ DRAIN_S = 1.0
 DRAIN_ITEMS = 100
 """How long, and how many items, are read behind the terminal event, so that the upstream connection can be reused."""
 
+STOPPING = ErrorBody(
+    message="the server is stopping", code="shutdown", http_status=503, retry_after_ms=1000, origin="host"
+)
+
 
 class Relay:
     """Writes one stream to one client. `head` builds the response head for a content type."""
@@ -112,7 +116,7 @@ class Relay:
                 self._keep_alive.stop()
         self._out.finish()
         self._exchange.sent_bytes = self._out.sent
-        return Written(200, keep_alive=self._out.keep_alive)
+        return Written(self._exchange.request, 200, keep_alive=self._out.keep_alive)
 
     def _abandon(self) -> None:
         transport = self._exchange.request.transport
@@ -121,9 +125,8 @@ class Relay:
         if transport is None or transport.is_closing():
             self._exchange.status = STATUS_CLIENT_GONE
             return
-        stopping = ErrorBody(message="the server is stopping", code="shutdown", http_status=503, origin="host")
-        self._exchange.failed_code = stopping.code
-        self._out.write(self._writer.error(stopping))
+        self._exchange.failed_code = STOPPING.code
+        self._out.write(self._writer.error(STOPPING))
         self._out.finish()
 
 

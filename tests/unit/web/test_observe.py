@@ -1,0 +1,252 @@
+"""Logs and metrics: nothing secret in them, cheap to write, bounded in size."""
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from host.observe.logs import (
+    REQUEST_ID,
+    LogSink,
+    RequestLine,
+    RequestLog,
+    configure_logs,
+    mask_header,
+    mask_query,
+    mask_value,
+)
+from host.observe.metrics import Metrics
+from tests.support.web import event, failure, running
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """The stream that JSON lines go to; the library's settings are put back afterwards."""
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    configure_logs(stream=stream, readable=False)
+    yield stream
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    factory = structlog.get_config()["logger_factory"]
+    assert isinstance(factory, LogSink)
+    factory.flush()
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_one_JSON_object_with_time_level_and_request(lines: io.StringIO) -> None:
+    token = REQUEST_ID.set("req-1")
+    structlog.get_logger("x").warning("plugin.state", plugin_id="p", path=ValueError)
+    REQUEST_ID.reset(token)
+    (line,) = written(lines)
+    assert {
+        "event": "plugin.state",
+        "level": "warning",
+        "plugin_id": "p",
+        "request_id": "req-1",
+    }.items() <= line.items()
+    assert line["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("name", ["api_key", "Authorization", "access_token", "client_secret", "password", "cookie"])
+def test_fields_with_a_secrets_name_are_masked_on_two_levels(lines: io.StringIO, name: str) -> None:
+    structlog.get_logger("x").info("e", **{name: "hunter2"}, headers={name: "hunter2", "accept": "x"}, max_tokens=5)
+    (line,) = written(lines)
+    assert "hunter2" not in json.dumps(line)
+    assert line["headers"]["accept"] == "x"
+    assert line["max_tokens"] == 5
+
+
+def test_an_exception_is_a_text_in_its_line(lines: io.StringIO) -> None:
+    try:
+        raise ZeroDivisionError("why")
+    except ZeroDivisionError:
+        structlog.get_logger("x").exception("task.failed")
+    (line,) = written(lines)
+    assert "ZeroDivisionError: why" in line["exception"]
+
+
+def test_lines_of_libraries_come_along(lines: io.StringIO) -> None:
+    logging.getLogger("asyncio").warning("slow %s", "task")
+    logging.getLogger("asyncio").info("not shown")
+    (line,) = written(lines)
+    assert (line["event"], line["logger"], line["level"]) == ("slow task", "asyncio", "warning")
+
+
+def test_a_request_line_has_the_members_of_every_other_line(lines: io.StringIO) -> None:
+    RequestLog().write(RequestLine(request_id="r", status=429, duration_ms=1.5, method="POST", path="/v1", error="e"))
+    (line,) = written(lines)
+    time = line.pop("time")
+    assert line == {
+        "event": "http.request",
+        "level": "warning",
+        "request_id": "r",
+        "status": 429,
+        "duration_ms": 1.5,
+        "method": "POST",
+        "path": "/v1",
+        "error": "e",
+    }
+    assert len(time) == len("2026-01-01T00:00:00.000Z")
+
+
+def test_a_request_line_below_the_level_is_not_written() -> None:
+    stream = io.StringIO()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    try:
+        RequestLog().write(RequestLine(status=200))
+    finally:
+        structlog.reset_defaults()
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_readable_lines() -> None:
+    stream = io.StringIO()
+    sink = configure_logs(stream=stream, readable=True)
+    RequestLog().write(RequestLine(status=200, path="/v1/models"))
+    sink.flush()
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
+    assert "http.request" in stream.getvalue()
+    assert "/v1/models" in stream.getvalue()
+
+
+async def test_lines_are_collected_for_a_moment_and_a_warning_is_written_at_once() -> None:
+    flushed = asyncio.Event()
+
+    class Stream(io.StringIO):
+        def flush(self) -> None:
+            flushed.set()
+
+    stream = Stream()
+    sink = LogSink(stream, collect_s=0.001)
+    sink.info("one")
+    assert stream.getvalue() == ""
+    sink.warning("two")
+    assert stream.getvalue() == "one\ntwo\n"
+    flushed.clear()
+    sink.info("three")
+    async with asyncio.timeout(5):
+        await flushed.wait()
+    assert stream.getvalue() == "one\ntwo\nthree\n"
+
+
+def test_a_broken_stream_loses_lines_but_no_request() -> None:
+    stream = io.StringIO()
+    sink = LogSink(stream)
+    stream.close()
+    sink.error("lost")
+
+
+async def test_the_log_of_a_request_names_the_caller_and_masks_the_query(lines: io.StringIO) -> None:
+    async with running() as proxy:
+        await proxy.post("/v1/chat/completions?key=sk-abcdefghijk&alt=x", {"model": "m"})
+        proxy.gateway.streams(event("{}"), failure("m", code="why", http_status=500))
+        await proxy.post("/v1/messages", {"model": "m", "stream": True})
+        await proxy.get("/healthz")
+        ids = [request.request_id for request in proxy.gateway.requests]
+    requests = [line for line in written(lines) if line["event"] == "http.request"]
+    assert [line["request_id"] for line in requests] == ids
+    assert requests[0]["path"] == "/v1/chat/completions?key=sk-a...hijk&alt=x"
+    assert (requests[0]["caller"], requests[0]["client"], requests[0]["status"]) == ("tester", "127.0.0.1", 200)
+    assert requests[1]["error"] == "why"
+    assert requests[1]["streamed_bytes"] > 0
+    assert "abcdefg" not in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [("123456789", "1234...6789"), ("12345", "12...45"), ("123", "1...3"), ("12", "12"), ("", "")],
+)
+def test_a_masked_value_keeps_its_ends(value: str, masked: str) -> None:
+    assert mask_value(value) == masked
+
+
+@pytest.mark.parametrize(
+    ("query", "masked"),
+    [
+        ("key=123456789", "key=1234...6789"),
+        ("a=1&AUTH_TOKEN=123456789&keys=5", "a=1&AUTH_TOKEN=1234...6789&keys=5"),
+        ("x-api-key[]=123456789", "x-api-key[]=1234...6789"),
+        ("my_secret_x=12345", "my_secret_x=12...45"),
+        ("key", "key"),
+        ("", ""),
+    ],
+)
+def test_secret_query_parameters_are_masked(query: str, masked: str) -> None:
+    assert mask_query(query) == masked
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "masked"),
+    [
+        ("Authorization", "Bearer 123456789", "Bearer 1234...6789"),
+        ("X-Api-Key", "123456789", "1234...6789"),
+        ("Accept", "text/plain", "text/plain"),
+    ],
+)
+def test_secret_headers_are_masked(name: str, value: str, masked: str) -> None:
+    assert mask_header(name, value) == masked
+
+
+# -- metrics
+
+
+def test_requests_durations_and_first_bytes_are_counted() -> None:
+    metrics = Metrics()
+    metrics.request_started()
+    metrics.request_started()
+    metrics.request_finished("POST /v1/x", 200, "me", 0.3, 0.002)
+    content_type, body = metrics.render("")
+    text = body.decode()
+    assert content_type.startswith("text/plain")
+    assert 'jackfield_requests_total{caller="me",endpoint="POST /v1/x",status="200"} 1.0' in text
+    assert "jackfield_requests_in_flight 1.0" in text
+    assert 'jackfield_request_seconds_bucket{endpoint="POST /v1/x",le="0.25"} 0.0' in text
+    assert 'jackfield_request_seconds_bucket{endpoint="POST /v1/x",le="0.5"} 1.0' in text
+    assert 'jackfield_request_seconds_count{endpoint="POST /v1/x"} 1.0' in text
+    assert 'jackfield_first_byte_seconds_bucket{endpoint="POST /v1/x",le="0.005"} 1.0' in text
+
+
+def test_plugin_calls_are_counted_by_outcome() -> None:
+    metrics = Metrics()
+    metrics.plugins.observe("p", "model.route", "ok", 0.0002)
+    metrics.plugins.observe("p", "model.route", "timeout", 0.5)
+    text = metrics.render("")[1].decode()
+    assert 'jackfield_plugin_call_seconds_count{method="model.route",outcome="timeout",plugin="p"} 1.0' in text
+    assert 'jackfield_plugin_call_seconds_bucket{le="0.0005",method="model.route",outcome="ok",plugin="p"} 1.0' in text
+
+
+def test_openmetrics_is_spoken_when_asked_for() -> None:
+    content_type, body = Metrics().render("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_callers_without_number_do_not_fill_the_memory() -> None:
+    metrics = Metrics()
+    for number in range(6000):
+        metrics.request_started()
+        metrics.request_finished("POST /v1/x", 200, f"caller-{number}", 0.1, None)
+        metrics.plugins.observe(f"plugin-{number}", "model.route", "ok", 0.1)
+    text = metrics.render("")[1].decode()
+    assert text.count("jackfield_requests_total{") <= 5001
+    assert 'caller="other",endpoint="POST /v1/x",status="200"} 1000.0' in text
+    assert 'jackfield_plugin_call_seconds_count{method="other",outcome="other",plugin="other"} 1000.0' in text
+
+
+async def test_requests_in_flight_go_back_to_zero_whatever_happens() -> None:
+    async with running() as proxy:
+        proxy.gateway.answer = ZeroDivisionError()
+        await proxy.post("/v1/chat/completions", {"model": "m"})
+        await proxy.get("/no/such/path")
+        assert proxy.metrics.in_flight == 0
