@@ -16,6 +16,7 @@ MAX_ENTRIES_PER_REQUEST: Final = 512
 _ENTRY_BYTES: Final = 200
 """What an entry costs beside its texts: dict, floats, references."""
 MAX_TEXT: Final = 512
+MAX_LIST: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,22 @@ class RequestTrace:
     def decisions(self) -> tuple[Decision, ...]:
         """The decisions so far, texts shortened."""
         return tuple(
-            Decision(round((at - self._started_s) * 1000, 3), kind, {name: _short(v) for name, v in fields.items()})
+            Decision(round((at - self._started_s) * 1000, 3), kind, {name: _short(it) for name, it in fields.items()})
             for at, kind, fields in self.entries
         )
 
-    def size_bytes(self) -> int:
-        """A rough estimate, good enough for a bound."""
-        texts = sum(len(value) for _, _, fields in self.entries for value in fields.values() if isinstance(value, str))
-        return _ENTRY_BYTES * (len(self.entries) + 1) + texts
+    def close(self) -> int:
+        """The request ended: shorten long texts and lists, and estimate the bytes that stay in memory."""
+        self.finished = True
+        size = _ENTRY_BYTES * (len(self.entries) + 1)
+        for _, _, fields in self.entries:
+            for name, value in fields.items():
+                kind = value.__class__
+                if kind is str or kind is list:
+                    if len(value) > MAX_TEXT or (kind is list and len(value) > MAX_LIST):
+                        value = fields[name] = _short(value)
+                    size += len(value)
+        return size
 
 
 class DecisionTrace:
@@ -83,10 +92,9 @@ class DecisionTrace:
 
     def finish(self, trace: RequestTrace) -> None:
         """The request ended: its size counts from now on, and the oldest make room for it."""
-        trace.finished = True
+        size = trace.close()
         if self._traces.get(trace.request_id) is not trace:
             return
-        size = trace.size_bytes()
         self._bytes += size - self._sizes.get(trace.request_id, 0)
         self._sizes[trace.request_id] = size
         while self._bytes > self._max_bytes and len(self._traces) > 1:
@@ -114,5 +122,7 @@ class DecisionTrace:
 
 def _short(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MAX_TEXT:
-        return value[:MAX_TEXT] + "…"
+        return value[: MAX_TEXT - 1] + "…"
+    if isinstance(value, list) and len(value) > MAX_LIST:
+        return value[:MAX_LIST]
     return value

@@ -94,7 +94,7 @@ async def run_attempt(
     except asyncio.CancelledError:
         settler.attempt_ended(ex, attempt, error=CLIENT_GONE)
         raise
-    except BaseException as error:
+    except Exception as error:
         settler.attempt_ended(ex, attempt, error=to_error_body(error))
         raise
 
@@ -105,7 +105,9 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
     ex.scope.attempt = ex.attempts
     model, own_suffix = split_suffix(with_suffix(upstream, suffix))
     metadata = FrozenDict({**ex.metadata, "selected_auth_id": lane.credential.id})
-    content, headers = await intercept_after(invoker, ex, lane, model=model, metadata=metadata)
+    content, headers = ex.content, ex.headers
+    if "request.intercept_after" in ex.state.plugins.bindings:
+        content, headers = await intercept_after(invoker, ex, lane, model=model, metadata=metadata)
     if content is not ex.content and (rewritten := changed_model(ex, content)) is not None:
         ex.record("model_changed", requested=ex.request.model, model=rewritten, attempt=ex.attempts)
         model = rewritten
@@ -158,17 +160,13 @@ def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], Exe
 
 async def call_executor(invoker: Invoker, ex: Execution, attempt: Attempt) -> tuple[ExecutorResponse, Any]:
     """Step 7, not streamed: the executor's answer and the usage it reported. Raises ExecutorFailed."""
+    attempt.reached_upstream = True
     try:
         answer = await invoker.call(attempt.lane.binding, executor_request(ex, attempt), ex.scope)
         check_status(attempt, answer.value)
     except (PluginError, PluginTransportError) as error:
         attempt.reached_upstream = reached_upstream(error)
         raise ExecutorFailed(error) from error
-    except asyncio.CancelledError:
-        # Nobody can say how far it got; what the upstream did until then is billed all the same.
-        attempt.reached_upstream = True
-        raise
-    attempt.reached_upstream = True
     return answer.value, answer.usage
 
 

@@ -178,7 +178,9 @@ class Gateway:
         usage = usage or usage_of_body(content.data)
         self._settler.attempt_ended(ex, attempt, usage=usage)
         content = await translate_response(self._invoker, ex, attempt, content)
-        content, headers = await intercept_response(self._invoker, ex, attempt, content, answer.headers)
+        headers = answer.headers
+        if "response.intercept_after" in ex.state.plugins.bindings:
+            content, headers = await intercept_response(self._invoker, ex, attempt, content, headers)
         shown = client_headers(answer.headers, headers, passthrough=ex.state.config.passthrough_headers)
         return ClientResponse(status=answer.status, headers=shown, body=content.data), usage
 

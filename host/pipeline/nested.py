@@ -112,7 +112,7 @@ def _client_request(
     data = _with_stream_flag(data, protocol, head.stream, stream)
     if protocol in MODEL_IN_BODY and head.model != model and is_object(data):
         data = set_member(data, "model", msgspec.json.encode(model))
-    principal: Principal = parent.principal
+    principal: Principal = parent.principal or Principal(name="", provider="plugin")
     return ClientRequest(
         request_id=scope.request_id,
         protocol=protocol,

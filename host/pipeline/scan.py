@@ -318,7 +318,8 @@ def is_done(data: bytes) -> bool:
     at = data.find(b"[DONE]")
     while at >= 0:
         # By the literal first: a search by pattern visits every byte of a large chunk.
-        if _DONE.match(data, data.rfind(b"\n", 0, at) + 1) is not None:
+        line_start = max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1
+        if _DONE.match(data, line_start) is not None:
             return True
         at = data.find(b"[DONE]", at + 1)
     return False

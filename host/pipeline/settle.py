@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from host.observe.trace import DecisionTrace
 from host.pipeline.execution import Attempt, Execution, request_fields
-from host.pipeline.state import EXECUTE_STREAM
+from host.pipeline.state import COUNT, EXECUTE_STREAM
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from host.tasks import TaskGroup
@@ -83,7 +83,8 @@ class Settler:
                 duration_ms=round(duration_ms, 3),
             )
         hooks = ex.state.plugins.implementers("usage.handle")
-        if not hooks or not attempt.reached_upstream:
+        if not hooks or not attempt.reached_upstream or ex.method == COUNT:
+            # Counting tokens is no generation: it uses none.
             return
         payload = _usage_payload(ex, attempt, usage, error, duration_ms)
         for hook in hooks:
@@ -191,11 +192,3 @@ def _completed(ex: Execution, outcome: Outcome, status: int, duration_s: float, 
 def rfc3339(moment_s: float) -> str:
     """A wall-clock time as RFC 3339 text."""
     return datetime.fromtimestamp(moment_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def usage_fields(usage: Usage | None) -> dict[str, Any]:
-    """Non-empty counts, for the trace."""
-    if usage is None:
-        return {}
-    names = ("input_tokens", "output_tokens", "total_tokens")
-    return {name: value for name in names if (value := getattr(usage, name)) is not None}

@@ -53,17 +53,14 @@ async def open_stream(invoker: Invoker, settler: Settler, ex: Execution, attempt
     """Call the executor and wait for the first item. Raises ExecutorFailed when the upstream failed before it, and
     what a stream hook with failure mode `fail` raised. Cancelling it closes the upstream."""
     binding = attempt.lane.binding
+    attempt.reached_upstream = True
     try:
         reply = await invoker.stream(binding, executor_request(ex, attempt), ex.scope)
-        attempt.reached_upstream = True
         if reply.items is None:
             raise host_error("plugin_protocol_error", f"plugin executor {binding.plugin_id!r} returned no stream")
     except (PluginError, PluginTransportError) as error:
-        attempt.reached_upstream = attempt.reached_upstream or reached_upstream(error)
+        attempt.reached_upstream = reached_upstream(error)
         raise ExecutorFailed(error) from error
-    except asyncio.CancelledError:
-        attempt.reached_upstream = True
-        raise
     attempt.response_headers = reply.result.headers
     stream = GatewayStream(invoker, settler, ex, attempt, reply.items)
     try:

@@ -4,6 +4,8 @@ Same protocol on both sides: no translation, only the model name is written into
 protocols: `request.translate` and `response.translate`; when nobody speaks the pair the request is refused.
 """
 
+from typing import Final
+
 import msgspec
 from msgspec import UNSET
 
@@ -18,6 +20,8 @@ from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from pluginabi.payloads.thinking import ThinkingApplyRequest
 from pluginabi.payloads.translate import RequestTranslateRequest, ResponseTranslateRequest
+
+_RESPONSE_NORMALIZERS: Final = frozenset({"response.normalize_before", "response.normalize_after"})
 
 
 async def translate_request(
@@ -110,6 +114,8 @@ async def translate_response(invoker: Invoker, ex: Execution, attempt: Attempt, 
     """A complete answer in the client's protocol. Raises PluginError or RequestError when it cannot be translated."""
     plugins = ex.state.plugins
     source, target = attempt.lane.output_format, ex.wanted
+    if source == target and plugins.bindings.keys().isdisjoint(_RESPONSE_NORMALIZERS):
+        return content
     for hook in plugins.implementers("response.normalize_before"):
         content = await _ask_response(invoker, ex, attempt, hook, content) or content
     if source != target:

@@ -1,20 +1,53 @@
 """Token counts as the four families write them, read into one shape."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from host.pipeline.decode import UNDECODABLE
 from pluginabi.frames import Usage
 
-
-class _Answer(Struct, kw_only=True):
-    usage: Any = None
-    usage_metadata: Any = msgspec.field(default=None, name="usageMetadata")
+Count: TypeAlias = Annotated[int, Meta(ge=0)] | None
 
 
-_ANSWER: Final = msgspec.json.Decoder(_Answer)
+class _Details(Struct, kw_only=True):
+    cached_tokens: Count = None
+    reasoning_tokens: Count = None
+
+
+class _Counts(Struct, kw_only=True):
+    """OpenAI chat, embeddings and Responses, and Anthropic: their names do not collide."""
+
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    total_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    cache_creation_input_tokens: Count = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+class _GeminiCounts(Struct, kw_only=True, rename="camel"):
+    prompt_token_count: Count = None
+    candidates_token_count: Count = None
+    thoughts_token_count: Count = None
+    cached_content_token_count: Count = None
+    total_token_count: Count = None
+
+
+class _Holder(Struct, kw_only=True):
+    """What holds the counts: an answer, or a stream event's message or response."""
+
+    usage: _Counts | None = None
+    usage_metadata: _GeminiCounts | None = msgspec.field(default=None, name="usageMetadata")
+
+
+_ANSWER: Final = msgspec.json.Decoder(_Holder)
 
 
 def usage_of_body(body: bytes) -> Usage | None:
@@ -22,63 +55,44 @@ def usage_of_body(body: bytes) -> Usage | None:
     if b'"usage' not in body:
         return None
     try:
-        answer = _ANSWER.decode(body)
+        holder = _ANSWER.decode(body)
     except UNDECODABLE:
         return None
-    return usage_of_document({"usage": answer.usage, "usageMetadata": answer.usage_metadata})
+    return _of_holder(holder)
 
 
 def usage_of_document(document: dict[str, Any]) -> Usage | None:
     """The usage of an answer or of one stream event, wherever its family puts it."""
-    for holder in (document, document.get("message"), document.get("response")):
-        if not isinstance(holder, dict):
+    for place in (document, document.get("message"), document.get("response")):
+        if not isinstance(place, dict) or not (place.get("usage") or place.get("usageMetadata")):
             continue
-        if isinstance(usage := holder.get("usage"), dict):
-            return _of_usage(usage)
-        if isinstance(usage := holder.get("usageMetadata"), dict):
-            return _of_gemini(usage)
+        try:
+            return _of_holder(msgspec.convert(place, _Holder))
+        except UNDECODABLE:
+            return None
     return None
 
 
-def _of_usage(usage: dict[str, Any]) -> Usage | None:
-    """OpenAI chat, embeddings and Responses, and Anthropic: their names do not collide."""
-    prompt_details = _dict(usage.get("prompt_tokens_details")) or _dict(usage.get("input_tokens_details"))
-    output_details = _dict(usage.get("completion_tokens_details")) or _dict(usage.get("output_tokens_details"))
-    found = {
-        "input_tokens": _first(usage, "prompt_tokens", "input_tokens"),
-        "output_tokens": _first(usage, "completion_tokens", "output_tokens"),
-        "reasoning_tokens": _first(output_details, "reasoning_tokens"),
-        "cached_tokens": _first(prompt_details, "cached_tokens"),
-        "cache_read_tokens": _first(usage, "cache_read_input_tokens"),
-        "cache_creation_tokens": _first(usage, "cache_creation_input_tokens"),
-        "total_tokens": _first(usage, "total_tokens"),
-    }
-    return _usage(found)
-
-
-def _of_gemini(usage: dict[str, Any]) -> Usage | None:
-    return _usage(
-        {
-            "input_tokens": _first(usage, "promptTokenCount"),
-            "output_tokens": _first(usage, "candidatesTokenCount"),
-            "reasoning_tokens": _first(usage, "thoughtsTokenCount"),
-            "cached_tokens": _first(usage, "cachedContentTokenCount"),
-            "total_tokens": _first(usage, "totalTokenCount"),
-        }
-    )
-
-
-def _usage(found: dict[str, int | None]) -> Usage | None:
-    return Usage(**found) if any(value is not None for value in found.values()) else None
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _first(holder: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        value = holder.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
+def _of_holder(holder: _Holder) -> Usage | None:
+    usage, gemini = holder.usage, holder.usage_metadata
+    if usage is not None:
+        prompt = usage.prompt_tokens_details or usage.input_tokens_details
+        output = usage.completion_tokens_details or usage.output_tokens_details
+        return Usage(
+            input_tokens=usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens,
+            output_tokens=usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens,
+            reasoning_tokens=output.reasoning_tokens if output is not None else None,
+            cached_tokens=prompt.cached_tokens if prompt is not None else None,
+            cache_read_tokens=usage.cache_read_input_tokens,
+            cache_creation_tokens=usage.cache_creation_input_tokens,
+            total_tokens=usage.total_tokens,
+        )
+    if gemini is not None:
+        return Usage(
+            input_tokens=gemini.prompt_token_count,
+            output_tokens=gemini.candidates_token_count,
+            reasoning_tokens=gemini.thoughts_token_count,
+            cached_tokens=gemini.cached_content_token_count,
+            total_tokens=gemini.total_token_count,
+        )
     return None

@@ -60,12 +60,13 @@ def test_the_ring_keeps_the_latest_by_count():
 
 
 def test_the_ring_is_bounded_by_bytes_and_keeps_the_newest_even_if_it_is_too_large():
-    trace = DecisionTrace(max_bytes=5000)
-    for name in "abc":
-        found = trace.begin(name)
-        found.record("call", message="x" * 4000)
-        trace.finish(found)
-    assert [found.request_id for found in trace.latest(5)] == ["c"]
+    for bound, kept in ((2500, ["c", "b"]), (100, ["c"])):
+        trace = DecisionTrace(max_bytes=bound)
+        for name in "abc":
+            found = trace.begin(name)
+            found.record("call", message="x" * 4000)
+            trace.finish(found)
+        assert [found.request_id for found in trace.latest(5)] == kept
 
 
 def test_a_trace_that_was_forgotten_while_it_ran_is_not_counted():
@@ -83,10 +84,16 @@ def test_a_request_with_too_many_decisions_keeps_the_first_and_counts_the_rest()
     assert (len(found.decisions), found.dropped) == (MAX_ENTRIES_PER_REQUEST, 5)
 
 
-def test_long_texts_are_shortened():
-    found = DecisionTrace().begin("a")
-    found.record("call", message="x" * 10_000)
-    assert len(found.decisions[0].fields["message"]) < 1000
+@pytest.mark.parametrize("ended", [False, True])
+def test_long_texts_and_lists_are_shortened(ended):
+    trace = DecisionTrace()
+    found = trace.begin("a")
+    found.record("call", message="x" * 10_000, names=["n"] * 10_000)
+    if ended:
+        trace.finish(found)
+        assert len(found.entries[0][2]["message"]) == 512
+    fields = found.decisions[0].fields
+    assert (len(fields["message"]), len(fields["names"])) == (512, 32)
 
 
 def test_nested_calls_are_found_by_their_parent():
