@@ -13,7 +13,7 @@ import structlog
 
 from host.observe.trace import DecisionTrace
 from host.pipeline.execution import Attempt, Execution, request_fields
-from host.pipeline.state import COUNT, EXECUTE_STREAM
+from host.pipeline.state import EXECUTE_STREAM
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from host.tasks import TaskGroup
@@ -83,8 +83,7 @@ class Settler:
                 duration_ms=round(duration_ms, 3),
             )
         hooks = ex.state.plugins.implementers("usage.handle")
-        if not hooks or not attempt.reached_upstream or ex.method == COUNT:
-            # Counting tokens is no generation: it uses none.
+        if not hooks or not attempt.reached_upstream:
             return
         payload = _usage_payload(ex, attempt, usage, error, duration_ms)
         for hook in hooks:

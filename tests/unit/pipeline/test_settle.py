@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from host.errors import RequestError
-from host.pipeline.request import Operation
 from pluginabi.errors import PluginError, PluginTransportError
 from pluginabi.frames import Usage
 from pluginabi.payloads.executor import ExecutorResponse
@@ -126,14 +125,6 @@ async def test_a_request_that_cannot_be_served_is_completed_as_failed_with_its_s
     assert (complete.outcome, complete.status, complete.error.code) == ("failed", 400, "model_not_found")
     assert complete.duration_ms >= 0
     assert complete.started_at <= complete.completed_at
-
-
-async def test_counting_tokens_is_no_generation():
-    seen = watcher()
-    w = world(executor(count=answering({"input_tokens": 3})), seen)
-    await w.gateway.execute(client_request(operation=Operation.COUNT))
-    await w.settled()
-    assert (seen.seen(USAGE), len(seen.seen(COMPLETE))) == ([], 1)
 
 
 async def test_a_cancelled_attempt_may_have_been_billed_so_it_has_its_record():
