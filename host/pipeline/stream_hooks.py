@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import structlog
 from msgspec import UNSET
 
-from host.pipeline.execution import Attempt, Execution, exact_body, request_fields
+from host.pipeline.execution import Attempt, Execution, request_fields
 from host.pipeline.headers import apply_delta
 from host.pipeline.intercept import exact_or_plain
 from host.pipeline.scan import watch_for
@@ -199,7 +199,7 @@ class StreamHooks:
             if header_call and inputs.request_body:
                 bodies["request_body"] = exact_or_plain(binding, attempt.client_content)
             if header_call and inputs.client_body:
-                bodies["client_body"] = exact_body(inputs, ex.client_content) or ex.client_content.body
+                bodies["client_body"] = exact_or_plain(binding, ex.client_content)
             return StreamInterceptRequest(
                 **request_fields(ex.scope),
                 source_format=ex.wanted,

@@ -138,6 +138,18 @@ async def test_S97_only_candidates_of_the_best_priority_are_shown_sorted_by_id()
     assert seen.providers[-1] == "openai-compatible-low"
 
 
+async def test_S98_the_providers_are_folded_and_named_once_in_the_order_of_their_resolution():
+    models = [ModelEntry(name="m")]
+    config = Config(
+        openai_compatibility=[
+            CompatProvider(name=name, base_url="https://a.test", models=models) for name in ("Zed", "zed", "Acme")
+        ]
+    )
+    asked = scheduler(None)
+    await world(asked, executor(answering()), config=config).gateway.execute(client_request())
+    assert asked.seen(PICK)[0].providers == ("openai-compatible-zed", "openai-compatible-acme")
+
+
 async def test_a_candidate_carries_no_secret_and_no_metadata():
     asked = scheduler(None)
     w = three_keys(asked, executor(answering()))
