@@ -32,7 +32,7 @@ from pluginapi import (
     ThinkingApplyRequest,
     UsageHandleRequest,
 )
-from plugins.echo.plugin import PROTOCOLS, Conversation
+from plugins.echo.plugin import EMBEDDERS, PROTOCOLS, Conversation
 from tests.matrix.recorder import RECORDER
 
 UPSTREAM_ERROR = ErrorBody(message="the upstream said no", http_status=503, origin="upstream", body_protocol="openai")
@@ -46,7 +46,7 @@ class Probe(Plugin):
 
     async def plugin_register(self, request: RegisterRequest, ctx: Context) -> RegisterResponse:
         self.toy = bool(request.config.get("toy"))
-        formats = ["toy"] if self.toy else list(PROTOCOLS)
+        formats = ["toy"] if self.toy else [*PROTOCOLS, *EMBEDDERS]
         return RegisterResponse(
             providers=["openai-compatible-probe"],
             frontend_auth=FrontendAuthRegistration(id="probe"),
@@ -120,6 +120,9 @@ class Probe(Plugin):
     async def _answer(self, request: ExecutorRequest, ctx: Context, *, count: bool) -> ExecutorResponse:
         RECORDER.executing.set()
         await obey(mode_of(request))
+        if (embed := EMBEDDERS.get(request.format)) is not None:
+            assert isinstance(request.body, Body)
+            return ExecutorResponse(body=Body.from_value(embed(request.requested_model, request.body.value())))
         shape = PROTOCOLS[protocol_of(request)]
         document = shape.count(conversation(request)) if count else shape.answer(conversation(request))
         return ExecutorResponse(body=Body.from_value(document))

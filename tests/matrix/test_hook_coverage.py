@@ -43,7 +43,11 @@ ENDPOINTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "POST /v1beta/models/{model}:streamGenerateContent": (f"{GEMINI}:streamGenerateContent?alt=sse", CONTENTS),
     "POST /v1beta/models/{model}:countTokens": (f"{GEMINI}:countTokens", CONTENTS),
     "POST /v1beta/models/{model}:embedContent": (f"{GEMINI}:embedContent", {"content": {"parts": [{"text": "one"}]}}),
-    "POST /v1beta/models/{model}:batchEmbedContents": (f"{GEMINI}:batchEmbedContents", {"requests": []}),
+    "POST /v1/models/{model}:generateContent": (f"/v1/models/{MODEL}:generateContent", CONTENTS),
+    "POST /v1beta/models/{model}:batchEmbedContents": (
+        f"{GEMINI}:batchEmbedContents",
+        {"requests": [{"model": MODEL, "content": {"parts": [{"text": "one"}]}}]},
+    ),
 }
 STREAMED_BY_BODY: Final = (
     "/v1/chat/completions",
@@ -233,7 +237,8 @@ def test_the_matrix_covers_every_route_of_the_proxy():
     routes = Frontend._make_routes(object.__new__(Frontend))
     found = {f"{method} {path}" for method, path in routes.exact}
     found |= {f"{method} {prefix}" for method, prefix, _ in routes.prefixes}
-    covered = {name for name in ENDPOINTS if "{model}" not in name} | {"POST /v1beta/models/"} | set(NO_EXECUTION)
+    covered = {name for name in ENDPOINTS if "{model}" not in name} | {"POST /v1beta/models/", "POST /v1/models/"}
+    covered |= set(NO_EXECUTION)
     assert found == covered
 
 
