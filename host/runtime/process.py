@@ -47,7 +47,8 @@ class PluginEvents:
 class _Life:
     """How one process's service ended: by `report`, or because it asked to be replaced (`connection` still drains)."""
 
-    ready_for_s: float
+    ready_for_s: float | None
+    """None: it never was."""
     report: CrashReport | None = None
     going_away: str = ""
 
@@ -262,7 +263,7 @@ class ProcessPlugin:
             self._died(error.report)
             self._settle_replacement()
             self._settle_first(error)
-            return _Life(0.0, error.report)
+            return _Life(None, error.report)
         self._going_away = asyncio.get_running_loop().create_future()
         self._live = self._accepting = connection
         self._registered(connection)

@@ -46,10 +46,10 @@ class CrashPolicy:
         self._counted_s: deque[float] = deque()
         self._in_a_row = 0
 
-    def after_death(self, *, ready_for_s: float) -> Restart | GiveUp:
-        """The decision about a process that had been ready for that long (0: never)."""
+    def after_death(self, *, ready_for_s: float | None) -> Restart | GiveUp:
+        """The decision about a process that had been ready for that long; None: never."""
         timings = self._timings
-        if ready_for_s >= timings.stable_s:
+        if ready_for_s is not None and ready_for_s >= timings.stable_s:
             self._in_a_row = 0
             return Restart(0.0)
         now_s = self._clock()

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -48,10 +49,10 @@ def line(outcome: Outcome) -> str:
 async def main(kills: int, only: str) -> int:
     """Run all scenarios whose name contains `only`."""
     work: list[tuple[str, Callable[[Path], Awaitable[Outcome]]]] = []
-    work += [(fault.name, lambda path, fault=fault: run_fault(fault, path)) for fault in RUNNING_FAULTS]
-    work += [(mode, lambda path, mode=mode: run_start_fault(mode, path)) for mode in START_FAULTS]
-    work += [(name, lambda path, name=name: run_refused_command(name, path)) for name in REFUSED_COMMANDS]
-    work += [("killed", lambda path: run_kills(kills, path))]
+    work += [(fault.name, partial(run_fault, fault)) for fault in RUNNING_FAULTS]
+    work += [(mode, partial(run_start_fault, mode)) for mode in START_FAULTS]
+    work += [(name, partial(run_refused_command, name)) for name in REFUSED_COMMANDS]
+    work += [("killed", partial(run_kills, kills))]
     failed = 0
     for name, scenario in work:
         if only not in name:

@@ -65,6 +65,12 @@ def test_a_good_life_starts_the_backoff_from_its_beginning_but_keeps_the_count()
     assert isinstance(decide.after_death(ready_for_s=0.0), GiveUp)
 
 
+def test_a_process_that_never_was_ready_backs_off_even_when_any_life_counts_as_a_good_one():
+    decide = CrashPolicy(ProcessTimings(stable_s=0.0), clock=Clock(), dice=lambda low, high: high)
+    assert decide.after_death(ready_for_s=0.0) == Restart(0.0)
+    assert decide.after_death(ready_for_s=None) == Restart(1.0)
+
+
 def test_a_reset_forgets_all_deaths():
     decide = policy(Clock())
     for _ in range(5):
