@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -24,7 +25,7 @@ from host.runtime.stderr import SecretMask, StderrDrain, secret_values
 from host.runtime.supervise import Liveness
 from host.runtime.teardown import finish, kill_process, stop_process
 from host.runtime.timings import ProcessTimings
-from host.runtime.transports import Carrier, attach, greet
+from host.runtime.transports import Carrier, attach, greet, make_socket_dir, remove_socket_dir
 from host.runtime.usage import UsageMeter
 from host.tasks import TaskGroup
 from pluginabi.call import OutgoingCall
@@ -70,6 +71,7 @@ class Connection:
         self._child: ChildProcess | None = None
         self._command: tuple[str, ...] = spec.command
         self._carrier: Carrier | None = None
+        self._socket_dir: Path | None = None
         self._scopes: dict[int, CallScope] = {}
         self._idle: asyncio.Future[None] | None = None
         self._stopping = False
@@ -95,7 +97,9 @@ class Connection:
         try:
             carrier = await self._greet(moved)
         except (HandshakeError, OSError, TimeoutError) as error:
-            raise PluginStartError(await self._never_greeted(error)) from error
+            # To its end whatever happens to the caller: the process is still there.
+            report = await finish(asyncio.ensure_future(self._never_greeted(error)))
+            raise PluginStartError(report) from error
         except BaseException:
             await finish(asyncio.ensure_future(self._clean_up()))
             raise
@@ -138,7 +142,8 @@ class Connection:
                 kill=self.kill,
             )
             self._tasks.start(self.usage.run(), name="usage")
-        if "ping" in greeting.features:
+        # A process that somebody debugs may stand still for as long as they like.
+        if "ping" in greeting.features and not self._spec.attach:
             liveness = Liveness(
                 self.session,
                 self._timings,
@@ -153,11 +158,14 @@ class Connection:
         if spec.attach:
             moved(PluginState.HANDSHAKING, f"connecting to {spec.attach}")
             return await attach(spec, timings=self._timings, on_stray=self.output.stray)
+        self._socket_dir = make_socket_dir(spec)
+        if self._socket_dir is not None and self._guardian is not None:
+            self._guardian.watch_directory(self._socket_dir)
         spawned = spawn(spec, self._guardian)
         self._child, self._command = spawned.child, spawned.command
         await self._drain_output(spawned)
         moved(PluginState.HANDSHAKING, f"started as process {self._child.pid}")
-        return await greet(spec, spawned, timings=self._timings, on_stray=self.output.stray)
+        return await greet(spec, spawned, self._socket_dir, timings=self._timings, on_stray=self.output.stray)
 
     async def _drain_output(self, spawned: Spawned) -> None:
         try:
@@ -178,8 +186,8 @@ class Connection:
     async def register(self, request: RegisterRequest) -> None:
         """Tell the plugin its configuration; a plugin of the minimal profile only when it lists the method.
 
-        Raises PluginStartError: permanent when the plugin refused, because the same configuration will not please it
-        the next time either. The process is still there then.
+        Raises PluginStartError: permanent when the plugin refused with a status below 500, because the same
+        configuration will not please it the next time either. The process is still there then.
         """
         assert self.hello is not None
         if REGISTER in self.hello.capabilities or self.session.features:
@@ -187,7 +195,8 @@ class Connection:
                 self.registration = await self._configure(REGISTER, request)
             except PluginError as error:
                 reason = f"it refused its configuration: {error.body.message} ({error.body.code})"
-                raise PluginStartError(self._report("start", reason, None, permanent=True)) from error
+                permanent = error.http_status < 500 if error.body.retryable is None else not error.body.retryable
+                raise PluginStartError(self._report("start", reason, None, permanent=permanent)) from error
             except PluginTransportError as error:
                 raise PluginStartError(self._report("start", f"{REGISTER}: {error.cause}", None)) from error
         else:
@@ -231,7 +240,8 @@ class Connection:
             scope.close()
         answer: RegisterResponse = reply.result
         if unknown := sorted(set(answer.capabilities or ()) - set(self.hello.capabilities)):
-            raise PluginError(f"{method} answers capabilities that its hello lacks: {', '.join(unknown)}")
+            message = f"{method} answers capabilities that its hello lacks: {', '.join(unknown)}"
+            raise PluginError(message, retryable=False)
         return answer
 
     # -- calls
@@ -268,7 +278,12 @@ class Connection:
                 slots.release()
             else:
                 call.on_closed(slots.release)  # the minimal profile: one call at a time, to the end of its stream
-        result = decode_result(method, answer.result, plugin_id=self._spec.plugin_id)
+        try:
+            result = decode_result(method, answer.result, plugin_id=self._spec.plugin_id)
+        except PluginTransportError:
+            if answer.items is not None:
+                await answer.items.aclose()
+            raise
         return Reply(result=result, usage=answer.usage, items=answer.items)
 
     def _failed(self, call: OutgoingCall, scope: CallScope) -> None:
@@ -332,7 +347,17 @@ class Connection:
         return not self._scopes
 
     async def stop(self, reason: str, *, drain_s: float, hurry: asyncio.Event) -> CrashReport:
-        """Goaway, drain, `plugin.shutdown`, then the process's end whatever it does (F5, F15, F16, F17)."""
+        """Goaway, drain, `plugin.shutdown`, then the process's end whatever it does (F5, F15, F16, F17).
+
+        Cancelling it kills the process.
+        """
+        try:
+            return await self._stop(reason, drain_s=drain_s, hurry=hurry)
+        except asyncio.CancelledError:
+            self.kill("its end was not waited for")
+            raise
+
+    async def _stop(self, reason: str, *, drain_s: float, hurry: asyncio.Event) -> CrashReport:
         self.session.goaway(reason, int(drain_s * 1000))
         if not await self.idle_within(drain_s, hurry):
             log.warning("plugin.drain_incomplete", plugin_id=self._spec.plugin_id, open_calls=self.open_calls)
@@ -400,6 +425,10 @@ class Connection:
         self.output.close()
         if self._carrier is not None:
             self._carrier.abort()
+        if self._socket_dir is not None:
+            remove_socket_dir(self._socket_dir)
+            if self._guardian is not None:
+                self._guardian.forget_directory(self._socket_dir)
         await self._tasks.stop()
 
     def _report(self, phase: Phase, reason: str, returncode: int | None, *, permanent: bool = False) -> CrashReport:

@@ -31,6 +31,7 @@ class Guardian:
         self._restart_after_s = restart_after_s
         self._replaced = asyncio.Event()
         self._groups: set[int] = set()
+        self._directories: set[Path] = set()
         self._child: ChildProcess | None = None
         self._stdin = -1
         self._stopped = False
@@ -41,10 +42,13 @@ class Guardian:
         """The running guardian."""
         return self._child.pid if self._child is not None else None
 
-    def write_end(self) -> int:
-        """The descriptor a launcher may announce itself on; starts the guardian when it does not run."""
+    def write_end(self) -> int | None:
+        """The descriptor a launcher may announce itself on; starts the guardian when it does not run.
+
+        None when there is no guardian: plugins run without it rather than not at all.
+        """
         self._ensure_running()
-        return self._stdin
+        return self._stdin if self._stdin >= 0 else None
 
     def watch(self, group: int) -> None:
         """Kill this process group should the host die."""
@@ -55,8 +59,18 @@ class Guardian:
     def forget(self, group: int) -> None:
         """The group is gone."""
         self._groups.discard(group)
-        if self._child is not None:
-            self._tell(b"-%d\n" % group)
+        self._tell(b"-%d\n" % group)
+
+    def watch_directory(self, path: Path) -> None:
+        """Remove this directory of sockets should the host die."""
+        self._directories.add(path)
+        self._ensure_running()
+        self._tell(b"d%s\n" % os.fsencode(path))
+
+    def forget_directory(self, path: Path) -> None:
+        """The directory is gone."""
+        self._directories.discard(path)
+        self._tell(b"x%s\n" % os.fsencode(path))
 
     async def replaced(self) -> None:
         """Wait until a guardian that died has been replaced."""
@@ -73,7 +87,11 @@ class Guardian:
     def _ensure_running(self) -> None:
         if self._child is not None or self._stopped:
             return
-        read_end, write_end = os.pipe()
+        try:
+            read_end, write_end = os.pipe()
+        except OSError as error:
+            log.error("guardian.not_started", error=str(error))
+            return
         try:
             # Its own session, so that a terminal's Ctrl-C and a kill of the host's group do not reach it.
             popen = subprocess.Popen(
@@ -85,9 +103,10 @@ class Guardian:
                 cwd="/",
                 start_new_session=True,
             )
-        except OSError:
+        except OSError as error:
             os.close(write_end)
-            raise
+            log.error("guardian.not_started", error=str(error))
+            return
         finally:
             os.close(read_end)
         os.set_blocking(write_end, False)
@@ -96,6 +115,8 @@ class Guardian:
         self._watcher = asyncio.get_running_loop().create_task(self._replace_when_dead(), name="guardian:watch")
         for group in self._groups:
             self._tell(b"+%d\n" % group)
+        for path in self._directories:
+            self._tell(b"d%s\n" % os.fsencode(path))
 
     async def _replace_when_dead(self) -> None:
         assert self._child is not None
@@ -110,6 +131,8 @@ class Guardian:
                 self._replaced.set()
 
     def _tell(self, line: bytes) -> None:
+        if self._stdin < 0:
+            return
         try:
             os.write(self._stdin, line)
         except (BrokenPipeError, BlockingIOError) as error:

@@ -369,7 +369,8 @@ class ProcessPlugin:
             self._going_away.set_result(reason or "no reason given")
 
     def _responsive(self, connection: Connection, responsive: bool) -> None:
-        if connection is not self._live or self._finishing is not None:
+        going_away = self._going_away is not None and self._going_away.done()
+        if connection is not self._live or going_away or self._finishing is not None:
             return
         if responsive:
             self._accepting = connection

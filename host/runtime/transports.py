@@ -37,7 +37,6 @@ class Carrier:
     greeting: Greeting
     lifeline: StreamChannel | None = None
     """stdin and stdout; the same as `channel` over stdio, None when attached."""
-    socket_dir: Path | None = None
 
     def close_stdin(self) -> None:
         """Tell the process to go: its standard input ends."""
@@ -51,13 +50,18 @@ class Carrier:
         self.channel.close(gone)
         if self.lifeline is not None:
             self.lifeline.close(gone)
-        remove_socket_dir(self.socket_dir)
 
 
-def remove_socket_dir(path: Path | None) -> None:
-    """Remove a socket directory of ours."""
-    if path is not None:
-        shutil.rmtree(path, ignore_errors=True)
+def make_socket_dir(spec: LaunchSpec) -> Path | None:
+    """A directory of our own, mode 0700, for a plugin that serves a socket; None for one that does not."""
+    if spec.transport == "stdio" and spec.protocol == "json":
+        return None
+    return Path(tempfile.mkdtemp(prefix="jf-", dir=spec.runtime_dir))
+
+
+def remove_socket_dir(path: Path) -> None:
+    """Remove what `make_socket_dir` made."""
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def host_info() -> HostInfo:
@@ -65,18 +69,19 @@ def host_info() -> HostInfo:
     return HostInfo(version=VERSION)
 
 
-async def greet(spec: LaunchSpec, spawned: Spawned, *, timings: ProcessTimings, on_stray: StrayListener) -> Carrier:
-    """Exchange hellos with a started process, over what its manifest says.
+async def greet(
+    spec: LaunchSpec, spawned: Spawned, socket_dir: Path | None, *, timings: ProcessTimings, on_stray: StrayListener
+) -> Carrier:
+    """Exchange hellos with a started process, over a socket in `socket_dir` if there is one.
 
     Owns the ends of stdin and stdout from now on. Raises HandshakeError (HandshakeRefused: for good) and OSError;
     nothing but the process is left then.
     """
     lifeline = await _open_stdio(spawned)
     try:
-        if spec.transport == "stdio" and spec.protocol == "json":
-            greeting = await _first_hello(spec, lifeline, timings, on_stray)
-            return Carrier(lifeline, greeting, lifeline)
-        return await _greet_over_socket(spec, lifeline, timings, on_stray)
+        if socket_dir is None:
+            return Carrier(lifeline, await _first_hello(spec, lifeline, timings, on_stray), lifeline)
+        return await _greet_over_socket(spec, lifeline, str(socket_dir / "s"), timings, on_stray)
     except BaseException as error:
         lifeline.close(error if isinstance(error, Exception) else None)
         raise
@@ -154,31 +159,24 @@ async def _hello(
 
 
 async def _greet_over_socket(
-    spec: LaunchSpec, lifeline: StreamChannel, timings: ProcessTimings, on_stray: StrayListener
+    spec: LaunchSpec, lifeline: StreamChannel, endpoint: str, timings: ProcessTimings, on_stray: StrayListener
 ) -> Carrier:
-    directory = Path(tempfile.mkdtemp(prefix="jf-", dir=spec.runtime_dir))  # mkdtemp makes it 0700
-    channel: FrameChannel | None = None
+    if len(os.fsencode(endpoint)) > ENDPOINT_MAX_BYTES:
+        raise HandshakeError(spec.plugin_id, f"the socket path {endpoint} is longer than {ENDPOINT_MAX_BYTES} bytes")
+    token = secrets.token_urlsafe(32)
+    await _first_hello(spec, lifeline, timings, on_stray, endpoint=endpoint, token=token)
+    lifeline.attach(_StrayOnly(on_stray))
     try:
-        endpoint = str(directory / "s")
-        if len(os.fsencode(endpoint)) > ENDPOINT_MAX_BYTES:
-            raise HandshakeError(
-                spec.plugin_id, f"the socket path {endpoint} is longer than {ENDPOINT_MAX_BYTES} bytes"
-            )
-        token = secrets.token_urlsafe(32)
-        await _first_hello(spec, lifeline, timings, on_stray, endpoint=endpoint, token=token)
-        lifeline.attach(_StrayOnly(on_stray))
         async with asyncio.timeout(timings.connect_s):
             channel = await _dial(spec, endpoint, timings)
-        greeting = await _hello(spec, channel, timings.hello_s, on_stray, token=token)
     except TimeoutError:
-        remove_socket_dir(directory)
         raise HandshakeError(spec.plugin_id, f"its socket took no connection within {timings.connect_s:g} s") from None
+    try:
+        greeting = await _hello(spec, channel, timings.hello_s, on_stray, token=token)
     except BaseException as error:
-        remove_socket_dir(directory)
-        if channel is not None:
-            channel.close(error if isinstance(error, Exception) else None)
+        channel.close(error if isinstance(error, Exception) else None)
         raise
-    return Carrier(channel, greeting, lifeline, directory)
+    return Carrier(channel, greeting, lifeline)
 
 
 async def _dial(spec: LaunchSpec, endpoint: str, timings: ProcessTimings) -> FrameChannel:

@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 from host.runtime.guardian import Guardian
-from tests.support.processes import FAULT_PLUGIN
+from tests.support.processes import FAULT_PLUGIN, route
 
 HOST = textwrap.dedent(
     """
@@ -23,7 +23,11 @@ HOST = textwrap.dedent(
         environment = {"TEST_LIFE": sys.argv[2]}
         guardian = Guardian()
         for number, mode in enumerate(sys.argv[3:]):
-            spec = fault_spec(directory / str(number), mode, environment=environment)
+            mode, _, transport = mode.partition("/")
+            spec = fault_spec(
+                directory / str(number), mode, environment=environment, transport=transport or "stdio",
+                runtime_dir=directory,
+            )
             plugin = ProcessPlugin(spec, callbacks=HostDouble(), tasks=TaskGroup("host"), guardian=guardian)
             await plugin.start()
         print(guardian.pid, flush=True)
@@ -65,16 +69,31 @@ async def test_a_killed_host_leaves_no_grandchild_behind(directory, life, within
         await within(one.ended())
 
 
-async def test_the_guardian_itself_goes_when_the_host_is_gone(directory, life, within):
-    process, guardian_pid = await within(spawn_host(directory, life, "healthy"))
-    pidfd = os.pidfd_open(guardian_pid)
-    gone = asyncio.Event()
-    asyncio.get_running_loop().add_reader(pidfd, gone.set)
+async def test_a_killed_host_leaves_no_socket_directory_behind(directory, life, within):
+    process, guardian_pid = await within(spawn_host(directory, life, "ignores-everything/unix"))
+    assert len(list(directory.glob("jf-*"))) == 1
+    guardian_end = os.pidfd_open(guardian_pid)
     process.kill()
     await within(process.wait())
-    await within(gone.wait())
-    asyncio.get_running_loop().remove_reader(pidfd)
-    os.close(pidfd)
+    await within(readable(guardian_end))
+    assert list(directory.glob("jf-*")) == []
+
+
+async def readable(fd):
+    """Wait until a pidfd tells the end of its process."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().add_reader(fd, event.set)
+    await event.wait()
+    asyncio.get_running_loop().remove_reader(fd)
+    os.close(fd)
+
+
+async def test_the_guardian_itself_goes_when_the_host_is_gone(directory, life, within):
+    process, guardian_pid = await within(spawn_host(directory, life, "healthy"))
+    guardian_end = os.pidfd_open(guardian_pid)
+    process.kill()
+    await within(process.wait())
+    await within(readable(guardian_end))
 
 
 def sleeper(life_path):
@@ -118,6 +137,16 @@ async def test_a_guardian_that_was_killed_is_replaced_and_the_new_one_knows_all_
     await within(guardian.stop())
     await within(doomed_life.ended())
     await within(doomed.wait())
+
+
+async def test_without_a_guardian_plugins_run_all_the_same(plugins, within):
+    guardian = Guardian(python="/no/such/python")
+    plugin = plugins(guardian=guardian)
+    await within(plugin.start())
+    assert guardian.pid is None
+    assert (await within(route(plugin, "echo alone"))).result.reason == "alone"
+    await within(plugin.stop())
+    await within(guardian.stop())
 
 
 async def test_a_guardian_without_groups_ends_quietly(guardian, within):
