@@ -140,6 +140,9 @@ class ResponsesFrames:
     def _raw(self, chunk: bytes) -> bytes:
         if self._parser is None:
             self._parser = SseParser()
+        if chunk.startswith(b":") and not self._parser.pending_bytes and _is_comment(chunk):
+            # An upstream that thinks for long keeps the connection open with these, the client's included.
+            return chunk
         try:
             events = self._parser.feed(self._separated(chunk))
         except SseEventTooLarge as error:
@@ -221,6 +224,11 @@ class ResponsesFrames:
 def _error_event(payload: dict[str, Any]) -> bytes:
     shown = {key: value for key, value in payload.items() if key != "error_type"}
     return format_event("error", msgspec.json.encode(shown))
+
+
+def _is_comment(chunk: bytes) -> bool:
+    """Whether whole lines and nothing but comments are in `chunk`."""
+    return chunk.endswith(b"\n\n") and all(line.startswith(b":") for line in chunk.splitlines() if line)
 
 
 def _is_json(data: bytes) -> bool:
