@@ -1,0 +1,34 @@
+"""A fake provider and a plain HTTP client; the proxies between them are made by each test."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.families import FAMILIES, Family
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Sends and receives bytes as they are: nothing is decompressed, no header is added but `Host` and framing."""
+    headers = {"Content-Type": "application/json"}
+    async with aiohttp.ClientSession(
+        headers=headers,
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        auto_decompress=False,
+        timeout=aiohttp.ClientTimeout(total=10),
+    ) as session:
+        yield session
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
+def family(request: pytest.FixtureRequest) -> Family:
+    found: Family = request.param
+    return found
