@@ -103,6 +103,11 @@ class Connection:
         except BaseException:
             await finish(asyncio.ensure_future(self._clean_up()))
             raise
+        self._begin(carrier)
+        self._look_after(carrier.greeting.features)
+
+    def _begin(self, carrier: Carrier) -> None:
+        """The session with a greeted process."""
         self._carrier, greeting = carrier, carrier.greeting
         limits = self._spec.limits
         self.hello = greeting.peer
@@ -131,6 +136,9 @@ class Connection:
             on_stray=self.output.stray,
             minimal=not greeting.features,
         )
+
+    def _look_after(self, features: frozenset[str]) -> None:
+        """Read, wait for the end, and watch memory and liveness meanwhile."""
         reader = self._tasks.start(self.session.run(), name="session")
         self._watcher = self._loop.create_task(self._watch(reader), name=f"plugin:{self._spec.plugin_id}:watch")
         self._watcher.add_done_callback(self._watched)
@@ -138,12 +146,12 @@ class Connection:
             self.usage = UsageMeter(
                 self._child.pid,
                 interval_s=self._timings.usage_interval_s,
-                memory_limit_bytes=limits.memory_bytes,
+                memory_limit_bytes=self._spec.limits.memory_bytes,
                 kill=self.kill,
             )
             self._tasks.start(self.usage.run(), name="usage")
         # A process that somebody debugs may stand still for as long as they like.
-        if "ping" in greeting.features and not self._spec.attach:
+        if "ping" in features and not self._spec.attach:
             liveness = Liveness(
                 self.session,
                 self._timings,
