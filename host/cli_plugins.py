@@ -1,8 +1,8 @@
 """`jackfield check`, `explain` and `plugins …`: about a running proxy when there is one, otherwise about the file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
@@ -20,6 +20,8 @@ from host.runtime.policy import PolicyError, effective_policy
 from host.runtime.status import status_of_source, statuses_of_unusable
 
 Row = Mapping[str, Any]
+STDERR_LINES: Final = 6
+"""How much of a broken plugin's last output the table shows; `--json` has all that is kept."""
 
 
 def check_config(config_path: Path) -> int:
@@ -29,7 +31,11 @@ def check_config(config_path: Path) -> int:
         return 1
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
-    problems = _plugin_problems(loaded.config)
+    enabled = {plugin_id for plugin_id, section in loaded.config.plugins.configs.items() if section.enabled}
+    for broken in discover_plugins(loaded.config).broken:
+        if broken.plugin_id not in enabled:
+            click.echo(f"warning: plugin {broken.plugin_id} cannot be enabled: {broken.reason}")
+    problems = _plugin_problems(loaded.config, enabled)
     if (problem := public_listener_problem(loaded.config, has_frontend_auth=None)) is not None:
         problems.append(problem)
     for problem in problems:
@@ -160,19 +166,17 @@ def _unknown(plugin_id: str, discovery: Discovery) -> int:
     return 1
 
 
-def _plugin_problems(config: Config) -> list[str]:
+def _plugin_problems(config: Config, enabled: Set[str]) -> list[str]:
     discovery = discover_plugins(config)
-    problems = [f"plugin {broken.plugin_id}: {broken.reason}" for broken in discovery.broken]
+    problems = [f"plugin {it.plugin_id}: {it.reason}" for it in discovery.broken if it.plugin_id in enabled]
     for source in discovery.found:
         try:
             effective_policy(source, config)
         except PolicyError as error:
             problems.append(f"plugin {source.plugin_id}: {error}")
-    known = {source.plugin_id for source in discovery.found}
-    for plugin_id, section in config.plugins.configs.items():
-        if section.enabled and plugin_id not in known:
-            problems.append(f"plugin {plugin_id} is enabled but was not found in {config.plugins.dir}/")
-    return problems
+    known = {source.plugin_id for source in discovery.found} | {broken.plugin_id for broken in discovery.broken}
+    missing = sorted(enabled - known)
+    return [*problems, *(f"plugin {it} is enabled but was not found in {config.plugins.dir}/" for it in missing)]
 
 
 def _rows(config: Config) -> list[Row]:
@@ -188,9 +192,11 @@ def _print_table(rows: Sequence[Row]) -> None:
     head = ("ID", "VERSION", "STATE", "CARRIER", "PERMISSIONS", "REASON")
     table = [head, *(_cells(row) for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(head) - 1)]
-    for cells in table:
+    for cells, row in zip(table, ({}, *rows), strict=True):
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
         click.echo("  ".join([*padded, cells[-1]]).rstrip())
+        for line in row.get("stderr", ())[-STDERR_LINES:]:
+            click.echo(f"    | {line}")
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
