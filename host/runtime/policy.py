@@ -85,6 +85,12 @@ def effective_policy(
     """The policy for one plugin under `config`; `environment` is the host's own. Raises PolicyError."""
     manifest = source.manifest
     operator = config.plugins.policy.get(manifest.id, PluginPolicy())
+    if operator.confinement not in ("", "none"):
+        # Refused rather than ignored: who asks for confinement must not run without it unawares.
+        raise PolicyError(
+            f"plugins.policy.{manifest.id}.confinement: {operator.confinement!r} cannot be enforced by this version; "
+            "leave it out, or run the plugin's command inside a container"
+        )
     bundled = source.origin == "bundled"
     wished = frozenset(manifest.permissions)
     granted = frozenset(_known_permissions(manifest.id, operator)) | (BUNDLED_PERMISSIONS if bundled else frozenset())

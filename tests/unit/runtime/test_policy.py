@@ -167,3 +167,9 @@ def test_a_host_must_be_on_both_lists_where_there_are_two():
 )
 def test_a_host_fits_a_pattern_completely_or_not_at_all(host: str, port: int | None, pattern: str, fits: bool):
     assert host_matches(host, port, (pattern,)) is fits
+
+
+def test_a_plugin_that_must_be_confined_is_refused_where_confinement_cannot_be_enforced():
+    with pytest.raises(PolicyError, match=r"plugins\.policy\.p\.confinement: 'required' cannot be enforced"):
+        settled(PluginPolicy(confinement="required"))
+    assert settled(PluginPolicy(confinement="none")).confinement == "none"
