@@ -218,7 +218,7 @@ class Proxy:
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:
         """Credentials of the state the request started with, so that a reload never pulls one away under it."""
         state: GatewayState = scope.request.state if scope.request is not None else self.gateway.state
-        return PoolAttacher(state.pool)
+        return state.attacher
 
     async def _listen(self) -> None:
         app = make_app(

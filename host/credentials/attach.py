@@ -1,8 +1,10 @@
 """Putting a credential's secret onto a request, towards the hosts bound to it and nobody else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from msgspec import Struct
 
 from host.credentials.records import Credential
 from host.credentials.secret import Secret
@@ -11,8 +13,7 @@ from pluginabi.errors import host_error
 _DEFAULT_PORT = {"https": 443, "http": 80}
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """A request with its credential. `headers` and `url` may hold the secret: never log them."""
 
     url: str
@@ -23,34 +24,73 @@ class Signed:
         return "Signed(***)"
 
 
-def sign(credential: Credential, url: str, headers: Sequence[tuple[str, str]]) -> Signed:
-    """The request with the credential's secret, configured headers and proxy.
+class Signer:
+    """Signs with one credential; what is the same for every request is worked out once."""
 
-    What the plugin set under the same header names is replaced. Raises PluginError `permission_denied` when the URL
-    leads to another scheme, host or port than the credential's base URL.
-    """
-    if not is_bound(credential, url):
-        raise host_error(
-            "permission_denied",
-            f"credential {credential.label!r} is bound to {_origin_text(credential.base_url) or 'no host'}, "
-            f"not to {_origin_text(url) or 'an invalid URL'}",
-        )
-    added = list(credential.headers)
-    secret = credential.secret
-    if secret is not None and credential.secret_place in ("bearer", "header"):
-        added = [(name, value) for name, value in added if name != credential.secret_name]
-        added.append((credential.secret_name, _header_value(credential, secret)))
-    replaced = {name for name, _ in added}
-    signed = [(name, value) for name, value in headers if name.lower() not in replaced]
-    if secret is not None and credential.secret_place == "query":
-        url = _with_query(url, credential.secret_name, secret)
-    return Signed(url, [*signed, *added], credential.proxy_url or None)
+    __slots__ = ("_added", "_credential", "_origin", "_origin_url", "_replaced")
+
+    def __init__(self, credential: Credential) -> None:
+        self._credential: Final = credential
+        self._origin: Final = _origin(credential.base_url)
+        start = _origin_url(credential.base_url) if self._origin is not None else ""
+        self._origin_url: Final = start if _origin(start) == self._origin else ""
+        added = list(credential.headers)
+        secret = credential.secret
+        if secret is not None and credential.secret_place in ("bearer", "header"):
+            added = [(name, value) for name, value in added if name != credential.secret_name]
+            added.append((credential.secret_name, _header_value(credential, secret)))
+        self._added: Final = added
+        self._replaced: Final = {name for name, _ in added}
+
+    def __repr__(self) -> str:
+        return "Signer(***)"
+
+    def sign(self, url: str, headers: Sequence[tuple[str, str]]) -> Signed:
+        """The request with the credential's secret, configured headers and proxy.
+
+        What the plugin set under the same header names is replaced. Raises PluginError `permission_denied` when the
+        URL leads to another scheme, host or port than the credential's base URL.
+        """
+        credential = self._credential
+        if not self.is_bound(url):
+            raise host_error(
+                "permission_denied",
+                f"credential {credential.label!r} is bound to {_origin_text(credential.base_url) or 'no host'}, "
+                f"not to {_origin_text(url) or 'an invalid URL'}",
+            )
+        replaced = self._replaced
+        signed = [field for field in headers if field[0].lower() not in replaced]
+        signed += self._added
+        secret = credential.secret
+        if secret is not None and credential.secret_place == "query":
+            url = _with_query(url, credential.secret_name, secret)
+        return Signed(url, signed, credential.proxy_url or None)
+
+    def is_bound(self, url: str) -> bool:
+        """Whether the secret may be sent to `url`."""
+        start = self._origin_url
+        if start and url.startswith(start) and url[len(start) : len(start) + 1] in _AFTER_ORIGIN and "\\" not in url:
+            # Scheme, host and port are spelled like the base URL's and end where they end there.
+            return True
+        return self._origin is not None and _origin(url) == self._origin
+
+
+def sign(credential: Credential, url: str, headers: Sequence[tuple[str, str]]) -> Signed:
+    """As `Signer.sign`, for one request."""
+    return Signer(credential).sign(url, headers)
 
 
 def is_bound(credential: Credential, url: str) -> bool:
-    """Whether the secret may be sent to `url`."""
-    wanted = _origin(credential.base_url)
-    return wanted is not None and _origin(url) == wanted
+    """As `Signer.is_bound`, for one URL."""
+    return Signer(credential).is_bound(url)
+
+
+_AFTER_ORIGIN: Final = ("", "/", "?", "#")
+
+
+def _origin_url(url: str) -> str:
+    """`url`, which has an origin, up to the end of its host and port."""
+    return url[: url.index("//") + 2 + len(urlsplit(url).netloc)]
 
 
 def _header_value(credential: Credential, secret: Secret) -> str:

@@ -81,12 +81,12 @@ class GatewayState:
     mint: HandleMint
     strategy: Strategy = "round-robin"
     transient_s: float = TRANSIENT_COOLDOWN_S
+    attacher: PoolAttacher = field(init=False)
+    """Puts secrets on the upstream requests of plugins."""
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
 
-    @property
-    def attacher(self) -> PoolAttacher:
-        """Puts secrets on the upstream requests of plugins."""
-        return PoolAttacher(self.pool)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attacher", PoolAttacher(self.pool))
 
     def plan(self, model: str, *, method: str, source: str, wanted: str, provider: str = "") -> Plan:
         """The lanes for a model, cached. `provider`: chosen by a router, with the model taken as it is."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from yarl import URL
 
 from host.config.model import Config
@@ -23,12 +23,11 @@ from pluginabi.immutable import FrozenDict, Headers
 from pluginabi.payloads.callbacks import HttpRequest, HttpResponse
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """A request with its credential: `headers` are complete, the secret is in the headers or in the URL."""
 
     url: str
-    headers: Sequence[tuple[str, str]]
+    headers: list[tuple[str, str]]
     proxy_url: str | None = None
     """The credential's own proxy; None: the host's."""
 
@@ -107,9 +106,7 @@ class HttpCallbacks:
             _check_host(scope.plugin_id, params.url, allow_lists)
         settings = self.settings
         url, proxy_url = params.url, settings.proxy_url
-        headers: Sequence[tuple[str, str]] = [
-            (name, value) for name, values in params.headers.items() for value in values
-        ]
+        headers = [(name, value) for name, values in params.headers.items() for value in values]
         if params.credential is not None:
             attached = self._attach(scope, params.credential, url, headers)
             url, headers = attached.url, attached.headers
@@ -127,11 +124,11 @@ class HttpCallbacks:
             decompress=params.decompress,
         )
 
-    def _attach(self, scope: CallScope, handle: str, url: str, headers: Sequence[tuple[str, str]]) -> Attached:
+    def _attach(self, scope: CallScope, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
         attacher = self.attacher_of(scope) if self.attacher_of is not None else None
         if attacher is None:
             raise host_error("permission_denied", "this host has no credentials")
-        return attacher.attach(handle, url, list(headers))
+        return attacher.attach(handle, url, headers)
 
 
 class HttpItems:
