@@ -1,10 +1,9 @@
 """One execution on its way through the pipeline: a client request, or a nested call of a plugin."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from host.observe.trace import RequestTrace
 from host.pipeline.metadata import base_metadata, full_metadata
@@ -14,7 +13,7 @@ from host.runtime.handle import Binding, Inputs
 from host.runtime.projection import body_parts, select_body, visible_headers, visible_query
 from host.runtime.scope import RequestScope
 from pluginabi.body import EMPTY_BODY, Body
-from pluginabi.immutable import FrozenDict, Headers, Metadata
+from pluginabi.immutable import EMPTY_HEADERS, Headers, Metadata
 
 
 class Terminated(Exception):
@@ -54,8 +53,7 @@ class Content:
         return self._body
 
 
-@dataclass(slots=True, kw_only=True)
-class Execution:
+class Execution(Struct, kw_only=True, eq=False):
     """What has been decided so far. The client's request itself never changes; `content` and `headers` are current."""
 
     request: ClientRequest
@@ -112,8 +110,7 @@ class Execution:
             self.trace.record(kind, **fields)
 
 
-@dataclass(slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, kw_only=True, eq=False):
     """One try with one credential and one upstream model."""
 
     number: int
@@ -130,7 +127,7 @@ class Attempt:
     started_at_s: float
     first_byte_ms: float | None = None
     reached_upstream: bool = False
-    response_headers: Headers = field(default_factory=FrozenDict)
+    response_headers: Headers = EMPTY_HEADERS
     settled: bool = False
 
 

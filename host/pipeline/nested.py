@@ -1,11 +1,11 @@
 """host.model.*: a plugin runs a model through the whole pipeline (spec plugin-abi 4.9, design: Nested)."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from host.errors import RequestError
 from host.pipeline.decode import UNDECODABLE

@@ -1,9 +1,10 @@
 """What web hands to the pipeline and what it gets back."""
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from pluginabi.body import StreamItem
 from pluginabi.frames import Usage
@@ -17,8 +18,7 @@ class Operation(StrEnum):
     COUNT = "count"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Principal:
+class Principal(Struct, frozen=True, kw_only=True):
     """The authenticated client."""
 
     name: str
@@ -30,8 +30,7 @@ class Principal:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientRequest:
+class ClientRequest(Struct, frozen=True, kw_only=True):
     """One authenticated request of a client, body read once and known to be JSON in valid UTF-8 (or empty)."""
 
     request_id: str
@@ -53,8 +52,7 @@ class ClientRequest:
     """Monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientResponse:
+class ClientResponse(Struct, frozen=True, kw_only=True):
     """A complete answer. `headers` are already filtered: web adds its own and writes these."""
 
     status: int

@@ -3,11 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
 
 import structlog
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from host.errors import to_error_body
 from host.runtime.handle import Binding, Reply
@@ -32,8 +31,7 @@ _PER_ITEM_METHODS: Final = frozenset(
 """Called once per batch of stream items: the trace holds only their failures."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What a call came to. With `failed_open` the plugin failed, its failure mode is `skip`, and `error` says why."""
 
     value: Any = None

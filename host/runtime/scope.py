@@ -1,22 +1,21 @@
 """What a call to a plugin belongs to: the client request, its nesting, and who must be skipped."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 from pluginabi.limits import MAX_NESTED_CALLS_PER_REQUEST
 
 
-@dataclass(slots=True)
-class NestedBudget:
+class NestedBudget(Struct):
     """Counts nested model calls of one client request, all depths together."""
 
     remaining: int = MAX_NESTED_CALLS_PER_REQUEST
 
 
-@dataclass(slots=True, kw_only=True)
-class RequestScope:
+class RequestScope(Struct, kw_only=True, eq=False):
     """One execution through the pipeline: a client request, or a nested call made by a plugin.
 
     Mutable on purpose where the pipeline learns things (`attempt`); everything a plugin sees is built from it anew.
@@ -43,8 +42,7 @@ class RequestScope:
         return self.parent.request_id if self.parent is not None else None
 
 
-@dataclass(slots=True, kw_only=True)
-class CallScope:
+class CallScope(Struct, kw_only=True, eq=False):
     """One call of the host to one plugin; callbacks of the plugin are served under it and end with it."""
 
     plugin_id: str
