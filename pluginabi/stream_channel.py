@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -307,8 +308,10 @@ async def open_pipes(
     """A channel over two pipe ends (file objects or descriptors), which it owns from now on.
 
     `max_frame_bytes` is what this side accepts. Raises OSError or ValueError when an end is no pipe, socket or
-    character device.
+    terminal.
     """
+    for end in (read_from, write_to):
+        _check_can_be_waited_for(end if isinstance(end, int) else end.fileno())
     loop = asyncio.get_running_loop()
     channel = StreamChannel(max_frame_bytes=max_frame_bytes)
     reader = os.fdopen(read_from, "rb", 0) if isinstance(read_from, int) else read_from
@@ -317,6 +320,13 @@ async def open_pipes(
     channel.set_writer(write_transport)
     await loop.connect_read_pipe(lambda: channel, reader)
     return channel
+
+
+def _check_can_be_waited_for(fd: int) -> None:
+    """Raise ValueError for files and for devices such as /dev/null, with which uvloop ends the whole process."""
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)):
+        raise ValueError(f"descriptor {fd} is no pipe, socket or terminal")
 
 
 async def open_socket(connected: socket.socket, *, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> StreamChannel:

@@ -106,6 +106,23 @@ async def test_the_wire_is_not_inherited_by_children(write):
         assert len(pipes) == 2, listed
 
 
+# -- the event loop
+
+
+@pytest.mark.parametrize(("has_uvloop", "loop"), [(True, "uvloop.Loop"), (False, "asyncio.unix_events")])
+async def test_the_loop_is_uvloops_where_that_is_installed_and_otherwise_asyncios(write, has_uvloop, loop):
+    folder = write(
+        body="""
+        async def model_route(self, request):
+            return ModelRouteResponse(reason=repr(type(asyncio.get_running_loop())))
+        """
+    )
+    if not has_uvloop:
+        (folder / "uvloop.py").write_text('raise ImportError("not installed")\n')
+    async with run_entry(folder) as plugin:
+        assert loop in (await plugin.call("model.route", ROUTE)).reason
+
+
 # -- the command line
 
 
@@ -178,9 +195,10 @@ async def test_describe_works_on_a_terminal(write):
     assert (code, json.loads(out)["plugin"]) == (0, "made")
 
 
-async def test_without_pipes_it_says_so_and_exits_with_64(write):
+@pytest.mark.parametrize("path", ["input", "/dev/null", "/dev/zero"])
+async def test_without_pipes_it_says_so_and_exits_with_64(write, path):
     folder = write(body="async def model_route(self): ...")
-    with (folder / "input").open("w+") as file:
+    with (folder / path).open("a+b") as file:
         code, _, err = await finished(python("made.py"), stdin=file, cwd=folder)
     assert (code, "stdin and stdout are not a host's pipes" in err) == (64, True)
 
