@@ -44,7 +44,7 @@ HOST_CODES: Final[Mapping[str, int]] = {
 }
 """The codes the host itself uses for plugin calls, with their statuses. `proto/README.md` prints this table."""
 
-_CODE_OF_PHASE: Final[Mapping[str, str]] = {
+PHASE_CODES: Final[Mapping[str, str]] = {
     "unavailable": "plugin_unavailable",
     "start": "plugin_unavailable",
     "hello": "plugin_unavailable",
@@ -56,6 +56,7 @@ _CODE_OF_PHASE: Final[Mapping[str, str]] = {
     "body_size": "plugin_body_too_large",
     "stream": "stream_overflow",
 }
+"""What a broken plugin is called, by the phase in which it broke."""
 
 
 class ErrorBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,7 +142,7 @@ class PluginTransportError(AbiError):
 
     @property
     def code(self) -> str:
-        return _CODE_OF_PHASE[self.phase]
+        return PHASE_CODES[self.phase]
 
     @property
     def http_status(self) -> int:

@@ -95,7 +95,7 @@ class End(_Frame, frozen=True, kw_only=True, tag="end"):
     usage: Usage | None = None
 
 
-class Cancel(_Frame, frozen=True, kw_only=True, tag="cancel"):
+class Cancel(_Frame, frozen=True, kw_only=True, omit_defaults=False, tag="cancel"):
     """The caller no longer wants the answer."""
 
     id: int
@@ -132,7 +132,7 @@ class Log(_Frame, frozen=True, kw_only=True, tag="log"):
     parent: int | None = None
 
 
-class Goaway(_Frame, frozen=True, kw_only=True, tag="goaway"):
+class Goaway(_Frame, frozen=True, kw_only=True, omit_defaults=False, tag="goaway"):
     """No new call but `plugin.shutdown`; what runs goes on. From a plugin: replace me."""
 
     reason: str = ""

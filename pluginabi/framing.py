@@ -40,9 +40,8 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | Oversize]:
         """The lines that `data` completes, without LF (a CR may remain); empty lines are left out."""
-        if not self._size and data.find(_LF) == len(data) - 1 <= self._max_bytes:
-            # By far the most frequent case: exactly one line.
-            return [data[:-1]] if len(data) > 2 else []
+        if not self._size and 2 < len(data) == data.find(_LF) + 1 <= self._max_bytes:
+            return [data[:-1]]  # by far the most frequent case: exactly one line
         *complete, rest = data.split(b"\n")
         lines: list[bytes | Oversize] = []
         for piece in complete:

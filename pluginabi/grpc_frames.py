@@ -85,7 +85,7 @@ def to_message(frame: Frame) -> bytes:
     _FILL[type(frame)](getattr(message, kind), frame)
     # A message without fields would not be there otherwise, and `kind` with it.
     getattr(message, kind).SetInParent()
-    return message.SerializeToString()
+    return message.SerializeToString(deterministic=True)
 
 
 def _set(message: Any, source: Any, names: Sequence[str]) -> None:

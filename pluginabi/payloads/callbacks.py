@@ -57,7 +57,7 @@ class AuthListRequest(Payload, frozen=True, kw_only=True):
 
 
 class AuthListResponse(Payload, frozen=True, kw_only=True):
-    """One object per credential, secrets masked; fields as in spec plugin-abi 7.8."""
+    """One object per credential: what the management API lists, secrets masked."""
 
     files: Sequence[Mapping[str, Any]] = ()
 
