@@ -263,15 +263,8 @@ async def started(
 ) -> AsyncIterator[InProcessPlugin]:
     """An in-process plugin `p` whose class is `P`, started."""
     tasks = TaskGroup("test")
-    folder = plugin_folder(directory, "p", code)
-    plugin = InProcessPlugin(
-        source_of(folder),
-        generation=1,
-        register=lambda: RegisterRequest(config=config or {}, permissions=tuple(permissions)),
-        manager=new_plugin_manager(),
-        callbacks=callbacks or new_callbacks(tasks),
-        watch=LoopWatch(report=report),
-        tasks=tasks,
+    plugin = not_started(
+        directory, code, tasks, permissions=permissions, config=config, report=report, callbacks=callbacks
     )
     try:
         await plugin.start()
@@ -279,6 +272,28 @@ async def started(
         await plugin.stop()
     finally:
         await tasks.stop()
+
+
+def not_started(
+    directory: Path,
+    code: str,
+    tasks: TaskGroup,
+    *,
+    permissions: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    report: HeldReport | None = None,
+    callbacks: HostCallbacks | None = None,
+) -> InProcessPlugin:
+    """The same before its start."""
+    return InProcessPlugin(
+        source_of(plugin_folder(directory, "p", code)),
+        generation=1,
+        register=lambda: RegisterRequest(config=config or {}, permissions=tuple(permissions)),
+        manager=new_plugin_manager(),
+        callbacks=callbacks or new_callbacks(tasks),
+        watch=LoopWatch(report=report),
+        tasks=tasks,
+    )
 
 
 def new_callbacks(tasks: TaskGroup, **fields: Any) -> HostCallbacks:

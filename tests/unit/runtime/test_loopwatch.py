@@ -1,13 +1,16 @@
 """Who held the event loop."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from host.runtime import loopwatch
+from host.runtime.inprocess import InProcessPlugin
 from host.runtime.invoke import Invoker
 from host.runtime.loopwatch import LoopWatch
+from pluginabi.payloads.executor import ExecutorRequest
 from pluginabi.payloads.routing import ModelRouteRequest
 from tests.support.runtime import binding, started
 
@@ -61,27 +64,58 @@ def test_nested_steps_are_charged_to_the_innermost_plugin_only(clock: FakeTime):
     assert seen == [("b", 0.2)]
 
 
-async def test_F24_a_hook_that_blocks_the_loop_is_named(tmp_path: Any):
+def author_of(plugin: InProcessPlugin) -> Any:
+    assert plugin._dispatcher is not None
+    return plugin._dispatcher.plugin
+
+
+async def test_F24_a_hook_that_blocks_the_loop_is_named(tmp_path: Path, clock: FakeTime):
     code = """
-import time
 class P(Plugin):
     async def model_route(self, request):
-        time.sleep(0.12)
+        self.clock.now_s += 0.12
 """
     seen: list[tuple[str, str]] = []
     async with started(tmp_path, code, report=lambda plugin_id, method, held_s: seen.append((plugin_id, method))) as p:
+        author_of(p).clock = clock
         await Invoker().call(binding(p, "model.route"), lambda _: ModelRouteRequest(), None)
     assert seen == [("p", "model.route")]
 
 
-async def test_waiting_does_not_count_as_holding(tmp_path: Any):
+async def test_a_step_after_waiting_counts_and_the_waiting_does_not(tmp_path: Path, clock: FakeTime):
     code = """
 class P(Plugin):
     async def model_route(self, request):
-        await asyncio.sleep(0.12)
+        await self.waits_for
+        self.clock.now_s += 0.2
 """
-    seen: list[Any] = []
-    async with started(tmp_path, code, report=lambda *report: seen.append(report)) as p:
+    seen: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    def answer(future: "asyncio.Future[None]") -> None:
+        clock.now_s += 50
+        future.set_result(None)
+
+    async with started(tmp_path, code, report=lambda plugin_id, method, held_s: seen.append(round(held_s, 3))) as p:
+        author = author_of(p)
+        author.clock, author.waits_for = clock, loop.create_future()
+        loop.call_soon(answer, author.waits_for)
         await Invoker().call(binding(p, "model.route"), lambda _: ModelRouteRequest(), None)
-    assert seen == []
-    assert asyncio.current_task() is not None
+    assert seen == [0.2]
+
+
+async def test_the_steps_of_a_stream_count_too(tmp_path: Path, clock: FakeTime):
+    code = """
+class P(Plugin):
+    async def executor_execute_stream(self, request):
+        yield b"a"
+        self.clock.now_s += 0.12
+        yield b"b"
+"""
+    seen: list[tuple[str, str]] = []
+    async with started(tmp_path, code, report=lambda plugin_id, method, held_s: seen.append((plugin_id, method))) as p:
+        author_of(p).clock = clock
+        wanted = binding(p, "executor.execute_stream")
+        reply = await Invoker().stream(wanted, lambda _: ExecutorRequest(), None)
+        assert [item async for item in reply.items]
+    assert seen == [("p", "executor.execute_stream")]
