@@ -9,10 +9,11 @@ from typing import Any
 
 from host.config.model import Config, PluginPolicy, Plugins, PluginSection
 from host.runtime.apply import PluginRegistry
+from host.runtime.bundled import BUNDLED_PACKAGE, bundled_dir
 from host.runtime.callback_http import HttpCallbacks
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.callbacks import HostCallbacks
-from host.runtime.carriers import Carriers
+from host.runtime.carriers import Carriers, ProcessFactory
 from host.runtime.discover import PluginSource
 from host.runtime.handle import Binding, Inputs, PluginState, Reply
 from host.runtime.hooks import new_plugin_manager
@@ -169,7 +170,15 @@ class Script:
 class Bench:
     """A registry over a temporary folder, with scripted processes and real in-process plugins."""
 
-    def __init__(self, directory: Path, tasks: TaskGroup, client: UpstreamClient | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        tasks: TaskGroup,
+        *,
+        client: UpstreamClient | None = None,
+        process: ProcessFactory | None = None,
+        bundled: bool = False,
+    ) -> None:
         self.directory = directory
         self.tasks = tasks
         self.store = MemoryStore()
@@ -186,12 +195,14 @@ class Bench:
             carriers=Carriers(
                 callbacks=self.callbacks,
                 tasks=tasks,
-                process=self,
+                process=process or self,
                 watch=LoopWatch(report=lambda plugin_id, method, held_s: self.held.append((plugin_id, method))),
             ),
             callbacks=self.callbacks,
             invoker=self.invoker,
             tasks=tasks,
+            bundled_dir=bundled_dir() if bundled else None,
+            bundled_package=BUNDLED_PACKAGE,
             entry_points=tuple,
             on_change=self.changes.append,
         )
@@ -238,9 +249,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(directory: Path) -> AsyncIterator[Bench]:
+async def bench(directory: Path, **fields: Any) -> AsyncIterator[Bench]:
     tasks = TaskGroup("bench")
-    made = Bench(directory, tasks)
+    made = Bench(directory, tasks, **fields)
     try:
         yield made
     finally:

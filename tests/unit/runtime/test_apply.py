@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from host.config.model import Config, PluginPolicy, Plugins, PluginSection, ProviderKey, Timeouts
-from host.runtime.bundled import BUNDLED_PACKAGE, bundled_dir, bundled_needed
+from host.runtime.bundled import bundled_needed
 from host.runtime.handle import PluginSnapshot, PluginState, Reply
 from host.runtime.scope import RequestScope
 from pluginabi.errors import PluginError, PluginTransportError
@@ -73,9 +73,7 @@ async def test_L08_with_plugins_switched_off_no_dropped_in_plugin_runs(stage: Be
 
 
 async def test_L08_bundled_plugins_are_outside_of_the_switch(tmp_path: Path):
-    async with bench(tmp_path) as stage:
-        stage.registry._bundled_dir = bundled_dir()  # type: ignore[misc]
-        stage.registry._bundled_package = BUNDLED_PACKAGE  # type: ignore[misc]
+    async with bench(tmp_path, bundled=True) as stage:
         config = Config(directory=str(tmp_path), claude_api_key=(ProviderKey(api_key="k"),))
         snapshot = await stage.registry.apply(config)
         assert set(snapshot.plugins) == {"claude"}
