@@ -282,7 +282,10 @@ class StreamChannel(asyncio.Protocol):
         peer = self._writer.get_extra_info("socket") if self._writer is not None else None
         if peer is None or not hasattr(socket, "SO_PEERCRED"):
             return None
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        try:
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except OSError:  # uvloop shows pipes as sockets
+            return None
         return int(struct.unpack("3i", credentials)[1])
 
 

@@ -163,9 +163,15 @@ def collect(struct: type[Struct], found: dict[str, type[Struct]]) -> None:
     if struct.__name__ in found or struct.__name__ in ("Body", "StreamItem", "ErrorBody", "Usage"):
         return
     found[struct.__name__] = struct
-    for field in msgspec.inspect.type_info(struct).fields:  # type: ignore[union-attr]
+    for field in fields_of(struct):
         for inner in structs_in(field.type):
             collect(inner, found)
+
+
+def fields_of(struct: type[Struct]) -> tuple[msgspec.inspect.Field, ...]:
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return info.fields
 
 
 def structs_in(node: Any) -> Iterator[type[Struct]]:
@@ -183,7 +189,7 @@ def summary(struct: type[Struct]) -> str:
 
 
 def fields_table(struct: type[Struct]) -> str:
-    fields = msgspec.inspect.type_info(struct).fields  # type: ignore[union-attr]
+    fields = fields_of(struct)
     if not fields:
         return "No fields.\n"
     notes = field_notes(struct)
@@ -214,7 +220,9 @@ def default_of(field: Any) -> str:
         return "required"
     if field.default_factory is not msgspec.NODEFAULT:
         made = field.default_factory()
-        return {dict: "`{}`", list: "`[]`"}.get(type(made), "its defaults" if isinstance(made, Struct) else "`null`")
+        if isinstance(made, Struct):
+            return "its defaults"
+        return f"`{msgspec.json.encode(made).decode()}`"
     if field.default in (None, msgspec.NODEFAULT):
         return "absent"
     if field.default == ():

@@ -39,6 +39,21 @@ async def test_nested_callbacks_of_depth_three_work_with_one_call_at_a_time(pair
     assert depth_reached == [0, 1, 2, 3]
 
 
+async def test_both_sides_may_write_much_at_once_without_blocking_each_other(pair: Pair) -> None:
+    """More than any pipe holds, in both directions, before either side has read an answer."""
+    large = b'{"x":"' + b"y" * 200_000 + b'"}'
+
+    async def echo(call: IncomingCall) -> None:
+        call.respond(bytes(call.params))
+
+    pair.plugin.methods["executor.execute"] = echo
+    pair.host.methods["host.http.do"] = echo
+    calls = [pair.host.session.start_call("executor.execute", large) for _ in range(40)]
+    callbacks = [pair.plugin.session.start_call("host.http.do", large) for _ in range(40)]
+    for call in (*calls, *callbacks):
+        assert raw(await within(call.reply())) == large
+
+
 async def test_an_error_of_a_nested_call_keeps_every_field_through_both_boundaries(pair: Pair) -> None:
     error = ErrorBody(
         message="quota",

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from pluginabi import PluginTransportError, StreamChannel
-from pluginabi.frames import Call
+from pluginabi import IncomingCall, PluginTransportError, StreamChannel
+from pluginabi.frames import Call, Result
 from tests.contract.conftest import BareFactory
 from tests.support.wire import BarePeer, Side, within
 
@@ -158,12 +158,10 @@ async def test_oversize_output_that_is_no_frame_is_stray(bare: BareFactory) -> N
 async def test_the_plugin_skips_kinds_it_does_not_know(bare: BareFactory) -> None:
     async with bare(role="plugin") as (plugin, host):
 
-        async def route(call) -> None:  # type: ignore[no-untyped-def]
+        async def route(call: IncomingCall) -> None:
             call.respond(b'{"target":"t"}')
 
         plugin.methods["model.route"] = route
         write = writer(host)
         write(b'{"kind":"input_credit","id":1,"bytes":5}\n{"kind":"call","id":1,"method":"model.route","params":{}}\n')
-        from pluginabi.frames import Result
-
         assert (await host.next(Result)).ok

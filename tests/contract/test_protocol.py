@@ -1,6 +1,7 @@
 """Rules of the conversation: handshake, stray output, protocol errors, ping, goaway, log."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ from pluginabi import (
     PluginTransportError,
     Pong,
     ProtocolError,
+    StreamChannel,
     host_handshake,
     plugin_handshake,
     plugin_hello,
@@ -138,6 +140,16 @@ async def test_the_right_token_is_answered(carrier: str, folder: Path) -> None:
         )
         assert (theirs.peer.endpoint, theirs.peer.token) == ("/run/x", "right")
         assert ours.peer.token is None
+
+
+async def test_who_is_at_the_other_end_of_a_unix_socket_is_known(folder: Path) -> None:
+    async with channels("unix", folder) as pair:
+        for channel in pair:
+            assert isinstance(channel, StreamChannel)
+            assert channel.peer_uid() == os.getuid()
+    async with channels("pipes", folder) as pair:
+        assert isinstance(pair[0], StreamChannel)
+        assert pair[0].peer_uid() is None
 
 
 async def test_frames_right_behind_the_hello_wait_for_the_session(carrier: str, folder: Path) -> None:
