@@ -1,5 +1,6 @@
 """Structured logs: JSON lines in production, readable on a terminal, secrets masked, request ids attached."""
 
+import asyncio
 import atexit
 import contextlib
 import logging
@@ -167,8 +168,6 @@ class LogSink:
     def _schedule(self) -> bool:
         if self._scheduled:
             return True
-        import asyncio
-
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -182,7 +181,7 @@ class LogSink:
         self.flush()
 
 
-class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True):
+class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="event", tag="http.request"):
     """The log line of one request; absent members are not shown."""
 
     request_id: str = ""
@@ -197,10 +196,8 @@ class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True):
     streamed_bytes: int | None = None
     error: str = ""
     """Code of the error that the client got."""
-
-
-class _JsonRequestLine(RequestLine, kw_only=True, omit_defaults=True, tag_field="event", tag="http.request"):
     level: str = ""
+    """Set by `RequestLog`, and so is the time."""
     time: str = ""
 
 
@@ -218,31 +215,20 @@ class RequestLog:
         self._logger = structlog.get_logger("host.web").bind()
         self._clock = Clock()
         self._encode = msgspec.json.Encoder().encode
+        self._levels = {level for level in _LEVEL_NAMES if self._logger.is_enabled_for(level)}
 
     def write(self, line: RequestLine) -> None:
         """Log at `info`, from 400 `warning`, from 500 `error`."""
         level = logging.INFO if line.status < 400 else logging.WARNING if line.status < 500 else logging.ERROR
-        if not self._logger.is_enabled_for(level):
+        if level not in self._levels:
             return
         if self._sink is None:
-            self._logger.log(level, "http.request", **msgspec.to_builtins(line))
+            fields = msgspec.to_builtins(line)
+            self._logger.log(level, fields.pop("event"), **fields)
             return
-        text = self._encode(
-            _JsonRequestLine(
-                level=_LEVEL_NAMES[level],
-                time=self._clock.now(),
-                request_id=line.request_id,
-                status=line.status,
-                duration_ms=line.duration_ms,
-                client=line.client,
-                method=line.method,
-                path=line.path,
-                caller=line.caller,
-                streamed_bytes=line.streamed_bytes,
-                error=line.error,
-            )
-        ).decode()
-        self._sink.msg(text)
+        line.level = _LEVEL_NAMES[level]
+        line.time = self._clock.now()
+        self._sink.msg(str(self._encode(line), "utf-8"))
 
 
 _LEVEL_NAMES: Final = {logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}

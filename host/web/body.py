@@ -39,6 +39,8 @@ class Head(Struct):
     def model_name(self) -> str:
         """The model as the client wrote it; empty when absent or null. Raises RequestError 400 for another type."""
         raw = bytes(self.model)
+        if raw.startswith(b'"') and b"\\" not in raw:
+            return str(raw[1:-1], "utf-8")
         if not raw or raw == b"null":
             return ""
         try:

@@ -10,6 +10,7 @@ from host.observe.logs import RequestLine, mask_query
 from host.pipeline.request import Principal
 from host.web.answer import StreamedBody
 from host.web.body import read_body
+from host.web.decoding import too_large
 from host.web.render_errors import Family
 from pluginabi.immutable import EMPTY_HEADERS, Headers, freeze_headers
 
@@ -17,32 +18,28 @@ STATUS_CLIENT_GONE = 499
 
 
 class Exchange:
-    """Mutable, owned by the handler of its request."""
+    """Mutable, owned by the handler of its request.
 
-    __slots__ = (
-        "_body",
-        "client_address",
-        "clock",
-        "config",
-        "failed_code",
-        "family",
-        "first_byte_s",
-        "headers",
-        "label",
-        "method",
-        "out",
-        "path",
-        "principal",
-        "protocol",
-        "query",
-        "raw_query",
-        "request",
-        "request_id",
-        "sent_bytes",
-        "started_s",
-        "status",
-        "streamed",
-    )
+    Most members keep their class-level default for most requests, which is cheaper than setting them one by one.
+    """
+
+    query: Headers = EMPTY_HEADERS
+    headers: Headers = EMPTY_HEADERS
+    client_address = ""
+    request_id = ""
+    label = ""
+    """Method and route template, once the route is known."""
+    family = Family.OPENAI
+    protocol = "openai"
+    principal: Principal | None = None
+    out: StreamedBody | None = None
+    """Set once a keep-alive has committed the head of a whole answer."""
+    status = 0
+    sent_bytes = 0
+    first_byte_s: float | None = None
+    streamed = False
+    failed_code = ""
+    _body: bytes | None = None
 
     def __init__(self, request: web.BaseRequest, *, config: Config, clock: Callable[[], float]) -> None:
         self.request = request
@@ -50,28 +47,28 @@ class Exchange:
         self.clock = clock
         self.started_s = clock()
         self.method = request.method
-        raw = request.raw_path
-        self.path, _, self.raw_query = raw.partition("?")
+        self.path, _, self.raw_query = request.raw_path.partition("?")
         if "%" in self.path:
             self.path = unquote(self.path)
-        self.query: Headers = EMPTY_HEADERS
         if self.raw_query:
             self.query = freeze_headers(parse_qsl(self.raw_query, keep_blank_values=True))
-        self.headers: Headers = EMPTY_HEADERS
-        self.client_address = ""
-        self.request_id = ""
-        self.label = ""
-        self.family = Family.OPENAI
-        self.protocol = "openai"
-        self.principal: Principal | None = None
-        self.out: StreamedBody | None = None
-        """Set once a keep-alive has committed the head of a whole answer."""
-        self.status = 0
-        self.sent_bytes = 0
-        self.first_byte_s: float | None = None
-        self.streamed = False
-        self.failed_code = ""
-        self._body: bytes | None = None
+
+    def body_at_hand(self) -> bytes | None:
+        """The body if it needs no waiting and no decoding: most come in one packet with their head.
+
+        Raises RequestError 413.
+        """
+        if self._body is not None:
+            return self._body
+        content = self.request.content
+        if not content.is_eof() or "content-encoding" in self.headers:
+            return None
+        body = content.read_nowait()
+        limits = self.config.limits
+        if len(body) > limits.request_body or len(body) > limits.decoded_body:
+            raise too_large(min(limits.request_body, limits.decoded_body))
+        self._body = body
+        return body
 
     async def body(self) -> bytes:
         """The decoded body, read once. Raises RequestError 413 or 400. Tells a waiting client to go on sending."""

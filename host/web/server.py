@@ -81,7 +81,16 @@ class Frontend:
         assert task is not None
         self._running.add(task)
         try:
-            return await self._answer(exchange)
+            if exchange.method == "OPTIONS":
+                return self._send(exchange, 204, "", b"")
+            found = self._routes.find(exchange.method, exchange.path)
+            if found is None:
+                return self._unmatched(exchange)
+            route, rest = found
+            exchange.label = route.label
+            exchange.headers = freeze_headers(request.headers.items())
+            exchange.client_address = self._proxies.client_address(peer_address(request), exchange.headers)
+            return await route.handler(exchange, rest)
         except asyncio.CancelledError:
             unanswered = exchange.status == 0 or exchange.out is not None
             if unanswered and self._stopping and request.transport is not None:
@@ -104,24 +113,14 @@ class Frontend:
             await asyncio.wait(self._running, timeout=STOP_S)
         await self._tasks.stop()
 
-    async def _answer(self, exchange: Exchange) -> Written:
-        if exchange.method == "OPTIONS":
-            return self._send(exchange, 204, "", b"")
-        found = self._routes.find(exchange.method, exchange.path)
-        if found is None:
-            return self._unmatched(exchange)
-        route, rest = found
-        exchange.label = route.label
-        exchange.headers = freeze_headers(exchange.request.headers.items())
-        exchange.client_address = self._proxies.client_address(peer_address(exchange.request), exchange.headers)
-        return await route.handler(exchange, rest)
-
     # -- AI endpoints
 
     async def _serve_api(self, exchange: Exchange, rest: str, *, api: Api) -> Written:
         exchange.family, exchange.protocol = api.family, api.protocol
         principal = await self._admit(exchange)
-        body = await exchange.body()
+        body = exchange.body_at_hand()
+        if body is None:
+            body = await exchange.body()
         head = check_json(body) if body or api.body_required else empty_head()
         call = api.read(Inbound(headers=exchange.headers, query=exchange.query, rest=rest, body=body, head=head))
         exchange.protocol = call.protocol
@@ -142,7 +141,11 @@ class Frontend:
             client_address=exchange.client_address,
             received_at_s=exchange.started_s,
         )
-        return await (self._stream(exchange, call, request) if call.stream else self._whole(exchange, call, request))
+        if call.stream:
+            return await self._stream(exchange, call, request)
+        if exchange.config.nonstream_keepalive_interval > 0 and call.keep_alive:
+            return await self._whole_kept_alive(exchange, call, request)
+        return self._send_response(exchange, call, await self._gateway.execute(request))
 
     async def _stream(self, exchange: Exchange, call: Call, request: ClientRequest) -> Written:
         opened = await self._gateway.execute_stream(request)
@@ -165,10 +168,8 @@ class Frontend:
             return self._send_error(exchange, written)
         return written
 
-    async def _whole(self, exchange: Exchange, call: Call, request: ClientRequest) -> Written:
+    async def _whole_kept_alive(self, exchange: Exchange, call: Call, request: ClientRequest) -> Written:
         interval_s = exchange.config.nonstream_keepalive_interval
-        if interval_s <= 0 or not call.keep_alive:
-            return self._send_response(exchange, call, await self._gateway.execute(request))
         keep_alive = KeepAlive(interval_s, lambda: self._beat_whole(exchange))
         try:
             response = await self._gateway.execute(request)
