@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from host.pipeline.access import anonymous_request_allowed, is_loopback_name
 from pluginabi.immutable import Headers
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,34 +45,11 @@ def peer_address(request: web.BaseRequest) -> str:
     return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine; a Unix socket (empty) is."""
-    if address in ("127.0.0.1", "::1", ""):
-        return True
-    parsed = _address(address)
-    return parsed is not None and parsed.is_loopback
-
-
-def is_loopback_request(client_address: str, headers: Headers) -> bool:
-    """Whether the request comes from this machine and not from a web page.
-
-    A page of any site can make a browser on this machine send requests; `Origin` and (after DNS rebinding) `Host`
-    give it away.
-    """
-    hosts = [_host_name(value) for value in headers.get("host", ())]
-    origins = [_host_name(value.partition("//")[2]) for value in headers.get("origin", ())]
-    return is_loopback(client_address) and all(_names_loopback(name) for name in hosts + origins)
-
-
-def _host_name(host: str) -> str:
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
-
-
-def _names_loopback(name: str) -> bool:
-    return name == "localhost" or name.endswith(".localhost") or (name != "" and is_loopback(name))
+def is_local_request(client_address: str, headers: Headers) -> bool:
+    """Whether the request comes from this machine (a Unix socket does) and no web page of another host is behind it."""
+    local_client = not client_address or is_loopback_name(client_address)
+    host, origin = headers.get("host", ("",))[0], headers.get("origin", ("",))[0]
+    return local_client and anonymous_request_allowed(host, origin)
 
 
 def _address(text: str) -> Address | None:

@@ -21,7 +21,7 @@ from host.web import apis, models
 from host.web.answer import EVENT_STREAM_TYPE, JSON_TYPE, JSON_UTF8_TYPE, HeadBuilder, StreamedBody, Written, send_whole
 from host.web.apis import Api, Call, Inbound
 from host.web.body import check_json, empty_head
-from host.web.clients import TrustedProxies, is_loopback_request, peer_address
+from host.web.clients import TrustedProxies, is_local_request, peer_address
 from host.web.exchange import STATUS_CLIENT_GONE, Exchange
 from host.web.headers import REQUEST_ID, header_lines, safe_headers
 from host.web.keepalive import KeepAlive
@@ -264,7 +264,7 @@ class Frontend:
 
     async def _show_metrics(self, exchange: Exchange, rest: str) -> Written:
         # Names of callers and models are nobody's business but the operator's.
-        if not is_loopback_request(exchange.client_address, exchange.headers):
+        if not is_local_request(exchange.client_address, exchange.headers):
             principal = await self._admit(exchange)
             if principal.provider == "anonymous":
                 raise RequestError(403, "metrics_refused", "metrics are shown locally and to clients with a key")

@@ -1,16 +1,20 @@
 """Logs and metrics: nothing secret in them, cheap to write, bounded in size."""
 
+import ast
 import asyncio
 import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+import host
 from host.observe.logs import (
+    EVENTS,
     REQUEST_ID,
     LogSink,
     RequestLine,
@@ -196,6 +200,22 @@ def test_secret_query_parameters_are_masked(query: str, masked: str) -> None:
 )
 def test_secret_headers_are_masked(name: str, value: str, masked: str) -> None:
     assert mask_header(name, value) == masked
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+
+
+def test_every_event_that_the_host_logs_is_listed() -> None:
+    logged = {
+        first.value
+        for path in Path(host.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS
+        for first in node.args[:1]
+        if isinstance(first, ast.Constant) and isinstance(first.value, str)
+    }
+    assert logged - set(EVENTS) == set()
+    assert list(EVENTS) == sorted(EVENTS)
 
 
 # -- metrics
