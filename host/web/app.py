@@ -37,6 +37,18 @@ class WebServer(web.Server):
         )
         self._frontend = frontend
 
+    def pre_shutdown(self) -> None:
+        """Serve no further request on any connection; idle ones are closed at once.
+
+        aiohttp only stops listening to them, so a client that keeps a connection would wait for an answer until the
+        last running request of somebody else has ended.
+        """
+        idle = [connection for connection in self.connections if connection._current_request is None]
+        super().pre_shutdown()
+        for connection in idle:
+            if connection.transport is not None:
+                connection.transport.close()
+
     async def shutdown(self, timeout: float | None = None) -> None:
         """Let running requests finish for `timeout` seconds, end the others properly, then close every connection."""
         await self._frontend.stop(timeout or 0.0)
