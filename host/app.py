@@ -36,7 +36,7 @@ from host.runtime.callback_kv import KvCallbacks
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import Carriers
 from host.runtime.discover import Discovery, discover, installed_entry_points
-from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot
+from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot, PluginState
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.runtime.scope import CallScope
@@ -126,6 +126,7 @@ class Proxy:
     def __init__(self, loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool = False) -> None:
         self.config_path: Final = config_path
         self.config = loaded.config
+        self._text = loaded.text
         self._warnings = loaded.warnings
         self._watch = watch
         self._demo = demo
@@ -164,8 +165,9 @@ class Proxy:
         await self._stack.aclose()
 
     def request_reload(self) -> None:
-        """Read configuration and plugin files anew, in the background (SIGHUP)."""
-        self.reloader.trigger(reload_plugins=True)
+        """Read configuration and plugin files anew, in the background (SIGHUP); while starting they are read anyway."""
+        if self._ready.is_set():
+            self.reloader.trigger(reload_plugins=True)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """For `/readyz`: plugins are up, and no hook that must not be skipped is without its plugin."""
@@ -176,7 +178,7 @@ class Proxy:
 
     def describe_demo_router(self) -> str:
         """Where the demo's router runs, for the banner."""
-        status = next((status for status in self.registry.statuses() if status.id == "demo-router"), None)
+        status = self.registry.status("demo-router")
         pid = getattr(status, "pid", None)
         return f"a process of its own (pid {pid})" if pid else "a process of its own"
 
@@ -263,6 +265,8 @@ class Proxy:
         self._stack.push_async_callback(self.reloader.stop)
         self.registry.on_change = lambda snapshot: self._swap(self.config, snapshot)
         await self.reloader.start()
+        if self._file_has_changed():
+            self.reloader.trigger(reload_plugins=False)
         control = ControlServer(socket_path(self.config_path), self._control_actions())
         try:
             await control.start()
@@ -270,6 +274,13 @@ class Proxy:
             log.warning("control.unavailable", reason=str(error))
         else:
             self._stack.push_async_callback(control.stop)
+
+    def _file_has_changed(self) -> bool:
+        """Whether the file was edited after it was read and before anybody watched it."""
+        try:
+            return self.config_path.read_text(encoding="utf-8") != self._text
+        except (OSError, UnicodeDecodeError):
+            return False
 
     async def reload_config(self) -> bool:
         """Read the file and apply it; a broken one is reported and changes nothing. True when it was applied."""
@@ -304,8 +315,12 @@ class Proxy:
             explain=self._explain,
         )
 
-    async def _reload_plugin(self, plugin_id: str) -> str:
-        return await self.registry.reload(plugin_id)
+    async def _reload_plugin(self, plugin_id: str) -> tuple[str, bool]:
+        before = self.registry.status(plugin_id)
+        outcome = await self.registry.reload(plugin_id)
+        after = self.registry.status(plugin_id)
+        renewed = before is None or after is None or before.generation != after.generation
+        return outcome, renewed and after is not None and after.state == PluginState.READY
 
     def _explain(self, request_id: str) -> TracedRequest:
         found = self.trace.get(request_id) if self.trace is not None else None

@@ -119,9 +119,10 @@ def reload_plugin(config_path: Path, plugin_id: str) -> int:
     if answer is None:
         click.echo(f"no proxy runs on {config_path}; the plugin's files are read when one starts", err=True)
         return 1
-    status, document = answer
-    click.echo(document.get("outcome") or document.get("error"), err=status != 200)
-    return 0 if status == 200 else 1
+    _, document = answer
+    loaded = bool(document.get("loaded"))
+    click.echo(document.get("outcome") or document.get("error"), err=not loaded)
+    return 0 if loaded else 1
 
 
 def explain_request(config_path: Path, request_id: str, *, as_json: bool) -> int:

@@ -23,8 +23,8 @@ class ControlActions:
     """What the running proxy offers."""
 
     list_plugins: Callable[[], Any]
-    reload_plugin: Callable[[str], Awaitable[str]]
-    """Returns what happened in a sentence. Raises KeyError for an unknown id."""
+    reload_plugin: Callable[[str], Awaitable[tuple[str, bool]]]
+    """Returns what happened in a sentence, and whether the new files run now. Raises KeyError for an unknown id."""
     explain: Callable[[str], Any]
     """The decisions of a request by its id. Raises KeyError when it is unknown or forgotten."""
 
@@ -77,10 +77,10 @@ class ControlServer:
 
     async def _reload(self, request: web.Request) -> web.Response:
         try:
-            outcome = await self._actions.reload_plugin(request.match_info["id"])
+            outcome, loaded = await self._actions.reload_plugin(request.match_info["id"])
         except KeyError:
             return web.json_response({"error": f"no plugin {request.match_info['id']!r}"}, status=404)
-        return web.json_response({"outcome": outcome})
+        return web.json_response({"outcome": outcome, "loaded": loaded})
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -160,6 +160,11 @@ class PluginRegistry:
         ]
         return [*sorted(rows, key=lambda row: row.id), *statuses_of_unusable(self._discovery)]
 
+    def status(self, plugin_id: str) -> PluginStatus | None:
+        """The row of one plugin that can be used."""
+        unusable = ("broken", "shadowed")
+        return next((row for row in self.statuses() if row.id == plugin_id and row.state not in unusable), None)
+
     def unready_guards(self) -> list[str]:
         """Plugins that are not ready although one of their hooks must not be skipped: the gateway is not ready then."""
         return sorted(

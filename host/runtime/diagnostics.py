@@ -15,6 +15,7 @@ from host.runtime.launcher import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, LAUNCHER_
 from pluginabi.errors import Phase
 
 REPORT_STDERR_LINES: Final = 40
+MAX_LAST_WORDS_CHARS: Final = 300
 
 _ELF_MACHINES: Final[Mapping[int, str]] = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 _MACHINE_NAMES: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "aarch64", "i686": "i386"}
@@ -43,7 +44,7 @@ class CrashReport(Struct, frozen=True, kw_only=True):
     """Trying again cannot help: only another command, manifest, version or configuration can."""
 
     def sentence(self) -> str:
-        """Reason, how it ended, and hint."""
+        """Reason, how it ended, and the hint, or what it wrote last when there is none."""
         parts = [self.reason]
         if self.signal_name is not None:
             parts.append(f"killed by {self.signal_name}")
@@ -51,6 +52,8 @@ class CrashReport(Struct, frozen=True, kw_only=True):
             parts.append(f"exit code {self.exit_code}")
         if self.hint:
             parts.append(self.hint)
+        elif last := next((line.strip() for line in reversed(self.stderr) if line.strip()), ""):
+            parts.append(f"its last words: {last[:MAX_LAST_WORDS_CHARS]}")
         return "; ".join(parts)
 
 
