@@ -1,6 +1,7 @@
 """When to read files again: the configuration when it changes, plugin files under `--watch`, everything on SIGHUP."""
 
 import asyncio
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,10 +53,12 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
-        """Begin to watch."""
+        """Begin to watch; what changes after this has returned is seen."""
         self._tasks.start(self._watch_config(), name="config")
         if self._watch_plugins:
             self._tasks.start(self._watch_plugin_files(), name="plugins")
+        # The system is asked to watch in the first step of each task.
+        await asyncio.sleep(0)
 
     async def stop(self) -> None:
         """Stop watching; a reload in progress is cancelled."""
@@ -74,7 +77,11 @@ class Reloader:
 
     async def _reload_plugins(self, statuses: Iterable[PluginStatus]) -> None:
         for plugin_id in sorted(status.id for status in statuses):
-            log.info("plugin.reload", plugin_id=plugin_id, outcome=await self._proxy.registry.reload(plugin_id))
+            try:
+                outcome = await self._proxy.registry.reload(plugin_id)
+            except KeyError:
+                continue  # the configuration that was just applied does not want it any more
+            log.info("plugin.reload", plugin_id=plugin_id, outcome=outcome)
 
     async def _watch_config(self) -> None:
         # The directory, not the file: editors replace the file, and a watch on the old inode would see nothing more.
@@ -93,15 +100,14 @@ class Reloader:
         folder.mkdir(parents=True, exist_ok=True)
 
         def is_source(_: Change, path: str) -> bool:
-            return not IGNORED_PARTS & set(Path(path).parts)
+            return not IGNORED_PARTS & set(Path(os.path.relpath(path, folder)).parts)
 
         async for changes in awatch(folder, watch_filter=is_source, stop_event=self._stopping, debounce=DEBOUNCE_MS):
             async with self._one_at_a_time:
-                # A new folder is discovered by applying the configuration again; a known one is loaded anew.
+                # A new folder is discovered by applying the configuration again; what ran before is loaded anew.
+                ran = [status for status in self._proxy.registry.statuses() if status.generation]
                 await self._proxy.reload_config()
                 changed = {Path(path) for _, path in changes}
                 await self._reload_plugins(
-                    status
-                    for status in self._proxy.registry.statuses()
-                    if status.generation and any(path.is_relative_to(status.directory) for path in changed)
+                    status for status in ran if any(path.is_relative_to(status.directory) for path in changed)
                 )

@@ -57,15 +57,30 @@ async def _serve(loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     proxy = Proxy(loaded, config_path=config_path, watch=watch, demo=demo)
+    loop.add_signal_handler(signal.SIGHUP, proxy.request_reload)
     try:
-        await proxy.start()
-        loop.add_signal_handler(signal.SIGHUP, proxy.request_reload)
+        if not await _started(proxy, stopping):
+            return 0
         _settle_memory()
         click.echo(_banner(proxy, demo=demo), err=not demo)
         await stopping.wait()
     finally:
         await proxy.stop()
     return 0
+
+
+async def _started(proxy: Proxy, stopping: asyncio.Event) -> bool:
+    """Start, or give up when a signal comes before a slow plugin is up. Raises StartError."""
+    starting = asyncio.create_task(proxy.start(), name="start")
+    told_to_stop = asyncio.create_task(stopping.wait(), name="stop-signal")
+    await asyncio.wait((starting, told_to_stop), return_when=asyncio.FIRST_COMPLETED)
+    told_to_stop.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return False
+    starting.result()
+    return True
 
 
 def _settle_memory() -> None:
