@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from host.app import Proxy
+from host.cli import main
 from host.config.load import LoadedConfig, parse_config
 from host.config.model import Config
 
@@ -69,6 +71,7 @@ class ServeProcess:
     lines: list[str] = field(default_factory=list)
     stdout: list[str] = field(default_factory=list)
     url: str = ""
+    _readers: list[asyncio.Task[None]] = field(default_factory=list)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
@@ -107,11 +110,18 @@ class ServeProcess:
         self.process.send_signal(number)
 
     async def exit_code(self) -> int:
-        """How it ended, once it has."""
+        """How it ended, once it has and everything it wrote is read."""
         async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*self._readers)
             return await self.process.wait()
 
-    async def read(self, stream: asyncio.StreamReader, into: list[str]) -> None:
+    def start_reading(self) -> None:
+        """Collect what it writes from now on."""
+        for stream, into in ((self.process.stderr, self.lines), (self.process.stdout, self.stdout)):
+            assert stream is not None
+            self._readers.append(asyncio.create_task(self._read(stream, into), name="serve-output"))
+
+    async def _read(self, stream: asyncio.StreamReader, into: list[str]) -> None:
         """Collect lines until the end of `stream`."""
         while line := await stream.readline():
             async with self._news:
@@ -139,12 +149,8 @@ async def serve_process(
         stderr=asyncio.subprocess.PIPE,
         limit=1 << 20,
     )
-    assert process.stdout is not None and process.stderr is not None
     served = ServeProcess(config_file, process)
-    readers = [
-        asyncio.create_task(served.read(process.stderr, served.lines), name="serve-stderr"),
-        asyncio.create_task(served.read(process.stdout, served.stdout), name="serve-stdout"),
-    ]
+    served.start_reading()
     try:
         if wait_ready:
             served.url = (await served.event("proxy.ready"))["url"]
@@ -152,36 +158,19 @@ async def serve_process(
     finally:
         if process.returncode is None:
             process.terminate()
-            try:
-                async with asyncio.timeout(WAIT_S):
-                    await process.wait()
-            except TimeoutError:
+        try:
+            await served.exit_code()
+        finally:
+            if process.returncode is None:
                 process.kill()
                 await process.wait()
-                raise
-        async with asyncio.timeout(WAIT_S):
-            await asyncio.gather(*readers)
 
 
-async def run_command(config_file: Path, *arguments: str) -> tuple[int, str, str]:
-    """A `jackfield …` command on this configuration file, as its user runs it: exit code, stdout, stderr."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "host", *arguments, "--config", str(config_file)),
-        cwd=ROOT,
-        env={**os.environ, "XDG_RUNTIME_DIR": runtime_dir(config_file)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(WAIT_S):
-            out, err = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+async def run_command(config_file: Path, *arguments: str) -> Result:
+    """A `jackfield …` command on this configuration file: `exit_code`, `stdout`, `stderr`."""
+    runner = CliRunner(env={"XDG_RUNTIME_DIR": runtime_dir(config_file)})
+    async with asyncio.timeout(WAIT_S):
+        return await asyncio.to_thread(runner.invoke, main, [*arguments, "--config", str(config_file)])
 
 
 def runtime_dir(config_file: Path) -> str:

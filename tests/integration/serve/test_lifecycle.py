@@ -1,0 +1,264 @@
+"""`jackfield serve` from start to end: refusals, readiness, signals, and nothing left behind."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.integration.serve.conftest import CHAT, Site, enabled, free_port
+from tests.support.plugin_folders import write_greeter
+from tests.support.proxy import serve_process
+from tests.support.upstream_servers import ScriptedServer, ServerConnection
+
+FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+REST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+IGNORES_EVERYTHING = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)"
+STAYS = "while True: time.sleep(3600)"
+
+
+class Pausing:
+    """An upstream script: the first event, then the rest once `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, connection: ServerConnection) -> None:
+        await connection.request()
+        await connection.send(STREAM_HEAD + FIRST)
+        await self.go_on.wait()
+        await connection.send(REST)
+
+
+def acme(url: str) -> list[dict[str, object]]:
+    return [{"name": "acme", "base-url": f"{url}/v1", "models": [{"name": "m1"}]}]
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+async def ended(pidfd: int) -> None:
+    """Wait until the process behind a pidfd is gone."""
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        async with asyncio.timeout(10):
+            await gone.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+async def test_a_public_address_without_keys_is_refused_with_a_sentence(site: Site) -> None:
+    site.configure(host="0.0.0.0")
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        assert await served.exit_code() == 69
+    assert "`host: 0.0.0.0` is a public address and anybody could use it" in served.lines[-1]
+    assert "api-keys" in served.lines[-1]
+
+
+async def test_a_public_address_with_an_enabled_plugin_that_authenticates_nobody_is_refused_too(site: Site) -> None:
+    write_greeter(site.plugins)
+    site.configure(host="0.0.0.0", plugins=enabled("greeter"))
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        assert await served.exit_code() == 69
+    assert any("is a public address and anybody could use it" in line for line in served.lines)
+
+
+async def test_a_port_in_use_is_named_and_the_exit_code_says_so(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        site.configure(port=port)
+        async with serve_process(site.config_file, wait_ready=False) as served:
+            assert await served.exit_code() == 69
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in served.lines[-1]
+
+
+async def test_a_mistake_in_the_file_is_shown_with_file_and_line_and_the_nearest_key(site: Site) -> None:
+    site.config_file.write_text("port: 0\n\nprot: 1\n")
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        assert await served.exit_code() == 78
+    assert f"{site.config_file}:3: unknown key `prot`; did you mean `port`?" in served.lines[-1]
+
+
+async def test_a_missing_file_says_how_to_make_one(site: Site) -> None:
+    async with serve_process(site.directory / "absent.yaml", wait_ready=False) as served:
+        assert await served.exit_code() == 78
+    assert "absent.yaml:1: no such file" in served.lines[-1]
+    assert "jackfield init" in served.lines[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_an_idle_proxy_with_0(site: Site, number: signal.Signals) -> None:
+    async with serve_process(site.config_file) as served:
+        served.send(number)
+        assert await served.exit_code() == 0
+
+
+async def test_ready_is_red_until_the_plugins_are_up_and_a_request_that_came_early_is_served_then(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    gate = site.directory / "gate"
+    os.mkfifo(gate)
+    port = free_port()
+    write_greeter(site.plugins, prelude=f"open({str(gate)!r}).read()")
+    site.configure(port=port, plugins=enabled("greeter"))
+    url = f"http://127.0.0.1:{port}"
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        await served.event("plugin.state", new="handshaking")
+        async with client.get(f"{url}/readyz") as response:
+            assert response.status == 503
+            assert (await response.json())["status"] == "starting"
+        async with client.get(f"{url}/healthz") as response:
+            assert response.status == 200
+        early = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=CHAT).__aenter__())
+        gate.write_bytes(b"")
+        response = await early
+        assert await response.json() == {"says": "hello"}
+        await served.event("proxy.ready")
+        async with client.get(f"{url}/readyz") as response:
+            assert (response.status, (await response.json())["status"]) == (200, "ready")
+
+
+async def test_a_guard_that_is_down_keeps_the_proxy_red_and_closed_until_it_is_mended(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    fails = '[on_error]\n"request.intercept_before" = "fail"\n'
+    write_greeter(site.plugins, prelude="raise SystemExit('I am broken')", toml=fails)
+    site.configure(plugins=enabled("greeter"))
+    async with serve_process(site.config_file) as served:
+        async with client.get(f"{served.url}/readyz") as response:
+            assert (response.status, (await response.json())["waiting_for"]) == (503, ["greeter"])
+        async with client.post(f"{served.url}/v1/chat/completions", json=CHAT) as response:
+            assert response.status == 502
+            assert (await response.json())["error"]["code"] == "plugin_unavailable"
+        write_greeter(site.plugins)
+        served.send(signal.SIGHUP)
+        await served.event("plugin.reload", plugin_id="greeter")
+        async with client.get(f"{served.url}/readyz") as response:
+            assert response.status == 200
+        async with client.post(f"{served.url}/v1/chat/completions", json=CHAT) as response:
+            assert await response.json() == {"says": "hello"}
+
+
+async def test_a_signal_while_a_plugin_is_still_starting_ends_the_proxy_and_the_plugin(site: Site) -> None:
+    gate = site.directory / "gate"
+    os.mkfifo(gate)
+    write_greeter(site.plugins, prelude=f"open({str(gate)!r}).read()")
+    site.configure(plugins=enabled("greeter"))
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        await served.event("plugin.state", new="handshaking")
+        left = [os.pidfd_open(pid) for pid in descendants(served.pid)]
+        served.send(signal.SIGTERM)
+        assert await served.exit_code() == 0
+    assert left
+    for pidfd in left:
+        await ended(pidfd)
+
+
+async def test_sigterm_stops_accepting_lets_a_running_stream_end_and_exits_with_0(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    script = Pausing()
+    async with ScriptedServer(script) as server:
+        site.configure(openai_compatibility=acme(server.url))
+        async with serve_process(site.config_file) as served:
+            host, port = served.url.removeprefix("http://").split(":")
+            idle, idle_writer = await asyncio.open_connection(host, int(port))
+            asked = {**CHAT, "stream": True}
+            async with client.post(f"{served.url}/v1/chat/completions", json=asked) as response:
+                first = await response.content.readuntil(b"\n\n")
+                served.send(signal.SIGTERM)
+                # The idle connection is closed once nobody accepts any more.
+                async with asyncio.timeout(10):
+                    assert await idle.read() == b""
+                idle_writer.close()
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection(host, int(port))
+                script.go_on.set()
+                assert first + await response.read() == FIRST + REST
+            assert await served.exit_code() == 0
+
+
+async def test_a_stream_that_outlasts_the_shutdown_timeout_ends_with_an_error_event(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    async with ScriptedServer(Pausing()) as server:
+        site.configure(openai_compatibility=acme(server.url), shutdown_timeout="100ms")
+        async with serve_process(site.config_file) as served:
+            asked = {**CHAT, "stream": True}
+            async with client.post(f"{served.url}/v1/chat/completions", json=asked) as response:
+                await response.content.readuntil(b"\n\n")
+                served.send(signal.SIGTERM)
+                rest = await response.read()
+            assert await served.exit_code() == 0
+    assert rest.startswith(b'data: {"error":')
+    assert b"stopping" in rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_however_the_proxy_ends_no_process_is_left_behind(site: Site, number: signal.Signals) -> None:
+    names = ["good"]
+    write_greeter(site.plugins, "good")
+    if number == signal.SIGKILL:
+        write_greeter(site.plugins, "stubborn", prelude=IGNORES_EVERYTHING, epilogue=STAYS)
+        names.append("stubborn")
+    site.configure(plugins=enabled(*names))
+    async with serve_process(site.config_file) as served:
+        left = [os.pidfd_open(pid) for pid in descendants(served.pid)]
+        served.send(number)
+        assert await served.exit_code() == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert len(left) > len(names)
+    for pidfd in left:
+        await ended(pidfd)
+
+
+async def test_a_caller_is_named_in_the_log_and_its_key_never_shown(site: Site, client: aiohttp.ClientSession) -> None:
+    site.configure(api_keys=[{"key": "jf-a-long-secret-key", "name": "alice"}, "jf-an-unnamed-key"])
+    async with serve_process(site.config_file) as served:
+        url = f"{served.url}/v1/models"
+        async with client.get(url, headers={"Authorization": "Bearer jf-a-long-secret-key"}) as response:
+            assert response.status == 200
+        async with client.get(f"{url}?key=jf-an-unnamed-key") as response:
+            assert response.status == 200
+        async with client.get(url, headers={"x-api-key": "jf-a-wrong-key"}) as response:
+            assert response.status == 401
+        await served.event("http.request", caller="alice", status=200)
+        await served.event("http.request", status=401)
+    text = "\n".join(served.lines + served.stdout)
+    for secret in ("jf-a-long-secret-key", "jf-an-unnamed-key", "jf-a-wrong-key"):
+        assert secret not in text
+
+
+async def test_without_keys_only_this_machine_and_no_web_page_of_another_host_is_served(
+    site: Site, client: aiohttp.ClientSession
+) -> None:
+    write_greeter(site.plugins)
+    site.configure(plugins=enabled("greeter"))
+    async with serve_process(site.config_file) as served:
+        url = f"{served.url}/v1/chat/completions"
+        port = served.url.rpartition(":")[2]
+        for headers, expected in (
+            ({}, 200),
+            ({"Host": f"localhost:{port}"}, 200),
+            ({"Host": f"[::1]:{port}"}, 200),
+            ({"Origin": "http://localhost:3000"}, 200),
+            ({"Host": f"evil.example:{port}"}, 403),
+            ({"Host": f"localhost.evil.example:{port}"}, 403),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Authorization": "Bearer any", "Host": "evil.example"}, 403),
+        ):
+            async with client.post(url, json=CHAT, headers=headers) as response:
+                assert response.status == expected, headers
