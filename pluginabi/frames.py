@@ -49,6 +49,8 @@ class Hello(_Frame, frozen=True, kw_only=True, tag="hello"):
     features: Sequence[str] = ()
     capabilities: Sequence[str] = ()
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    on_error: Mapping[str, str] = field(default_factory=dict)
+    """Failure modes the plugin presets (`fail` or `skip`), below what its manifest and the operator say."""
     limits: Limits = field(default_factory=Limits)
     host: HostInfo | None = None
     endpoint: str | None = None

@@ -102,6 +102,7 @@ def _fill_hello(message: Any, frame: Hello) -> None:
     message.capabilities.extend(frame.capabilities)
     for method, words in frame.inputs.items():
         message.inputs[method].values.extend(words)
+    message.on_error.update(frame.on_error)
     _set(message, frame, ("schema", "plugin", "version", "endpoint", "token"))
     _set(message.limits, frame.limits, ("max_frame_bytes", "max_inflight", "max_streams"))
     if frame.host is not None:
@@ -285,6 +286,7 @@ def _read_hello(message: Any) -> Hello:
         features=list(message.features),
         capabilities=list(message.capabilities),
         inputs=_strings(message.inputs),
+        on_error=dict(message.on_error),
         limits=Limits(**_get(message.limits, ("max_frame_bytes", "max_inflight", "max_streams"))),
         host=HostInfo(name=message.host.name, version=message.host.version) if message.HasField("host") else None,
         **_get(message, ("plugin", "version", "endpoint", "token")),

@@ -58,7 +58,7 @@ class Strings(_message.Message):
     def __init__(self, values: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("abi", "schema", "plugin", "version", "features", "capabilities", "inputs", "limits", "host", "endpoint", "token")
+    __slots__ = ("abi", "schema", "plugin", "version", "features", "capabilities", "inputs", "limits", "host", "endpoint", "token", "on_error")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,13 @@ class Hello(_message.Message):
         key: str
         value: Strings
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Strings, _Mapping]] = ...) -> None: ...
+    class OnErrorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ABI_FIELD_NUMBER: _ClassVar[int]
     SCHEMA_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +84,7 @@ class Hello(_message.Message):
     HOST_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ON_ERROR_FIELD_NUMBER: _ClassVar[int]
     abi: _containers.RepeatedScalarFieldContainer[int]
     schema: int
     plugin: str
@@ -88,7 +96,8 @@ class Hello(_message.Message):
     host: HostInfo
     endpoint: str
     token: str
-    def __init__(self, abi: _Optional[_Iterable[int]] = ..., schema: _Optional[int] = ..., plugin: _Optional[str] = ..., version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Mapping[str, Strings]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., host: _Optional[_Union[HostInfo, _Mapping]] = ..., endpoint: _Optional[str] = ..., token: _Optional[str] = ...) -> None: ...
+    on_error: _containers.ScalarMap[str, str]
+    def __init__(self, abi: _Optional[_Iterable[int]] = ..., schema: _Optional[int] = ..., plugin: _Optional[str] = ..., version: _Optional[str] = ..., features: _Optional[_Iterable[str]] = ..., capabilities: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Mapping[str, Strings]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., host: _Optional[_Union[HostInfo, _Mapping]] = ..., endpoint: _Optional[str] = ..., token: _Optional[str] = ..., on_error: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_frame_bytes", "max_inflight", "max_streams")
