@@ -68,6 +68,7 @@ class CredentialPool:
         self.book = book or CooldownBook()
         self.cursors = cursors or Cursors()
         self._cooling_disabled = cooling_disabled
+        self._providers = tuple(sorted({it.provider for it in self.credentials if not it.disabled}))
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -75,7 +76,7 @@ class CredentialPool:
 
     def providers(self) -> tuple[str, ...]:
         """Sorted provider keys with a credential that is not disabled; cooldowns do not matter."""
-        return tuple(sorted({credential.provider for credential in self.credentials if not credential.disabled}))
+        return self._providers
 
     def free(self, choices: Sequence[C], tried: Collection[str]) -> Sequence[C] | Exhausted:
         """The usable choices of the best priority that has one. `choices` are sorted by priority, best first."""

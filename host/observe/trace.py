@@ -5,9 +5,10 @@ Entries hold names, sizes and statuses, never secrets and never bodies.
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 MAX_REQUESTS: Final = 2000
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -19,8 +20,7 @@ MAX_TEXT: Final = 512
 MAX_LIST: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """One decision, `at_ms` after the request began."""
 
     at_ms: float
@@ -28,17 +28,33 @@ class Decision:
     fields: Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class RequestTrace:
+class Shape:
+    """A kind of decision that always has the same fields: only their values are written down, in this order.
+
+    `foreign` are the fields that may hold long texts, because somebody outside of this process chose them.
+    """
+
+    __slots__ = ("foreign", "kind", "names")
+
+    def __init__(self, kind: str, *names: str, foreign: Sequence[str] = ()) -> None:
+        self.kind: Final = kind
+        self.names: Final = names
+        self.foreign: Final = tuple(names.index(name) for name in foreign)
+
+
+class RequestTrace(Struct, eq=False):
     """The decisions of one request, in order. Append-only."""
 
     request_id: str
     started_at_s: float
     """Wall clock."""
     parent_request_id: str | None = None
-    entries: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    entries: list[tuple[float, str | Shape, Any]] = field(default_factory=list)
+    """Time, kind and fields of each decision, as texts to values or, by `Shape`, as values only."""
     dropped: int = 0
     finished: bool = False
+    size_bytes: int = 0
+    """What it keeps in memory, estimated; 0 while it runs."""
     _started_s: float = field(default_factory=time.perf_counter)
 
     def record(self, kind: str, /, **fields: Any) -> None:
@@ -48,25 +64,40 @@ class RequestTrace:
             return
         self.entries.append((time.perf_counter(), kind, fields))
 
+    def note(self, shape: Shape, *values: Any) -> None:
+        """As `record`, for what is decided in every request."""
+        if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
+            self.dropped += 1
+            return
+        self.entries.append((time.perf_counter(), shape, values))
+
     @property
     def decisions(self) -> tuple[Decision, ...]:
         """The decisions so far, texts shortened."""
         return tuple(
             Decision(round((at - self._started_s) * 1000, 3), kind, {name: _short(it) for name, it in fields.items()})
-            for at, kind, fields in self.entries
+            for at, kind, fields in map(_spelled_out, self.entries)
         )
 
     def close(self) -> int:
         """The request ended: shorten long texts and lists, and estimate the bytes that stay in memory."""
         self.finished = True
         size = _ENTRY_BYTES * (len(self.entries) + 1)
-        for _, _, fields in self.entries:
+        for index, (at, shape, fields) in enumerate(self.entries):
+            if shape.__class__ is Shape:
+                for place in shape.foreign:
+                    size += len(fields[place])
+                    if len(fields[place]) > MAX_TEXT:
+                        size -= len(fields[place]) - MAX_TEXT
+                        self.entries[index] = (at, shape, tuple(map(_short, fields)))
+                continue
             for name, value in fields.items():
                 kind = value.__class__
                 if kind is str or kind is list:
                     if len(value) > MAX_TEXT or (kind is list and len(value) > MAX_LIST):
                         value = fields[name] = _short(value)
                     size += len(value)
+        self.size_bytes = size
         return size
 
 
@@ -77,7 +108,6 @@ class DecisionTrace:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._traces: OrderedDict[str, RequestTrace] = OrderedDict()
-        self._sizes: dict[str, int] = {}
         self._bytes = 0
 
     def begin(self, request_id: str, *, parent_request_id: str | None = None) -> RequestTrace:
@@ -92,11 +122,11 @@ class DecisionTrace:
 
     def finish(self, trace: RequestTrace) -> None:
         """The request ended: its size counts from now on, and the oldest make room for it."""
+        counted = trace.size_bytes
         size = trace.close()
         if self._traces.get(trace.request_id) is not trace:
             return
-        self._bytes += size - self._sizes.get(trace.request_id, 0)
-        self._sizes[trace.request_id] = size
+        self._bytes += size - counted
         while self._bytes > self._max_bytes and len(self._traces) > 1:
             self._forget_oldest()
 
@@ -116,8 +146,15 @@ class DecisionTrace:
         return len(self._traces)
 
     def _forget_oldest(self) -> None:
-        oldest, _ = self._traces.popitem(last=False)
-        self._bytes -= self._sizes.pop(oldest, 0)
+        _, oldest = self._traces.popitem(last=False)
+        self._bytes -= oldest.size_bytes
+
+
+def _spelled_out(entry: tuple[float, str | Shape, Any]) -> tuple[float, str, Mapping[str, Any]]:
+    at, kind, fields = entry
+    return (
+        (at, kind.kind, dict(zip(kind.names, fields, strict=True))) if isinstance(kind, Shape) else (at, kind, fields)
+    )
 
 
 def _short(value: Any) -> Any:

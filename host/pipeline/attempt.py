@@ -10,10 +10,17 @@ from msgspec import UNSET
 from host.credentials.classify import Verdict, classify
 from host.credentials.records import with_suffix
 from host.errors import RequestError, to_error_body
-from host.pipeline.execution import Attempt, Content, Execution, body_fields, header_fields, request_fields
+from host.pipeline.execution import (
+    Attempt,
+    Content,
+    Execution,
+    client_body,
+    shown_body,
+    shown_parts,
+    shown_query,
+)
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import intercept_after
-from host.pipeline.patch import model_of
 from host.pipeline.pick import pick, refuse_without_lanes
 from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
@@ -67,7 +74,7 @@ async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: 
             raise ExecutorFailed(last) from refusal
         tried.add(lane.credential.id)
         counted += 1
-        for upstream in usable_upstreams(ex, lane):
+        for upstream in lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane):
             try:
                 return await run_attempt(invoker, settler, ex, lane, upstream, plan.suffix, once)
             except ExecutorFailed as failed:
@@ -132,8 +139,8 @@ def changed_model(ex: Execution, content: Content) -> str | None:
     """The model that after-interceptors wrote into the body: the upstream is asked for it as it is."""
     if ex.source not in MODEL_IN_BODY:
         return None
-    model = model_of(content.data)
-    return model if model and model != model_of(ex.content.data) else None
+    model = content.model
+    return model if model and model != ex.content.model else None
 
 
 def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], ExecutorRequest]:
@@ -141,8 +148,11 @@ def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], Exe
     lane = attempt.lane
 
     def build(binding: Binding) -> ExecutorRequest:
+        inputs, content = binding.inputs, attempt.content
         return ExecutorRequest(
-            **request_fields(ex.scope),
+            request_id=ex.scope.request_id,
+            parent_request_id=ex.scope.parent_request_id,
+            attempt=ex.scope.attempt,
             model=attempt.upstream_model,
             requested_model=ex.request.model,
             source_format=lane.input_format,
@@ -151,8 +161,12 @@ def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], Exe
             alt=ex.request.alt,
             credential=lane.handle,
             metadata=attempt.metadata,
-            **header_fields(attempt.headers, ex.query, binding),
-            **body_fields(binding.inputs, attempt.content, client=attempt.client_content),
+            headers=ex.visible_headers(attempt.headers, binding),
+            query=shown_query(ex.query, binding),
+            body=shown_body(inputs, content),
+            client_body=client_body(inputs, attempt.client_content),
+            body_parts=shown_parts(inputs, content),
+            body_size=len(content.data),
         )
 
     return build
@@ -163,21 +177,20 @@ async def call_executor(invoker: Invoker, ex: Execution, attempt: Attempt) -> tu
     attempt.reached_upstream = True
     try:
         answer = await invoker.call(attempt.lane.binding, executor_request(ex, attempt), ex.scope)
-        check_status(attempt, answer.value)
+        if not 200 <= answer.value.status <= 299:
+            raise bad_status(attempt, answer.value)
     except (PluginError, PluginTransportError) as error:
         attempt.reached_upstream = reached_upstream(error)
         raise ExecutorFailed(error) from error
     return answer.value, answer.usage
 
 
-def check_status(attempt: Attempt, answer: ExecutorResponse) -> None:
+def bad_status(attempt: Attempt, answer: ExecutorResponse) -> PluginError:
     """An executor's answer has status 200 to 299. An error status is an error, whatever the envelope said."""
-    if 200 <= answer.status <= 299:
-        return
     binding = attempt.lane.binding
     if 400 <= answer.status <= 599:
         body: Any = answer.body
-        raise PluginError(
+        return PluginError(
             ErrorBody(
                 message=f"upstream answered {answer.status}",
                 code="upstream_error",
@@ -188,15 +201,13 @@ def check_status(attempt: Attempt, answer: ExecutorResponse) -> None:
                 origin="upstream",
             )
         )
-    raise host_error(
+    return host_error(
         "plugin_protocol_error", f"plugin {binding.plugin_id!r}, {binding.method}: status {answer.status} is no answer"
     )
 
 
 def usable_upstreams(ex: Execution, lane: Lane) -> tuple[str, ...]:
-    """The upstream names to try, in order: a pool starts one further each time and leaves out blocked ones."""
-    if len(lane.upstreams) == 1:
-        return lane.upstreams
+    """The names of an alias pool to try, in order: it starts one further each time and leaves out blocked ones."""
     pool = ex.state.pool
     start = pool.cursors.next(f"pool:{lane.credential.id}:{lane.model}") % len(lane.upstreams)
     turned = lane.upstreams[start:] + lane.upstreams[:start]
@@ -245,4 +256,4 @@ def reached_upstream(error: PluginError | PluginTransportError) -> bool:
 
 def as_content(answer: ExecutorResponse) -> Content:
     """The body of an answer; none is an empty one."""
-    return Content(b"") if answer.body is UNSET else Content(body=answer.body)
+    return Content() if answer.body is UNSET else Content(body=answer.body)

@@ -11,9 +11,13 @@ Errors leave as they were raised: PluginError, PluginTransportError or RequestEr
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType
 
 from host.errors import to_error_body
-from host.observe.trace import DecisionTrace
+from host.observe.trace import DecisionTrace, Shape
 from host.pipeline.attempt import (
     ExecutorFailed,
     Once,
@@ -25,6 +29,7 @@ from host.pipeline.attempt import (
     run_attempts,
 )
 from host.pipeline.execution import Attempt, Content, Execution, Terminated
+from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.headers import client_headers
 from host.pipeline.intercept import intercept_before, intercept_response
 from host.pipeline.nested import NestedModels
@@ -40,6 +45,12 @@ from host.runtime.invoke import Invoker
 from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
 from pluginabi.frames import Usage
+
+_REQUEST: Final = Shape(
+    "request",
+    *("protocol", "endpoint", "model", "stream", "caller", "body_size"),
+    foreign=["model", "caller"],
+)
 
 
 class Gateway:
@@ -63,21 +74,21 @@ class Gateway:
         self._invoker = invoker
         self._settler = Settler(invoker, tasks, trace=trace, observe=observe)
 
-    async def execute(self, request: ClientRequest) -> ClientResponse:
+    def execute(self, request: ClientRequest) -> Coroutine[Any, Any, ClientResponse]:
         """A complete answer (or a token count, by `request.operation`).
 
         Raises PluginError, PluginTransportError or RequestError. Cancelling it cancels the plugin call and settles the
         request as canceled.
         """
         method = COUNT if request.operation is Operation.COUNT else EXECUTE
-        return await self.run(self.begin(request, method))
+        return self.run(self.begin(request, method))
 
-    async def execute_stream(self, request: ClientRequest) -> ClientStream | ClientResponse:
+    def execute_stream(self, request: ClientRequest) -> Coroutine[Any, Any, ClientStream | ClientResponse]:
         """A stream whose first item is known, or the response of an interceptor that ended the request.
 
         Raises as `execute`, before the first item. The caller closes the stream.
         """
-        return await self.run_stream(self.begin(request, EXECUTE_STREAM))
+        return self.run_stream(self.begin(request, EXECUTE_STREAM))
 
     def begin(
         self, request: ClientRequest, method: str, *, scope: RequestScope | None = None, wanted: str = ""
@@ -89,21 +100,24 @@ class Gateway:
             trace = self.trace.begin(
                 request.request_id, parent_request_id=scope.parent_request_id if scope is not None else None
             )
-            trace.record(
-                "request",
-                protocol=request.protocol,
-                endpoint=request.endpoint,
-                model=request.model,
-                stream=request.stream,
-                caller=request.principal.name,
-                body_size=len(request.body),
+            trace.note(
+                _REQUEST,
+                request.protocol,
+                request.endpoint,
+                request.model,
+                request.stream,
+                request.principal.name,
+                len(request.body),
             )
         nested = scope is not None
+        named: str | UnsetType = UNSET
         if scope is None:
             scope = RequestScope(request_id=request.request_id, principal=request.principal, state=state)
+            # Where clients name the model in the body, that is where web has it from.
+            named = request.model if request.model and request.protocol in MODEL_IN_BODY else UNSET
         scope.inbound_headers, scope.inbound_query = request.headers, request.query
         scope.record = trace.record if trace is not None else None
-        content = Content(request.body, is_json=True)
+        content = Content(request.body, is_json=True, model=named)
         return Execution(
             request=request,
             state=state,
@@ -158,8 +172,11 @@ class Gateway:
     async def _serve(self, ex: Execution, once: Once[T]) -> T:
         """Steps 1 to 8. Called again by a bootstrap retry, which keeps the route and the before-result."""
         if not ex.prepared:
-            ex.route = await route(self._invoker, ex)
-            await intercept_before(self._invoker, ex)
+            hooks = ex.state.plugins.bindings
+            if "model.route" in hooks:
+                ex.route = await route(self._invoker, ex)
+            if "request.intercept_before" in hooks:
+                await intercept_before(self._invoker, ex)
             ex.prepared = True
         chosen: Route | None = ex.route
         if chosen is not None and chosen.lane is not None:
@@ -175,7 +192,8 @@ class Gateway:
         content = as_content(answer)
         attempt.response_headers = answer.headers
         mark_succeeded(ex, attempt)
-        usage = usage or usage_of_body(content.data)
+        if usage is None and self._settler.wants_usage(ex):
+            usage = usage_of_body(content.data)
         self._settler.attempt_ended(ex, attempt, usage=usage)
         content = await translate_response(self._invoker, ex, attempt, content)
         headers = answer.headers

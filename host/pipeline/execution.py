@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from host.observe.trace import RequestTrace
 from host.pipeline.metadata import base_metadata, full_metadata
+from host.pipeline.patch import model_of
 from host.pipeline.request import ClientRequest, ClientResponse
 from host.pipeline.state import GatewayState, Lane
 from host.runtime.handle import Binding, Inputs
@@ -26,21 +27,23 @@ class Terminated(Exception):
 
 
 class Content:
-    """A request or response body: its bytes, and the same as a plugin sees it, made when first asked for."""
+    """A request or response body: its bytes; what a plugin sees and the model it names, found when first asked for."""
 
-    __slots__ = ("_body", "_data", "_is_json")
+    __slots__ = ("_body", "_is_json", "_model", "data")
 
-    def __init__(self, data: bytes | None = None, *, body: Body | None = None, is_json: bool = False) -> None:
-        self._data = data
+    def __init__(
+        self,
+        data: bytes = b"",
+        *,
+        body: Body | None = None,
+        is_json: bool = False,
+        model: str | UnsetType | None = UNSET,
+    ) -> None:
+        """From bytes or from a body. `is_json`: known to be; `model`: known to be named."""
+        self.data = data if body is None else body.to_bytes()
         self._body = body
         self._is_json = is_json
-
-    @property
-    def data(self) -> bytes:
-        if self._data is None:
-            assert self._body is not None
-            self._data = self._body.to_bytes()
-        return self._data
+        self._model = model
 
     @property
     def body(self) -> Body:
@@ -49,8 +52,15 @@ class Content:
             if not data:
                 self._body = EMPTY_BODY
             else:
-                self._body = Body.from_valid_json(data) if self._is_json else Body.from_bytes(data)
+                self._body = Body(json=Raw(data)) if self._is_json else Body.from_bytes(data)
         return self._body
+
+    @property
+    def model(self) -> str | None:
+        """The top-level `model`; None when there is none."""
+        if self._model is UNSET:
+            self._model = model_of(self.data)
+        return self._model
 
 
 class Execution(Struct, kw_only=True, eq=False):
@@ -84,6 +94,8 @@ class Execution(Struct, kw_only=True, eq=False):
     settled: bool = False
     _base: dict[str, Any] | None = None
     _full: Metadata | None = None
+    _shown: tuple[Headers, Headers] | None = None
+    """Headers, and the same without secrets."""
 
     @property
     def source(self) -> str:
@@ -103,6 +115,15 @@ class Execution(Struct, kw_only=True, eq=False):
         if self._full is None:
             self._full = full_metadata(self.base_metadata, self.request, self.client_content.data)
         return self._full
+
+    def visible_headers(self, headers: Headers, binding: Binding) -> Headers:
+        """`headers` as this plugin may see them; worked out once for all plugins that get the same."""
+        if "client_credentials" in binding.permissions:
+            return headers
+        shown = self._shown
+        if shown is None or shown[0] is not headers:
+            shown = self._shown = (headers, visible_headers(headers, False))
+        return shown[1]
 
     def record(self, kind: str, /, **fields: Any) -> None:
         """Append a decision to the trace, when there is one."""
@@ -140,27 +161,24 @@ def request_fields(scope: RequestScope) -> dict[str, Any]:
     }
 
 
-def header_fields(headers: Headers, query: Headers, binding: Binding) -> dict[str, Any]:
-    """Headers and query as this plugin may see them."""
-    open_book = binding.may("client_credentials")
-    return {"headers": visible_headers(headers, open_book), "query": visible_query(query, open_book)}
+def shown_query(query: Headers, binding: Binding) -> Headers:
+    """The query as this plugin may see it."""
+    return visible_query(query, "client_credentials" in binding.permissions) if query else query
 
 
-def body_fields(inputs: Inputs, content: Content, *, client: Content | None = None) -> dict[str, Any]:
-    """`body`, `client_body`, `body_parts` and `body_size`, each only when it was asked for."""
-    found: dict[str, Any] = {"body_size": len(content.data)}
-    if inputs.body:
-        found["body"] = select_body(inputs, content.body)
-    if inputs.body_pointers:
-        found["body_parts"] = body_parts(inputs.body_pointers, content.data)
-    if client is not None and inputs.client_body:
-        found["client_body"] = client.body
-    return found
-
-
-def exact_body(inputs: Inputs, content: Content) -> Body | UnsetType:
-    """A body field on its own."""
+def shown_body(inputs: Inputs, content: Content) -> Body | UnsetType:
+    """The field `body`, when it was asked for."""
     return select_body(inputs, content.body) if inputs.body else UNSET
+
+
+def shown_parts(inputs: Inputs, content: Content) -> Mapping[str, Any]:
+    """The field `body_parts`: what was asked for by pointer."""
+    return body_parts(inputs.body_pointers, content.data) if inputs.body_pointers else {}
+
+
+def client_body(inputs: Inputs, content: Content) -> Body | UnsetType:
+    """The field `client_body`, when it was asked for."""
+    return content.body if inputs.client_body else UNSET
 
 
 def names_of(values: Mapping[str, Any] | Sequence[str]) -> list[str]:

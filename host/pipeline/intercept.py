@@ -11,20 +11,20 @@ from host.pipeline.execution import (
     Content,
     Execution,
     Terminated,
-    body_fields,
-    exact_body,
-    header_fields,
+    client_body,
     names_of,
     request_fields,
+    shown_body,
+    shown_parts,
+    shown_query,
 )
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.headers import apply_delta, filtered
-from host.pipeline.patch import apply_patch, model_of
+from host.pipeline.patch import apply_patch
 from host.pipeline.request import ClientResponse
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
-from host.runtime.projection import visible_headers
 from pluginabi.errors import PluginError, host_error
 from pluginabi.immutable import Headers, Metadata
 from pluginabi.payloads.intercept import (
@@ -53,8 +53,8 @@ async def intercept_before(invoker: Invoker, ex: Execution) -> None:
     )
     if ex.content is before or ex.source not in MODEL_IN_BODY:
         return
-    model = model_of(ex.content.data)
-    if model and model != model_of(before.data):
+    model = ex.content.model
+    if model and model != before.model:
         ex.record("model_changed", requested=ex.request.model, model=model)
         ex.model = model
 
@@ -86,7 +86,9 @@ async def _request_chain(
 
         def build(binding: Binding, content: Content = content, headers: Headers = headers) -> RequestInterceptRequest:
             return RequestInterceptRequest(
-                **request_fields(ex.scope),
+                request_id=ex.scope.request_id,
+                parent_request_id=ex.scope.parent_request_id,
+                attempt=ex.scope.attempt,
                 source_format=ex.source,
                 to_format=lane.input_format if lane is not None else "",
                 model=model,
@@ -94,8 +96,12 @@ async def _request_chain(
                 stream=ex.method == EXECUTE_STREAM,
                 credential=lane.handle if lane is not None else None,
                 metadata=metadata,
-                **header_fields(headers, ex.query, binding),
-                **body_fields(binding.inputs, content, client=ex.client_content),
+                headers=ex.visible_headers(headers, binding),
+                query=shown_query(ex.query, binding),
+                body=shown_body(binding.inputs, content),
+                client_body=client_body(binding.inputs, ex.client_content),
+                body_parts=shown_parts(binding.inputs, content),
+                body_size=len(content.data),
             )
 
         answer = await invoker.call(hook, build, ex.scope)
@@ -117,18 +123,20 @@ async def intercept_response(
     for hook in hooks:
 
         def build(binding: Binding, content: Content = content, headers: Headers = headers) -> ResponseInterceptRequest:
-            fields = body_fields(binding.inputs, content, client=ex.client_content)
-            if binding.inputs.request_body:
-                fields["request_body"] = exact_or_plain(binding, attempt.client_content)
+            inputs = binding.inputs
             return ResponseInterceptRequest(
                 **request_fields(ex.scope),
                 source_format=ex.wanted,
                 model=attempt.upstream_model,
                 requested_model=ex.request.model,
-                request_headers=visible_headers(attempt.headers, binding.may("client_credentials")),
+                request_headers=ex.visible_headers(attempt.headers, binding),
                 headers=headers,
                 metadata=attempt.metadata,
-                **fields,
+                body=shown_body(inputs, content),
+                client_body=client_body(inputs, ex.client_content),
+                request_body=exact_or_plain(binding, attempt.client_content) if inputs.request_body else UNSET,
+                body_parts=shown_parts(inputs, content),
+                body_size=len(content.data),
             )
 
         answer = await invoker.call(hook, build, ex.scope)
@@ -139,7 +147,7 @@ async def intercept_response(
 
 def exact_or_plain(binding: Binding, content: Content) -> Any:
     """A request body for a response hook, exact when the hook wants exact bytes."""
-    return exact_body(binding.inputs, content) if binding.inputs.body_exact else content.body
+    return shown_body(binding.inputs, content) if binding.inputs.body_exact else content.body
 
 
 def apply(ex: Execution, hook: Binding, delta: Delta, content: Content, headers: Headers) -> tuple[Content, Headers]:

@@ -41,6 +41,7 @@ class _GeminiFacts(Struct, kw_only=True):
 
 _FACTS: Final = msgspec.json.Decoder(_Facts)
 _GEMINI_FACTS: Final = msgspec.json.Decoder(_GeminiFacts)
+_NO_FACTS: Final = _Facts()
 
 
 def base_metadata(request: ClientRequest, *, nested: bool) -> dict[str, Any]:
@@ -66,6 +67,10 @@ def full_metadata(base: Metadata, request: ClientRequest, body: bytes) -> Metada
     """`base` plus what the body says."""
     facts = _facts(request.protocol, body)
     found = dict(base)
+    if facts == _NO_FACTS and not request.model.endswith(")"):
+        found["service_tier"] = DEFAULT_TIER
+        found["generate"] = True
+        return FrozenDict(found)
     tier = facts.service_tier
     found["service_tier"] = tier.strip() if isinstance(tier, str) and tier.strip() else DEFAULT_TIER
     found["generate"] = facts.generate is not False
@@ -80,7 +85,7 @@ def _facts(protocol: str, body: bytes) -> Any:
         return decoder.decode(body)
     except UNDECODABLE:
         # Not an object, or a member of an unexpected type: the body says nothing we understand.
-        return _Facts()
+        return _NO_FACTS
 
 
 def reasoning_effort(protocol: str, model: str, facts: Any) -> str | None:

@@ -7,17 +7,21 @@ import structlog
 
 from host.credentials.pool import Exhausted, Strategy, ceil_seconds
 from host.errors import RequestError
-from host.pipeline.execution import Execution, body_fields, header_fields, request_fields
+from host.observe.trace import Shape
+from host.pipeline.execution import Execution, request_fields, shown_body, shown_parts
 from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from pluginabi.body import Body
-from pluginabi.immutable import EMPTY_HEADERS, FrozenDict
+from pluginabi.immutable import FrozenDict
 from pluginabi.payloads.routing import Candidate, SchedulerPickRequest, SchedulerPickResponse
 
 log = structlog.get_logger("host.pipeline.pick")
 
 STRATEGIES: Final = ("round-robin", "fill-first")
+MAX_SHOWN: Final = 20
+"""Candidates in the decision trace."""
+_PICKED: Final = Shape("picked", "credential", "by", "candidates")
 _SENSITIVE: Final = (
     "api_key",
     "apikey",
@@ -52,9 +56,8 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, tried: Collection[st
         strategy = chosen or strategy
     lane = pool.pick(free, strategy=strategy, cursor=plan.cursor)
     if ex.trace is not None:
-        ex.trace.record(
-            "picked", credential=lane.credential.id, by=strategy, candidates=[it.credential.id for it in free[:20]]
-        )
+        shown = plan.credential_ids if free is plan.lanes else [it.credential.id for it in free]
+        ex.trace.note(_PICKED, lane.credential.id, strategy, shown[:MAX_SHOWN])
     return lane
 
 
@@ -73,8 +76,10 @@ async def _ask(
             stream=ex.method == EXECUTE_STREAM,
             metadata=ex.metadata,
             candidates=candidates,
-            **header_fields(ex.headers, EMPTY_HEADERS, binding),
-            **body_fields(binding.inputs, ex.content),
+            headers=ex.visible_headers(ex.headers, binding),
+            body=shown_body(binding.inputs, ex.content),
+            body_parts=shown_parts(binding.inputs, ex.content),
+            body_size=len(ex.content.data),
         )
 
     answer = await invoker.call(scheduler, build, ex.scope)

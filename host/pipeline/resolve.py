@@ -1,26 +1,29 @@
 """Step 3: from the model name to the lanes that serve it (spec client-api 7.6)."""
 
+from typing import Final
+
 from host.errors import RequestError
+from host.observe.trace import Shape
 from host.pipeline.execution import Execution
 from host.pipeline.route import Route
 from host.pipeline.state import Plan
-from host.registry.models import image_only_name
+
+_RESOLVED: Final = Shape("resolved", "model", "providers", "lanes", foreign=["model"])
 
 
 def resolve(ex: Execution, route: Route | None) -> Plan:
     """The plan for the request's model, or for the provider that a router chose. Raises RequestError for a model that
     only image endpoints may use."""
     model = ex.model if route is None else route.model
-    bare = image_only_name(model)
-    if bare is not None:
+    provider = route.provider if route is not None else ""
+    plan = ex.state.plan(model, method=ex.method, source=ex.source, wanted=ex.wanted, provider=provider)
+    if (bare := plan.image_only) is not None:
         raise RequestError(
             503,
             "image_only_model",
             f"model {bare} is only supported on /v1/images/generations and /v1/images/edits",
             details={"model": bare},
         )
-    provider = route.provider if route is not None else ""
-    plan = ex.state.plan(model, method=ex.method, source=ex.source, wanted=ex.wanted, provider=provider)
     if ex.trace is not None:
-        ex.trace.record("resolved", model=plan.model, providers=list(plan.providers), lanes=len(plan.lanes))
+        ex.trace.note(_RESOLVED, plan.model, plan.providers, len(plan.lanes))
     return plan

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from host.pipeline.execution import Execution, body_fields, header_fields, request_fields
+from host.pipeline.execution import Execution, shown_body, shown_parts, shown_query
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
@@ -37,14 +37,19 @@ async def route(invoker: Invoker, ex: Execution) -> Route | None:
 
     def build(binding: Binding) -> ModelRouteRequest:
         return ModelRouteRequest(
-            **request_fields(ex.scope),
+            request_id=ex.scope.request_id,
+            parent_request_id=ex.scope.parent_request_id,
+            attempt=ex.scope.attempt,
             source_format=ex.source,
             requested_model=ex.request.model,
             stream=ex.method == EXECUTE_STREAM,
             metadata=metadata,
             available_providers=providers,
-            **header_fields(ex.headers, ex.query, binding),
-            **body_fields(binding.inputs, ex.client_content),
+            headers=ex.visible_headers(ex.headers, binding),
+            query=shown_query(ex.query, binding),
+            body=shown_body(binding.inputs, ex.client_content),
+            body_parts=shown_parts(binding.inputs, ex.client_content),
+            body_size=len(ex.client_content.data),
         )
 
     for router in routers:

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from host.observe.trace import DecisionTrace
+from host.observe.trace import DecisionTrace, Shape
 from host.pipeline.execution import Attempt, Execution, request_fields
 from host.pipeline.state import EXECUTE_STREAM
 from host.runtime.handle import Binding
@@ -25,6 +25,12 @@ from pluginabi.payloads.usage import UsageHandleRequest
 
 log = structlog.get_logger("host.pipeline.settle")
 
+_ATTEMPT: Final = Shape(
+    "attempt",
+    *("number", "credential", "plugin_id", "model", "status", "code", "duration_ms"),
+    foreign=["model", "code"],
+)
+_OUTCOME: Final = Shape("outcome", "outcome", "status", "code", foreign=["code"])
 CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
 
 
@@ -63,6 +69,11 @@ class Settler:
         self._trace = trace
         self._observe = observe
 
+    def wants_usage(self, ex: Execution) -> bool:
+        """Whether anybody is told what a request used."""
+        hooks = ex.state.plugins.bindings
+        return self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
+
     def attempt_ended(
         self, ex: Execution, attempt: Attempt, *, usage: Usage | None = None, error: ErrorBody | None = None
     ) -> None:
@@ -72,15 +83,15 @@ class Settler:
         attempt.settled = True
         duration_ms = (time.monotonic() - attempt.started_s) * 1000
         if ex.trace is not None:
-            ex.trace.record(
-                "attempt",
-                number=attempt.number,
-                credential=attempt.lane.credential.id,
-                plugin_id=attempt.lane.binding.plugin_id,
-                model=attempt.upstream_model,
-                status=error.http_status if error is not None else 200,
-                code=error.code if error is not None else "",
-                duration_ms=round(duration_ms, 3),
+            ex.trace.note(
+                _ATTEMPT,
+                attempt.number,
+                attempt.lane.credential.id,
+                attempt.lane.binding.plugin_id,
+                attempt.upstream_model,
+                error.http_status if error is not None else 200,
+                error.code if error is not None else "",
+                round(duration_ms, 3),
             )
         hooks = ex.state.plugins.implementers("usage.handle")
         if not hooks or not attempt.reached_upstream:
@@ -104,7 +115,7 @@ class Settler:
         ex.settled = True
         duration_s = time.monotonic() - ex.started_s
         if ex.trace is not None:
-            ex.trace.record("outcome", outcome=outcome, status=status, code=error.code if error is not None else "")
+            ex.trace.note(_OUTCOME, outcome, status, error.code if error is not None else "")
             if self._trace is not None:
                 self._trace.finish(ex.trace)
         if self._observe is not None:

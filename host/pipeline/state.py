@@ -18,7 +18,7 @@ from host.credentials.pool import CredentialPool, Cursors, Strategy
 from host.credentials.records import Credential, CredentialModel, HandleMint, credentials_of_config
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
-from host.registry.models import ModelRegistry, ModelRow, ModelSource, Offer, Resolution
+from host.registry.models import ModelRegistry, ModelRow, ModelSource, Offer, Resolution, image_only_name
 from host.registry.suffix import split_suffix
 from host.runtime.handle import Binding, PluginSnapshot, PluginState, PluginView
 from pluginabi.payloads.common import CredentialHandle, ModelInfo, ThinkingSupport
@@ -68,6 +68,10 @@ class Plan:
     missing_method: bool = False
     """Somebody offers it in the right format, but not for this kind of call."""
     cursor: str = ""
+    image_only: str | None = None
+    """The bare name of a model that only image endpoints may use."""
+    credential_ids: tuple[str, ...] = ()
+    """Of the lanes, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,8 @@ class GatewayState:
             unsupported=tuple(dict.fromkeys(unsupported)),
             missing_method=missing_method,
             cursor=f"{','.join(found.providers)}:{found.base}",
+            image_only=image_only_name(model),
+            credential_ids=tuple(lane.credential.id for lane in lanes),
         )
 
     def _routed(self, model: str, provider: str) -> Resolution:

@@ -16,7 +16,7 @@ from host.errors import RequestError, to_error_body
 from host.pipeline.attempt import (
     NOT_SENT,
     ExecutorFailed,
-    check_status,
+    bad_status,
     executor_request,
     mark_failed,
     mark_succeeded,
@@ -64,7 +64,8 @@ async def open_stream(invoker: Invoker, settler: Settler, ex: Execution, attempt
     attempt.response_headers = reply.result.headers
     stream = GatewayStream(invoker, settler, ex, attempt, reply.items)
     try:
-        _check(attempt, reply.result)
+        if not 200 <= reply.result.status <= 299:
+            raise _failed_opening(attempt, reply.result)
         await stream.wait_for_first_item()
     except BaseException:
         await stream.abandon()
@@ -72,11 +73,11 @@ async def open_stream(invoker: Invoker, settler: Settler, ex: Execution, attempt
     return stream
 
 
-def _check(attempt: Attempt, opening: ExecutorResponse) -> None:
-    try:
-        check_status(attempt, opening)
-    except PluginError as error:
-        raise ExecutorFailed(error) from error
+def _failed_opening(attempt: Attempt, opening: ExecutorResponse) -> ExecutorFailed:
+    error = bad_status(attempt, opening)
+    failed = ExecutorFailed(error)
+    failed.__cause__ = error
+    return failed
 
 
 async def with_bootstrap_retries(ex: Execution, serve: Callable[[], Awaitable[T]]) -> T:

@@ -10,10 +10,10 @@ import msgspec
 from msgspec import UNSET
 
 from host.errors import RequestError
-from host.pipeline.execution import Attempt, Content, Execution, exact_body, request_fields
+from host.pipeline.execution import Attempt, Content, Execution, request_fields, shown_body
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import exact_or_plain
-from host.pipeline.patch import model_of, set_member
+from host.pipeline.patch import set_member
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.pipeline.thinking import thinking_config
 from host.runtime.handle import Binding
@@ -33,7 +33,7 @@ async def translate_request(
     if source == target:
         content = with_model(content, target, model)
     plugins = ex.state.plugins
-    for hook in plugins.implementers("request.normalize"):
+    for hook in plugins.bindings.get("request.normalize", ()):
         content = await _ask_request(invoker, ex, hook, content, target=target, model=model) or content
     if source != target:
         content = await _translated(invoker, ex, content, target=target, model=model)
@@ -46,10 +46,10 @@ def with_model(content: Content, protocol: str, model: str) -> Content:
     """`content` with `model` in place of another name; the same object when it names that already, or none at all."""
     if protocol not in MODEL_IN_BODY or not model:
         return content
-    named = model_of(content.data)
+    named = content.model
     if named is None or named == model:
         return content
-    return Content(set_member(content.data, "model", msgspec.json.encode(model)), is_json=True)
+    return Content(set_member(content.data, "model", msgspec.json.encode(model)), is_json=True, model=model)
 
 
 async def _translated(invoker: Invoker, ex: Execution, content: Content, *, target: str, model: str) -> Content:
@@ -71,7 +71,7 @@ async def _ask_request(
             to_format=target,
             model=model,
             stream=ex.method == EXECUTE_STREAM,
-            body=exact_body(binding.inputs, content),
+            body=shown_body(binding.inputs, content),
         )
 
     answer = await invoker.call(hook, build, ex.scope)
@@ -99,7 +99,7 @@ async def _apply_thinking(
                 provider=lane.provider,
                 model=lane.info,
                 config=config,
-                body=exact_body(binding.inputs, content),
+                body=shown_body(binding.inputs, content),
             )
 
         answer = await invoker.call(hook, build, ex.scope)
@@ -142,7 +142,7 @@ async def _ask_response(
             from_format=attempt.lane.output_format,
             to_format=ex.wanted,
             model=attempt.upstream_model,
-            body=exact_body(inputs, content),
+            body=shown_body(inputs, content),
             request_body=exact_or_plain(binding, attempt.content) if inputs.request_body else UNSET,
             client_body=attempt.client_content.body if inputs.client_body else UNSET,
         )
