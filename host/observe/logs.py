@@ -123,17 +123,6 @@ def _mask_pair(pair: str) -> str:
     return pair
 
 
-def mask_header(name: str, value: str) -> str:
-    """A header value as logs may show it: an authorization keeps its scheme, other secrets are masked whole."""
-    lowered = name.lower()
-    if "authorization" in lowered:
-        scheme, space, secret = value.partition(" ")
-        return f"{scheme} {mask_value(secret)}" if space else mask_value(value)
-    if any(word in lowered for word in ("api-key", "apikey", "token", "secret", "cookie")):
-        return mask_value(value)
-    return value
-
-
 def mask_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: values of fields with a secret's name, on two levels, never reach a log."""
     for name, value in event.items():

@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 
 from host.web.answer import EVENT_STREAM_TYPE, JSON_TYPE
 from host.web.render_errors import Family, render_in_band
-from pluginabi.body import Body, StreamItem
+from pluginabi.body import Body, StreamItem, is_json
 from pluginabi.errors import ErrorBody
 from pluginapi.protocols.sse import SseParser, format_event
 
@@ -124,7 +124,7 @@ class WholeEvents:
         """What is held, with its blank line, if nothing but that is missing; otherwise nothing, and it stays held."""
         held = bytes(self._held)
         events = SseParser().feed(held + b"\n\n") if held else []
-        if not events or not all(event.data == b"[DONE]" or _is_json(event.data) for event in events):
+        if not events or not all(event.data == b"[DONE]" or is_json(event.data) for event in events):
             return b""
         self._held.clear()
         return held.rstrip(b"\r\n") + b"\n\n"
@@ -135,14 +135,6 @@ def _after_last_boundary(data: bytes | bytearray, start: int) -> int:
     blank_lines = (b"\n\n",) if data.find(b"\r", start) < 0 else (b"\n\n", b"\n\r\n", b"\r\r")
     ends = (at + len(blank) for blank in blank_lines if (at := data.rfind(blank, start)) >= 0)
     return max(ends, default=0)
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def cut_behind(data: bytes, marker: "Marker") -> bytes:

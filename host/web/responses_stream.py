@@ -9,7 +9,7 @@ from host.observe.logs import redact
 from host.web.answer import EVENT_STREAM_TYPE
 from host.web.frames import KEEP_ALIVE_COMMENT, broken_stream, event_bytes, raw_bytes
 from host.web.render_errors import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, responses_error
-from pluginabi.body import StreamItem
+from pluginabi.body import StreamItem, is_json
 from pluginabi.errors import ErrorBody
 from pluginabi.immutable import Headers
 from pluginapi.protocols.sse import SseEvent, SseEventTooLarge, SseParser, format_event
@@ -124,7 +124,7 @@ class ResponsesFrames:
         if self._parser is not None and not self.ended:
             # An event that was cut off is dropped unless only its blank line is missing.
             out = b"".join(
-                self._event(event) for event in self._parser.flush() if event.data == b"[DONE]" or _is_json(event.data)
+                self._event(event) for event in self._parser.flush() if event.data == b"[DONE]" or is_json(event.data)
             )
         if self.failure is None and not self.ended:
             seen = f"the last event was {self._last_event!r}" if self._last_event else "no event was seen"
@@ -163,7 +163,7 @@ class ResponsesFrames:
         open_line = self._open_line
         if open_line and chunk.lstrip(b" \t").startswith(_FIELDS):
             if open_line.startswith(b"data:"):
-                if open_line[5:].strip() == b"[DONE]" or _is_json(open_line[5:]):
+                if open_line[5:].strip() == b"[DONE]" or is_json(open_line[5:]):
                     chunk, open_line = b"\n\n" + chunk, b""
             elif open_line.startswith((b"event:", b"id:", b"retry:")):
                 chunk, open_line = b"\n" + chunk, b""
@@ -229,14 +229,6 @@ def _error_event(payload: dict[str, Any]) -> bytes:
 def _is_comment(chunk: bytes) -> bool:
     """Whether whole lines and nothing but comments are in `chunk`."""
     return chunk.endswith(b"\n\n") and all(line.startswith(b":") for line in chunk.splitlines() if line)
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data, type=Raw)
-    except msgspec.DecodeError:
-        return False
-    return True
 
 
 def _short(value: Any, limit: int) -> str:
