@@ -85,7 +85,8 @@ def to_message(frame: Frame) -> bytes:
     _FILL[type(frame)](getattr(message, kind), frame)
     # A message without fields would not be there otherwise, and `kind` with it.
     getattr(message, kind).SetInParent()
-    return message.SerializeToString(deterministic=True)
+    serialised: bytes = message.SerializeToString(deterministic=True)
+    return serialised
 
 
 def _set(message: Any, source: Any, names: Sequence[str]) -> None:
