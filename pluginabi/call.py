@@ -349,6 +349,12 @@ class IncomingCall:
 
     # -- for the session
 
+    def close(self) -> None:
+        """The closing frame was sent. Callbacks usually refer to their call: kept, they would leave it to the garbage
+        collector."""
+        self.closed = True
+        self._cancel_callbacks = None
+
     def cancel_from_caller(self, reason: CancelReason) -> None:
         if self.cancel_reason is not None or self.closed:
             return

@@ -145,11 +145,12 @@ def max_body_bytes(max_frame_bytes: int) -> int:
 
 def check_body_size(payload: Struct, max_frame_bytes: int) -> None:
     """Raise FrameTooLarge when a body of `payload` may not be inlined for a peer with this `max_frame_bytes`."""
-    limit = max_body_bytes(max_frame_bytes)
     for name in _body_fields(type(payload)):
         body = getattr(payload, name)
-        if body is not UNSET and (size := _body_size(body, limit)) > limit:
-            raise FrameTooLarge(size, limit, "body")
+        if body is not UNSET:
+            limit = max_body_bytes(max_frame_bytes)
+            if (size := _body_size(body, limit)) > limit:
+                raise FrameTooLarge(size, limit, "body")
 
 
 def _body_size(body: Body, limit: int) -> int:

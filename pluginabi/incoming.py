@@ -135,7 +135,7 @@ class IncomingCalls:
             self._budget.release(call)
 
     def _close(self, call: IncomingCall) -> None:
-        call.closed = True
+        call.close()
         self.open.pop(call.id, None)
         if call.parent_call is not None and call.parent_call.children is not None:
             call.parent_call.children.pop(call.id, None)

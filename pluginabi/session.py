@@ -6,7 +6,7 @@ policy: it starts no process, retries nothing, limits nothing but what a peer co
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Raw
 
@@ -134,7 +134,11 @@ class Session:
             raise link.error(method, "unavailable", f"going away: {self._going_away}")
         if link.ended is not None:
             link.check_open(method)
-        raw = Raw(params) if isinstance(params, bytes) else cast(Raw, params)
+        raw: Any = params  # structs are encoded together with their frame, in one pass
+        if isinstance(params, bytes):
+            raw = Raw(params)
+        else:
+            link.check_body_size(params, method)
         frame = Call(
             id=self._outgoing.last_id + 1,
             method=method,
@@ -143,8 +147,6 @@ class Session:
             timeout_ms=timeout_ms,
             parent=parent,
         )
-        if not isinstance(params, bytes):
-            link.check_body_size(params, method)
         try:
             self._channel.send(frame)
         except CHANNEL_FAULTS as fault:

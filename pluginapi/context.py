@@ -93,7 +93,17 @@ def _drop(level: str, event: str, fields: Mapping[str, Any]) -> None:
 class Context:
     """One call, valid until the hook has answered (a stream: its last item); later callbacks get `parent_closed`."""
 
-    __slots__ = ("_cancelled", "_deadline_s", "_loop", "_port", "_sink", "permissions", "plugin_id", "request_id")
+    __slots__ = (
+        "_cancelled",
+        "_deadline_s",
+        "_loop",
+        "_make_cancelled",
+        "_port",
+        "_sink",
+        "permissions",
+        "plugin_id",
+        "request_id",
+    )
 
     def __init__(
         self,
@@ -104,9 +114,12 @@ class Context:
         log: LogSink = _drop,
         permissions: frozenset[str] = frozenset(),
         deadline_s: float | None = None,
-        cancelled: CancelSignal | None = None,
+        cancelled: Callable[[], CancelSignal] = asyncio.Event,
     ) -> None:
-        """`deadline_s` is on the monotonic clock (`time.monotonic`); None: no deadline."""
+        """`deadline_s` is on the monotonic clock (`time.monotonic`); None: no deadline.
+
+        `cancelled` makes the signal: few hooks ask for it.
+        """
         self.plugin_id: Final = plugin_id
         self.request_id: Final = request_id
         """Of the client request this call belongs to; empty for calls outside of one (register, model lists)."""
@@ -115,7 +128,8 @@ class Context:
         self._port: Final[CallbackPort] = port if port is not None else NoHost()
         self._sink: Final = log
         self._deadline_s = deadline_s
-        self._cancelled = cancelled
+        self._make_cancelled = cancelled
+        self._cancelled: CancelSignal | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def remaining_s(self) -> float | None:
@@ -129,7 +143,7 @@ class Context:
         """Set when nobody wants the answer any more. An `async` hook is cancelled as well and rarely needs it; a
         `@blocking` one has to look at `ctx.cancelled.is_set()` now and then."""
         if self._cancelled is None:
-            self._cancelled = asyncio.Event()
+            self._cancelled = self._make_cancelled()
         return self._cancelled
 
     @property
@@ -169,6 +183,5 @@ class Context:
     def enter_thread(self) -> None:
         """Called by the dispatcher on the event loop before a `@blocking` hook starts."""
         self._loop = asyncio.get_running_loop()
-        if self._cancelled is None:
-            # Made here and not by the thread that asks for it: two threads could each make one.
-            self._cancelled = asyncio.Event()
+        # Made here and not by the thread that asks for it: two threads could each make one.
+        self._cancelled = self.cancelled

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import inspect
 import traceback
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping
 from types import AsyncGeneratorType
 from typing import Any, Final, Self, TypeAlias
 
@@ -30,7 +30,7 @@ from pluginapi.threads import HookThreads
 ExceptionSink: TypeAlias = Callable[[BaseException, str, Context], None]
 """`sink(error, method, ctx)` for an exception that is not a `PluginError`: the only trace of it is made here."""
 _Hook: TypeAlias = Callable[[Payload, Context], Any]
-_LIFECYCLE: Final = ("plugin.register", "plugin.reconfigure")
+_LIFECYCLE: Final = frozenset(("plugin.register", "plugin.reconfigure"))
 
 
 class DispatchReply(Struct, frozen=True):
@@ -66,20 +66,20 @@ class Dispatcher:
             f"plugin:{plugin_class.id or plugin_class.__name__}", size=plugin_class.blocking_threads
         )
         self._hooks: Final = {
-            method: self._bind(getattr(plugin, HOOK_NAMES[method]))
+            method: (PLUGIN_METHODS[method], self._bind(getattr(plugin, HOOK_NAMES[method])))
             for method in self.capabilities
             if getattr(plugin_class, HOOK_NAMES[method]) is not getattr(Plugin, HOOK_NAMES[method])
         }
 
-    async def dispatch(self, method: str, params: Payload, ctx: Context) -> DispatchReply:
-        """Run one hook. Raises nothing but `PluginError`.
+    def dispatch(self, method: str, params: Payload, ctx: Context) -> Coroutine[Any, Any, DispatchReply]:
+        """To be awaited: run one hook. Raises nothing but `PluginError`.
 
         Cancelling the awaiting task cancels an `async` hook at its next await and sets `ctx.cancelled`; CancelledError
         then passes through. `plugin.register` and `plugin.shutdown` are answered even when they are not overridden.
         """
         if method in _LIFECYCLE:
-            return await self._configure(method, params, ctx)
-        return await self._run(method, params, ctx)
+            return self._configure(method, params, ctx)
+        return self._run(method, params, ctx)
 
     def close(self) -> None:
         """Let the threads of blocking hooks end; no hook may be called any more."""
@@ -100,10 +100,10 @@ class Dispatcher:
         return reply
 
     async def _run(self, method: str, params: Payload, ctx: Context) -> DispatchReply:
-        spec = PLUGIN_METHODS.get(method)
-        hook = self._hooks.get(method)
-        if spec is None or hook is None:
+        found = self._hooks.get(method)
+        if found is None:
             return _unimplemented(method)
+        spec, hook = found
         try:
             value = hook(params, ctx)
             if not isinstance(value, AsyncGeneratorType):

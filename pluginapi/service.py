@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final, cast
@@ -36,7 +37,7 @@ class PluginService:
         self.was_shut_down = False
         """Whether the host called `plugin.shutdown`."""
         self._session: Session | None = None
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._tasks: Final[dict[IncomingCall, asyncio.Task[None]]] = {}
         self._thread_id: Final = threading.get_ident()
         self._loop: Final = asyncio.get_running_loop()
 
@@ -48,52 +49,61 @@ class PluginService:
         """A `CallHandler`: starts a task and returns."""
         if call.method == "plugin.shutdown":
             self.was_shut_down = True
-        task = self._loop.create_task(self._serve(call), name=f"{call.method}#{call.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        call.on_cancel(lambda reason: _cancel(task))
+        # It takes itself out of `_tasks`: a callback on its end would cost every call one more turn of the loop.
+        self._tasks[call] = self._loop.create_task(self._serve(call), name=call.method)
+        call.on_cancel(functools.partial(self._cancel, call))
+
+    def _cancel(self, call: IncomingCall, _: str = "") -> None:
+        task = self._tasks.get(call)
+        if task is None:
+            return
+        if inspect.getcoroutinestate(cast(Any, task.get_coro())) == inspect.CORO_CREATED:
+            # A task that is cancelled before it began never runs, and nobody would close the call.
+            del self._tasks[call]
+            self._fail(call, _cancelled(call), None)
+        task.cancel()
 
     async def stop(self) -> None:
         """Cancel what runs and wait until every call has its closing frame."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        running = dict(self._tasks)
+        for call in running:
+            self._cancel(call)
+        if running:
+            await asyncio.wait(running.values())
 
     async def _serve(self, call: IncomingCall) -> None:
         reply: DispatchReply | None = None
         try:
-            try:
-                params = frozen(decode_params(call.method, call.params))
-                reply = await self._dispatcher.dispatch(call.method, params, self._context(call, params))
-                if reply.items is None:
-                    call.respond(reply.result, reply.usage)
-                else:
-                    await self._stream(call, reply)
-            finally:
-                if reply is not None and reply.items is not None:
-                    await reply.items.aclose()
+            params = frozen(decode_params(call.method, call.params))
+            reply = await self._dispatcher.dispatch(call.method, params, self._context(call, params))
+            if reply.items is None:
+                call.respond(reply.result, reply.usage)
+            else:
+                await self._stream(call, reply)
         except PluginError as error:
             self._fail(call, error.body, reply)
         except PluginTransportError as error:
             self._fail(call, error.to_error_body(), reply)
         except asyncio.CancelledError:
-            reason = call.cancel_reason or "shutdown"
-            self._fail(call, host_error("cancelled", f"the call was cancelled: {reason}").body, reply)
+            self._fail(call, _cancelled(call), reply)
         except ENCODE_ERRORS as error:
             text = f"{call.method} answered what JSON cannot carry: {error}"
             self._fail(call, ErrorBody(message=text), reply)
+        finally:
+            self._tasks.pop(call, None)
 
     async def _stream(self, call: IncomingCall, reply: DispatchReply) -> None:
-        if not call.stream:
-            raise PluginError(f"the caller of {call.method} cannot take a stream")
-        outgoing = await call.open_stream(reply.result)
-        async for item in reply.items:
-            await outgoing.send(self._wire_item(item))
-        # The author's cleanup may still report usage.
-        await reply.items.aclose()
-        outgoing.end(None, reply.usage_of())
+        try:
+            if not call.stream:
+                raise PluginError(f"the caller of {call.method} cannot take a stream")
+            outgoing = await call.open_stream(reply.result)
+            async for item in reply.items:
+                await outgoing.send(self._wire_item(item))
+            # The author's cleanup may still report usage.
+            await reply.items.aclose()
+            outgoing.end(None, reply.usage_of())
+        finally:
+            await reply.items.aclose()
 
     def _fail(self, call: IncomingCall, error: ErrorBody, reply: DispatchReply | None) -> None:
         usage = reply.usage_of() if reply is not None else None
@@ -105,18 +115,19 @@ class PluginService:
 
     def _context(self, call: IncomingCall, params: Payload) -> Context:
         assert self._session is not None
+        port = CallPort(self, self._session, call)
         return Context(
             plugin_id=self._plugin_id,
             request_id=getattr(params, "request_id", ""),
-            port=SessionPort(self._session, parent=call.id),
-            log=functools.partial(self._log, call.id),
+            port=port,
+            log=port.log,
             permissions=self._dispatcher.permissions,
             deadline_s=call.deadline,
-            cancelled=call.cancelled,
+            cancelled=port.cancelled,
         )
 
-    def _log(self, parent: int, level: str, event: str, fields: Mapping[str, Any]) -> None:
-        frame = Log(level=level, event=event, fields=fields, parent=parent)
+    def log(self, frame: Log) -> None:
+        """Send a log line; from any thread."""
         if threading.get_ident() == self._thread_id:
             self._send_log(frame)
         elif not self._loop.is_closed():
@@ -131,14 +142,23 @@ class PluginService:
             self._session.log(replace(frame, fields={name: repr(value) for name, value in frame.fields.items()}))
 
 
-class SessionPort:
-    """Callbacks as `call` frames on behalf of one call of the host."""
+class CallPort:
+    """The way to the host on behalf of one of its calls: callbacks as `call` frames, log lines, its cancellation."""
 
-    __slots__ = ("_parent", "_session")
+    __slots__ = ("_call", "_service", "_session")
 
-    def __init__(self, session: Session, *, parent: int | None) -> None:
+    def __init__(self, service: PluginService, session: Session, call: IncomingCall) -> None:
+        self._service = service
         self._session = session
-        self._parent = parent
+        self._call = call
+
+    def log(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        """A `LogSink`."""
+        self._service.log(Log(level=level, event=event, fields=fields, parent=self._call.id))
+
+    def cancelled(self) -> asyncio.Event:
+        """The signal for `Context.cancelled`."""
+        return self._call.cancelled
 
     async def call(self, method: str, params: Payload, *, timeout_ms: int | None = None) -> Payload:
         """See `CallbackPort`."""
@@ -161,7 +181,7 @@ class SessionPort:
     ) -> tuple[Any, IncomingStream | None]:
         try:
             outgoing = self._session.start_call(
-                method, params, timeout_ms=timeout_ms, parent=self._parent, stream=stream
+                method, params, timeout_ms=timeout_ms, parent=self._call.id, stream=stream
             )
             reply = await outgoing.reply()
             return frozen(decode_result(method, reply.result, plugin_id="host")), reply.items
@@ -205,5 +225,5 @@ def _as_is(item: StreamItem) -> StreamItem:
     return item
 
 
-def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
+def _cancelled(call: IncomingCall) -> ErrorBody:
+    return host_error("cancelled", f"the call was cancelled: {call.cancel_reason or 'shutdown'}").body
