@@ -58,7 +58,9 @@ async def test_RS06_a_body_that_cannot_be_decoded_is_a_400_unless_it_is_JSON_alr
 
 
 @pytest.mark.parametrize(
-    "packed", [gzip.compress(BODY)[:-9], brotli.compress(BODY)[:-5], zstandard.compress(BODY)[:-5]]
+    "packed",
+    [gzip.compress(BODY)[:-9], brotli.compress(BODY)[:-5], zstandard.compress(BODY)[:-5]],
+    ids=["gzip", "br", "zstd"],
 )
 async def test_a_truncated_body_is_a_400(proxy: Proxy, packed: bytes) -> None:
     encoding = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}.get(packed[:2], "br")
