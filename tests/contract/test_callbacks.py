@@ -127,12 +127,14 @@ async def test_a_callback_ends_when_its_call_is_given_up(bare: BareFactory, how:
             running.set()
 
         host.methods["host.http.do"] = http_do
-        call = host.session.start_call("executor.execute", b"{}", timeout_ms=500 if how == "timed out" else None)
+        call = host.session.start_call("executor.execute", b"{}", timeout_ms=60_000)
         await plugin.next(Call)
         plugin.send(Call(id=1, method="host.http.do", parent=1))
         await within(running.wait())
         if how == "cancelled":
             call.cancel()
+        else:
+            call.time_is_up()
         assert await within(reason) == "parent_closed"
         assert (await plugin.next(Cancel)).id == 1
         plugin.send(Call(id=2, method="host.http.do", parent=1))

@@ -191,20 +191,34 @@ async def test_a_call_says_what_the_caller_wants(bare: BareFactory) -> None:
 
 async def test_a_call_that_takes_too_long_times_out_and_is_cancelled_with_reason_deadline(bare: BareFactory) -> None:
     async with bare() as (host, plugin):
-        call = host.session.start_call("model.route", b"{}", timeout_ms=50)
+        call = host.session.start_call("model.route", b"{}", timeout_ms=60_000)
+        await plugin.next(Call)
+        call.time_is_up()
         with pytest.raises(PluginTimeout) as caught:
             await within(call.reply())
         assert (caught.value.http_status, caught.value.code) == (504, "plugin_timeout")
-        assert caught.value.timeout_ms == 50
-        await plugin.next(Call)
+        assert caught.value.timeout_ms == 60_000
         assert await plugin.next(Cancel) == Cancel(id=1, reason="deadline")
+
+
+async def test_a_deadline_passes_by_itself(pair: Pair) -> None:
+    async def route(call: IncomingCall) -> None:
+        await asyncio.Event().wait()
+
+    pair.plugin.methods["model.route"] = route
+    calls = [pair.host.session.start_call("model.route", b"{}", timeout_ms=timeout_ms) for timeout_ms in (20, 1, 10)]
+    for call in calls:
+        with pytest.raises(PluginTimeout):
+            await within(call.reply())
 
 
 async def test_a_late_answer_is_dropped_but_frees_the_slot(bare: BareFactory) -> None:
     async with bare() as (host, plugin):
-        call = host.session.start_call("model.route", b"{}", timeout_ms=1)
+        call = host.session.start_call("model.route", b"{}", timeout_ms=60_000)
         freed = asyncio.Event()
         call.on_closed(freed.set)
+        await plugin.next(Call)
+        call.time_is_up()
         with pytest.raises(PluginTimeout):
             await within(call.reply())
         assert not freed.is_set()
@@ -220,12 +234,13 @@ async def test_a_late_answer_is_dropped_but_frees_the_slot(bare: BareFactory) ->
 
 async def test_without_cancel_a_timed_out_call_sends_nothing_and_waits_for_its_late_answer(bare: BareFactory) -> None:
     async with bare(features=PROFILES["minimal"]) as (host, plugin):
-        call = host.session.start_call("model.route", b"{}", timeout_ms=1)
+        call = host.session.start_call("model.route", b"{}", timeout_ms=60_000)
+        await plugin.next(Call)
+        call.time_is_up()
         with pytest.raises(PluginTimeout):
             await within(call.reply())
         freed = asyncio.Event()
         call.on_closed(freed.set)
-        await plugin.next(Call)
         plugin.send(Result(id=1, ok=True))
         await within(freed.wait())
         assert plugin.arrived() == []
@@ -233,13 +248,11 @@ async def test_without_cancel_a_timed_out_call_sends_nothing_and_waits_for_its_l
 
 async def test_a_deadline_ends_with_the_result_that_opens_a_stream(bare: BareFactory) -> None:
     async with bare() as (host, plugin):
-        opened = host.session.start_call("executor.execute_stream", b"{}", stream=True, timeout_ms=300)
+        opened = host.session.start_call("executor.execute_stream", b"{}", stream=True, timeout_ms=60_000)
         plugin.send(Result(id=1, ok=True, stream=True))
         items = (await within(opened.reply())).items
         assert items is not None
-        later = host.session.start_call("model.route", b"{}", timeout_ms=300)
-        with pytest.raises(PluginTimeout):
-            await within(later.reply())
+        opened.time_is_up()
         plugin.send(Item(id=1, event="still open"))
         assert (await within(anext(items))).event == "still open"
 
