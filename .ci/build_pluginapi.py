@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED = ("msgspec", "pluggy")
-GRPC = ("grpcio", "grpcio-health-checking")
+GRPC = ("grpcio", "grpcio-health-checking", "protobuf")
 
 PYPROJECT = """\
 [build-system]
