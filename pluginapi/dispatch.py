@@ -14,7 +14,7 @@ from typing import Any, Final, Self, TypeAlias
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from pluginabi.body import StreamItem
+from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.frames import Usage
 from pluginabi.immutable import freeze
@@ -26,6 +26,7 @@ from pluginapi.answers import Reply, Stream, to_headers, to_item
 from pluginapi.context import Context
 from pluginapi.plugin import HOOK_NAMES, Plugin, capabilities_of, failure_modes_of, is_blocking
 from pluginapi.threads import HookThreads
+from pluginapi.tidy import tidy
 
 ExceptionSink: TypeAlias = Callable[[BaseException, str, Context], None]
 """`sink(error, method, ctx)` for an exception that is not a `PluginError`: the only trace of it is made here."""
@@ -229,6 +230,8 @@ class OutgoingItems:
                 self.usage = value
                 continue
             item = to_item(value)
+            if type(item.body) is not Body and item.body is not UNSET:
+                item = tidy(item)
             if not item.is_progress:
                 self._check_kind(item)
             return item
@@ -263,6 +266,11 @@ def _answer(spec: MethodSpec, value: Any) -> DispatchReply:
         value, usage = value.result, value.usage
     if value is not None and not isinstance(value, spec.response):
         raise PluginError(f"{spec.name} answered {_described(value)}; it answers {spec.response.__name__} or nothing")
+    if value is not None:
+        try:
+            value = tidy(value)
+        except TypeError as error:
+            raise PluginError(f"{spec.name} answered {spec.response.__name__} with a mistake in {error}") from error
     return DispatchReply(value, usage)
 
 
