@@ -148,6 +148,7 @@ class PluginRegistry:
                 *(generation.handle.drain_and_stop(drain_s=STOP_DRAIN_S) for generation in self._draining)
             )
             self._draining.clear()
+            self._carriers.stop()
 
     def statuses(self) -> list[PluginStatus]:
         """Every plugin that was found or runs, by id; broken and shadowed ones last."""

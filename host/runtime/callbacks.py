@@ -208,6 +208,14 @@ class InlinePort:
             deadline_s=scope.deadline_s,
         )
 
+    @property
+    def plugin_id(self) -> str:
+        return self.scope.plugin_id
+
+    @property
+    def method(self) -> str:
+        return self.scope.method
+
     async def call(self, method: str, params: Payload, *, timeout_ms: int | None = None) -> Payload:
         """As `pluginapi.CallbackPort.call`."""
         if timeout_ms is None and self._watch.current is self:

@@ -49,6 +49,8 @@ class Carriers:
         """A handle that is not started yet."""
         if plan.policy.carrier == "process":
             return self._process(plan, generation=generation, register=register, changed=changed)
+        if not plan.bundled:
+            self._watch.start()
         return InProcessPlugin(
             plan.source,
             generation=generation,
@@ -57,7 +59,12 @@ class Carriers:
             callbacks=self._callbacks,
             watch=self._watch,
             tasks=self._tasks,
+            max_inflight=plan.policy.max_inflight,
         )
+
+    def stop(self) -> None:
+        """Nothing is made any more; all plugins have stopped."""
+        self._watch.stop()
 
 
 def attachments(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from host.runtime.loopwatch import LoopWatch
+from host.runtime.loopwatch import LoopWatch, WatchedCall
 from pluginabi.errors import PluginTimeout
 
 log = structlog.get_logger("host.runtime.drive")
@@ -26,7 +26,7 @@ CANCEL_GRACE_S: Final = 2.0
 Work = Coroutine[Any, Any, Any]
 
 
-class DrivenCall(Protocol):
+class DrivenCall(WatchedCall, Protocol):
     """What the driver needs of the call it works for."""
 
     def cancel(self) -> None:
@@ -34,12 +34,11 @@ class DrivenCall(Protocol):
 
 
 class Driver:
-    """Steps the coroutines of one plugin."""
+    """Steps the coroutines of plugins."""
 
-    __slots__ = ("_plugin_id", "_watch", "stuck")
+    __slots__ = ("_watch", "stuck")
 
-    def __init__(self, plugin_id: str, *, watch: LoopWatch) -> None:
-        self._plugin_id = plugin_id
+    def __init__(self, watch: LoopWatch) -> None:
         self._watch = watch
         self.stuck = 0
         """Hooks that had to be closed because they went on after they were cancelled."""
@@ -48,13 +47,12 @@ class Driver:
     def run(
         self,
         work: Work,
-        method: str,
+        call: DrivenCall,
         *,
         timeout_s: float | None,
-        call: DrivenCall,
         dropped: Callable[[Any], None] | None = None,
     ) -> Generator[Any, Any, Any]:
-        """Await `work`; `call` identifies it to the watch, `dropped` gets a result that nobody wants any more.
+        """Await `work`, which is the plugin's part of `call`; `dropped` gets a result that nobody wants any more.
 
         Raises PluginTimeout after `timeout_s`, otherwise whatever `work` raises. Cancelling it cancels `work`, and it
         ends as cancelled even when `work` answers all the same.
@@ -66,21 +64,21 @@ class Driver:
         except StopIteration as done:
             return done.value
         finally:
-            watch.leave(outer, self._plugin_id, method)
+            watch.leave(outer)
         guard = _Guard(timeout_s)
         try:
-            value = yield from self._wait(_Suspended(work, method, call, waits_for), guard)
+            value = yield from self._wait(_Suspended(work, call, waits_for), guard)
         except GeneratorExit:
             raise
         except BaseException as error:
-            self._settle(guard, method, error)
+            self._settle(guard, call, error)
             raise
         finally:
             guard.stop()
         if guard.interrupted:
             if dropped is not None:
                 dropped(value)
-            self._settle(guard, method, None)
+            self._settle(guard, call, None)
         return value
 
     def _wait(self, state: "_Suspended", guard: "_Guard") -> Generator[Any, Any, Any]:
@@ -96,7 +94,8 @@ class Driver:
                 error = raised
             if guard.overdue:
                 self.stuck += 1
-                log.error("plugin.ignores_cancellation", plugin_id=self._plugin_id, method=state.method)
+                call = state.call
+                log.error("plugin.ignores_cancellation", plugin_id=call.plugin_id, method=call.method)
                 _close(state.work)
                 raise asyncio.CancelledError
             if guard.expired:
@@ -107,18 +106,18 @@ class Driver:
             except StopIteration as done:
                 return done.value
             finally:
-                self._watch.leave(outer, self._plugin_id, state.method)
+                self._watch.leave(outer)
             if error is not None and guard.interrupted:
                 guard.start_grace()
 
-    def _settle(self, guard: "_Guard", method: str, error: BaseException | None) -> None:
+    def _settle(self, guard: "_Guard", call: DrivenCall, error: BaseException | None) -> None:
         """Raise what an interrupted call ends with, whatever the plugin made of its cancellation."""
         if not guard.interrupted:
             return
         if error is not None and not isinstance(error, asyncio.CancelledError):
-            log.info("plugin.late_error", plugin_id=self._plugin_id, method=method, error=str(error))
+            log.info("plugin.late_error", plugin_id=call.plugin_id, method=call.method, error=str(error))
         if guard.take_back():
-            raise PluginTimeout(self._plugin_id, method, timeout_ms=guard.timeout_ms) from None
+            raise PluginTimeout(call.plugin_id, call.method, timeout_ms=guard.timeout_ms) from None
         if not isinstance(error, asyncio.CancelledError):
             raise asyncio.CancelledError
 
@@ -126,11 +125,10 @@ class Driver:
 class _Suspended:
     """A coroutine that waits for something."""
 
-    __slots__ = ("call", "method", "waits_for", "work")
+    __slots__ = ("call", "waits_for", "work")
 
-    def __init__(self, work: Work, method: str, call: DrivenCall, waits_for: Any) -> None:
+    def __init__(self, work: Work, call: DrivenCall, waits_for: Any) -> None:
         self.work = work
-        self.method = method
         self.call = call
         self.waits_for = waits_for
 

@@ -17,10 +17,12 @@ from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.loader import LoadError, PluginCode, load_plugin_code
 from host.runtime.loopwatch import LoopWatch
 from host.runtime.scope import CallScope
+from host.runtime.slots import Slots
 from host.tasks import TaskGroup
 from pluginabi.body import StreamItem
 from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTimeout, PluginTransportError, normalised
 from pluginabi.frames import Usage
+from pluginabi.limits import QUEUE_MAX_WAIT_S
 from pluginabi.methods import PLUGIN_METHODS
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse, ShutdownRequest
@@ -67,6 +69,7 @@ class InProcessPlugin:
         callbacks: HostCallbacks,
         watch: LoopWatch,
         tasks: TaskGroup,
+        max_inflight: int | None = None,
     ) -> None:
         self.plugin_id: Final = source.plugin_id
         self.generation: Final = generation
@@ -80,8 +83,13 @@ class InProcessPlugin:
         self._manager: Final = manager
         self._callbacks: Final = callbacks
         self._watch: Final = watch
+        self._slots = (
+            None
+            if max_inflight is None
+            else Slots(source.plugin_id, max_inflight=max_inflight, wait_s=QUEUE_MAX_WAIT_S)
+        )
         self._tasks: Final = tasks
-        self._driver: Final = Driver(source.plugin_id, watch=watch)
+        self._driver: Final = Driver(watch)
         self._code: PluginCode | None = None
         self._dispatcher: Dispatcher | None = None
         self._successor: PluginHandle | None = None
@@ -124,7 +132,13 @@ class InProcessPlugin:
             raise PluginTransportError(
                 self.plugin_id, method, phase="unavailable", cause=self.last_error or f"the plugin is {self.state}"
             )
-        return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
+        if self._slots is None:
+            return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
+        await self._slots.acquire(method)
+        try:
+            return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
+        finally:
+            self._slots.release()
 
     async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None:
         """Refuse new calls (or pass them to `successor`), wait up to `drain_s` for running ones, then stop."""
@@ -208,8 +222,7 @@ class InProcessPlugin:
         self._enter()
         try:
             answer: DispatchReply = await self._driver.run(
-                dispatcher.dispatch(method, params, port.context), method,
-                timeout_s=timeout_s, call=port, dropped=self._drop,
+                dispatcher.dispatch(method, params, port.context), port, timeout_s=timeout_s, dropped=self._drop
             )  # fmt: skip
         except PluginError as error:
             raise _from_plugin(error) from error.__cause__
@@ -219,7 +232,7 @@ class InProcessPlugin:
         if answer.items is None:
             return Reply(result=result, usage=answer.usage)
         self._enter()
-        return Reply(result=result, items=_Items(answer.items, self._driver, method, port=port, ended=self._leave))
+        return Reply(result=result, items=_Items(answer.items, self._driver, port, ended=self._leave))
 
     def _enter(self) -> None:
         self.in_flight += 1
@@ -240,13 +253,12 @@ class InProcessPlugin:
 class _Items:
     """The items of a stream, each step of the author's generator driven like a call of its own."""
 
-    __slots__ = ("_driver", "_ended", "_items", "_method", "_port", "usage")
+    __slots__ = ("_driver", "_ended", "_items", "_port", "usage")
 
-    def __init__(self, items: Any, driver: Driver, method: str, *, port: InlinePort, ended: Callable[[], None]) -> None:
+    def __init__(self, items: Any, driver: Driver, port: InlinePort, *, ended: Callable[[], None]) -> None:
         self.usage: Usage | None = None
         self._items = items
         self._driver = driver
-        self._method = method
         self._port = port
         self._ended: Callable[[], None] | None = ended
 
@@ -256,7 +268,7 @@ class _Items:
     async def __anext__(self) -> StreamItem:
         try:
             return await self._driver.run(  # type: ignore[no-any-return]
-                self._items.__anext__(), self._method, timeout_s=None, call=self._port
+                self._items.__anext__(), self._port, timeout_s=None
             )
         except StopAsyncIteration:
             self._end()
@@ -270,9 +282,9 @@ class _Items:
             return
         self._port.cancel()
         try:
-            await self._driver.run(self._items.aclose(reason), self._method, timeout_s=CLOSE_TIMEOUT_S, call=self._port)
+            await self._driver.run(self._items.aclose(reason), self._port, timeout_s=CLOSE_TIMEOUT_S)
         except PluginTimeout:
-            log.warning("plugin.close_timeout", plugin_id=self._port.scope.plugin_id, method=self._method)
+            log.warning("plugin.close_timeout", plugin_id=self._port.plugin_id, method=self._port.method)
         finally:
             self._end()
 

@@ -294,6 +294,7 @@ def not_started(
     config: Mapping[str, Any] | None = None,
     report: HeldReport | None = None,
     callbacks: HostCallbacks | None = None,
+    max_inflight: int | None = None,
 ) -> InProcessPlugin:
     """The same before its start."""
     return InProcessPlugin(
@@ -304,6 +305,7 @@ def not_started(
         callbacks=callbacks or new_callbacks(tasks),
         watch=LoopWatch(report=report),
         tasks=tasks,
+        max_inflight=max_inflight,
     )
 
 

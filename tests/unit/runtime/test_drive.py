@@ -14,6 +14,9 @@ from pluginabi.errors import PluginTimeout
 
 
 class Call:
+    plugin_id = "p"
+    method = "model.route"
+
     def __init__(self) -> None:
         self.cancelled = False
 
@@ -25,14 +28,12 @@ class Stage:
     """A driver with what it needs."""
 
     def __init__(self) -> None:
-        self.driver = Driver("p", watch=LoopWatch())
+        self.driver = Driver(LoopWatch())
         self.call = Call()
         self.dropped: list[Any] = []
 
     async def run(self, work: Any, timeout_s: float | None = None) -> Any:
-        return await self.driver.run(
-            work, "model.route", timeout_s=timeout_s, call=self.call, dropped=self.dropped.append
-        )
+        return await self.driver.run(work, self.call, timeout_s=timeout_s, dropped=self.dropped.append)
 
 
 @pytest.fixture

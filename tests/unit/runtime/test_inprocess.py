@@ -224,6 +224,34 @@ class P(Plugin):
     assert [answer.value.reason for answer in answers] == ["met", "met"]
 
 
+async def test_a_full_plugin_queues_calls_and_then_says_overloaded(
+    tmp_path: Path, within: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("host.runtime.inprocess.QUEUE_MAX_WAIT_S", 0.02)
+    code = """
+class P(Plugin):
+    async def plugin_register(self, request):
+        self.go, self.running = asyncio.Event(), asyncio.Event()
+    async def model_route(self, request):
+        self.running.set()
+        await self.go.wait()
+"""
+    tasks = TaskGroup("test")
+    plugin = not_started(tmp_path, code, tasks, max_inflight=1)
+    await plugin.start()
+    assert plugin._dispatcher is not None
+    author: Any = plugin._dispatcher.plugin
+    first = asyncio.ensure_future(route(plugin))
+    await within(author.running.wait())
+    with pytest.raises(PluginTransportError) as caught:
+        await within(route(plugin))
+    assert (caught.value.code, caught.value.http_status) == ("plugin_overloaded", 503)
+    author.go.set()
+    await within(first)
+    await within(route(plugin))
+    await tasks.stop()
+
+
 # -- streams
 
 STREAMS = """

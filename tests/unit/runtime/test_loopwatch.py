@@ -1,6 +1,8 @@
 """Who held the event loop."""
 
 import asyncio
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     return fake
 
 
+@dataclass(frozen=True)
+class Call:
+    plugin_id: str
+    method: str = "model.route"
+
+
 def test_a_step_longer_than_the_limit_is_reported_with_plugin_and_method(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda *report: seen.append(report))
-    outer = watch.enter("call")
-    assert watch.current == "call"
+    outer = watch.enter(Call("p"))
+    assert watch.current == Call("p")
     clock.now_s += 0.15
-    watch.leave(outer, "p", "model.route")
+    watch.leave(outer)
     assert seen == [("p", "model.route", pytest.approx(0.15))]
     assert watch.current is None
 
@@ -44,24 +52,48 @@ def test_a_step_longer_than_the_limit_is_reported_with_plugin_and_method(clock: 
 def test_a_step_within_the_limit_is_not_reported(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda *report: seen.append(report))
-    outer = watch.enter("call")
+    outer = watch.enter(Call("p"))
     clock.now_s += 0.1
-    watch.leave(outer, "p", "model.route")
+    watch.leave(outer)
     assert seen == []
 
 
 def test_nested_steps_are_charged_to_the_innermost_plugin_only(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda plugin_id, method, held_s: seen.append((plugin_id, round(held_s, 3))))
-    outer = watch.enter("a")
+    outer = watch.enter(Call("a"))
     clock.now_s += 0.05
-    inner = watch.enter("b")
+    inner = watch.enter(Call("b"))
     clock.now_s += 0.2
-    watch.leave(inner, "b", "executor.execute")
-    assert watch.current == "a"
+    watch.leave(inner)
+    assert watch.current == Call("a")
     clock.now_s += 0.04
-    watch.leave(outer, "a", "model.route")
+    watch.leave(outer)
     assert seen == [("b", 0.2)]
+
+
+def test_a_step_that_does_not_end_is_reported_from_a_thread_with_the_authors_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loopwatch, "STUCK_LIMIT_S", 0.01)
+    seen: list[Any] = []
+    reported = threading.Event()
+
+    def report(*what: Any) -> None:
+        seen.append(what)
+        reported.set()
+
+    watch = LoopWatch(limit_s=60.0, stuck=report)
+    watch.start()
+    watch.start()
+    outer = watch.enter(Call("p"))
+    this_line_holds_the_loop = reported.wait(10)
+    watch.leave(outer)
+    watch.stop()
+    assert this_line_holds_the_loop
+    (plugin_id, method, held_s, stack) = seen[0]
+    assert (plugin_id, method) == ("p", "model.route")
+    assert held_s > 0.01
+    assert "this_line_holds_the_loop" in stack
+    assert len(seen) == 1
 
 
 def author_of(plugin: InProcessPlugin) -> Any:

@@ -62,6 +62,7 @@ def test_deadlines_come_from_the_operator_then_the_manifest_then_the_method_tabl
         PluginPolicy(on_error={"model.rout": "fail"}),
         PluginPolicy(timeouts={"model.route": "soon"}),
         PluginPolicy(instances=0),
+        PluginPolicy(confinement="strict"),
     ],
 )
 def test_a_policy_that_cannot_be_followed_is_refused(operator: PluginPolicy):
