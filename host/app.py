@@ -235,7 +235,9 @@ class Proxy:
         try:
             await site.start()
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
+            # A name that does not resolve has a number of another table.
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror or str(error)
             raise StartError(f"cannot listen on {self.config.host}:{self.config.port}: {reason}") from None
         self._port = runner.addresses[0][1]
 
@@ -243,11 +245,17 @@ class Proxy:
         tls = self.config.tls
         if not tls.enable:
             return None
+        files = {name: config_path(self.config, getattr(tls, name)) for name in ("cert", "key") if getattr(tls, name)}
+        for name in ("cert", "key"):
+            if name not in files:
+                raise StartError(f"`tls.enable` is true and `tls.{name}` is missing: the path of a PEM file")
+            if not os.path.isfile(files[name]):
+                raise StartError(f"`tls.{name}`: {files[name]} is no file")
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            context.load_cert_chain(config_path(self.config, tls.cert), config_path(self.config, tls.key))
+            context.load_cert_chain(files["cert"], files["key"])
         except OSError as error:
-            raise StartError(f"`tls.cert` or `tls.key` cannot be used: {error}") from None
+            raise StartError(f"`tls.cert` and `tls.key` cannot be used: {error}") from None
         return context
 
     async def _apply_plugins(self, config: Config) -> None:
