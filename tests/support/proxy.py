@@ -112,7 +112,7 @@ class ServeProcess:
     async def exit_code(self) -> int:
         """How it ended, once it has and everything it wrote is read."""
         async with asyncio.timeout(WAIT_S):
-            await asyncio.gather(*self._readers)
+            await asyncio.wait(self._readers)
             return await self.process.wait()
 
     def start_reading(self) -> None:

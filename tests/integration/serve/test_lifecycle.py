@@ -4,10 +4,12 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import aiohttp
 import pytest
+import trustme
 
 from tests.integration.serve.conftest import CHAT, Site, enabled, free_port
 from tests.support.plugin_folders import write_greeter
@@ -83,6 +85,45 @@ async def test_a_port_in_use_is_named_and_the_exit_code_says_so(site: Site) -> N
         async with serve_process(site.config_file, wait_ready=False) as served:
             assert await served.exit_code() == 69
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in served.lines[-1]
+
+
+async def test_an_address_that_is_not_this_machines_is_named(site: Site) -> None:
+    site.configure(host="no-such-host.invalid", api_keys=["k-1"])
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        assert await served.exit_code() == 69
+    assert "cannot listen on no-such-host.invalid:0: " in served.lines[-1]
+    assert "Unknown error" not in served.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("tls", "words"),
+    [
+        ({"cert": "cert.pem"}, "`tls.key` is missing"),
+        ({"cert": "absent.pem", "key": "key.pem"}, "`tls.cert`: "),
+        ({"cert": "key.pem", "key": "key.pem"}, "cannot be used"),
+    ],
+    ids=["missing", "absent", "mixed up"],
+)
+async def test_a_certificate_that_cannot_be_used_is_named(site: Site, tls: dict[str, str], words: str) -> None:
+    for name in ("cert.pem", "key.pem"):
+        (site.directory / name).write_text("no certificate\n")
+    site.configure(tls={"enable": True, **tls})
+    async with serve_process(site.config_file, wait_ready=False) as served:
+        assert await served.exit_code() == 69
+    assert words in served.lines[-1]
+
+
+async def test_https_is_served_with_the_configured_certificate(site: Site, client: aiohttp.ClientSession) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(site.directory / "both.pem")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    site.configure(tls={"enable": True, "cert": "both.pem", "key": "both.pem"})
+    async with serve_process(site.config_file) as served:
+        assert served.url.startswith("https://127.0.0.1:")
+        async with client.get(f"{served.url}/readyz", ssl=trusting) as response:
+            assert response.status == 200
 
 
 async def test_a_mistake_in_the_file_is_shown_with_file_and_line_and_the_nearest_key(site: Site) -> None:
