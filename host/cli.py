@@ -133,3 +133,19 @@ def plugins_reload(plugin_id: str, config_path: str) -> None:
     from host.cli_plugins import reload_plugin
 
     sys.exit(reload_plugin(Path(config_path), plugin_id))
+
+
+class _PassedOn(click.Command):
+    """A command whose arguments, `--` and `--help` included, are another program's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["arguments"] = tuple(args)
+        return []
+
+
+@plugins.command("test", cls=_PassedOn, add_help_option=False)
+def plugins_test(arguments: tuple[str, ...]) -> None:
+    """Check that the plugin in a folder (or a command after --) keeps the contract; needs no configuration."""
+    from pluginapi.conformance.command import main as conformance
+
+    sys.exit(conformance(arguments, prog="jackfield plugins test"))

@@ -39,6 +39,9 @@ function answer({ id, method, params = {} }) {
 
 if (process.argv.includes("--describe")) {
   send(hello);
+} else if (process.stdin.isTTY) {
+  console.error("node-router is a plugin of the Jackfield gateway, which starts it itself; try --describe.");
+  process.exitCode = 64;
 } else {
   createInterface({ input: process.stdin })
     .on("line", (line) => {
