@@ -1,6 +1,6 @@
 """Typed wrappers of the host's methods. Every one raises `PluginError` with the status and fields the host gave."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar, cast
 
@@ -109,7 +109,12 @@ class _Api:
 class Http(_Api):
     """host.http.*: any status is an answer, only a failed transfer raises. Redirects are not followed."""
 
-    async def do(
+    def send(self, request: abi.HttpRequest, *, timeout_ms: int | None = None) -> Coroutine[Any, Any, abi.HttpResponse]:
+        """`do` for a request in the contract's own form: header names in lower case, values in lists."""
+        answer = self._port.call("host.http.do", request, timeout_ms=timeout_ms)
+        return cast(Coroutine[Any, Any, abi.HttpResponse], answer)
+
+    def do(
         self,
         method: str,
         url: str,
@@ -119,11 +124,11 @@ class Http(_Api):
         credential: CredentialHandle | str | None = None,
         decompress: bool = True,
         timeout_ms: int | None = None,
-    ) -> abi.HttpResponse:
+    ) -> Coroutine[Any, Any, abi.HttpResponse]:
         """Send a request and wait for the whole answer. With `credential` (a handle) the host attaches its secret,
         its configured headers and its proxy, but only towards hosts bound to that credential."""
         request = _http_request(method, url, headers, body, credential, decompress)
-        return cast(abi.HttpResponse, await self._port.call("host.http.do", request, timeout_ms=timeout_ms))
+        return self.send(request, timeout_ms=timeout_ms)
 
     def stream(
         self,
@@ -138,6 +143,10 @@ class Http(_Api):
     ) -> Opening[HttpStream]:
         """Send a request; the stream opens when status and headers are there (`timeout_ms` counts until then)."""
         request = _http_request(method, url, headers, body, credential, decompress)
+        return self.open(request, timeout_ms=timeout_ms)
+
+    def open(self, request: abi.HttpRequest, *, timeout_ms: int | None = None) -> Opening[HttpStream]:
+        """`stream` for a request in the contract's own form, as for `send`."""
 
         async def opened() -> HttpStream:
             result, items = await self._port.stream("host.http.do_stream", request, timeout_ms=timeout_ms)

@@ -111,7 +111,7 @@ class Dispatcher:
                 value = await value
             if spec.stream:
                 return await self._opened(spec, value, ctx)
-            return _answer(spec, value)
+            return DispatchReply(value) if value.__class__ is spec.response else _answer(spec, value)
         except BaseException as error:  # the boundary: nothing an author raises goes further as it is
             converted = self._convert(method, ctx, error)
             if converted is error:

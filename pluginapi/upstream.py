@@ -15,8 +15,9 @@ import msgspec
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.immutable import Headers
+from pluginabi.payloads.callbacks import HttpRequest
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
-from pluginapi.answers import Stream
+from pluginapi.answers import Stream, to_headers
 from pluginapi.callbacks import HttpStream
 from pluginapi.context import Context
 
@@ -72,13 +73,7 @@ async def forward(
     Raises PluginError for a status outside 200 to 299, with the upstream's status, body, scope and retry delay, and for
     a failed transfer as `ctx.http.do` does. Cancelling closes the upstream connection.
     """
-    answer = await ctx.http.do(
-        method="POST",
-        url=url,
-        headers={**request_headers(request.headers, stream=False), **extra_headers},
-        body=request.body if isinstance(request.body, Body) else None,
-        credential=request.credential.handle if request.credential is not None else None,
-    )
+    answer = await ctx.http.send(_http_request(request, url, extra_headers, stream=False))
     if not 200 <= answer.status < 300:
         body = answer.body.to_bytes() if isinstance(answer.body, Body) else b""
         raise upstream_error(answer.status, answer.headers, body, protocol=protocol)
@@ -89,17 +84,26 @@ async def forward_stream(
     request: ExecutorRequest, ctx: Context, *, url: str, protocol: str, extra_headers: Mapping[str, Sequence[str]] = {}
 ) -> Stream:
     """As `forward`, for a stream: returns when the upstream's head has arrived, items are the upstream's bytes."""
-    answer = await ctx.http.stream(
-        method="POST",
-        url=url,
-        headers={**request_headers(request.headers, stream=True), **extra_headers},
-        body=request.body if isinstance(request.body, Body) else None,
-        credential=request.credential.handle if request.credential is not None else None,
-    )
+    answer = await ctx.http.open(_http_request(request, url, extra_headers, stream=True))
     if not 200 <= answer.status < 300:
         body = b"".join([piece async for piece in answer])
         raise upstream_error(answer.status, answer.headers, body, protocol=protocol)
     return Stream(items=_raw_items(answer), status=answer.status, headers=answer.headers)
+
+
+def _http_request(
+    request: ExecutorRequest, url: str, extra_headers: Mapping[str, Sequence[str]], *, stream: bool
+) -> HttpRequest:
+    headers = request_headers(request.headers, stream=stream)
+    if extra_headers:
+        headers.update(to_headers(extra_headers))
+    return HttpRequest(
+        method="POST",
+        url=url,
+        headers=headers,
+        body=request.body,
+        credential=request.credential.handle if request.credential is not None else None,
+    )
 
 
 async def _raw_items(answer: HttpStream) -> AsyncIterator[StreamItem]:

@@ -192,14 +192,18 @@ class InlinePort:
     The parent's deadline needs no timer here, it ends the plugin's code and with it the callback.
     """
 
-    __slots__ = ("_callbacks", "_watch", "context", "scope")
+    __slots__ = ("_callbacks", "_context", "_watch", "scope")
 
     def __init__(self, callbacks: HostCallbacks, scope: CallScope, watch: LoopWatch) -> None:
         self.scope: Final = scope
         self._callbacks: Final = callbacks
         self._watch: Final = watch
-        request = scope.request
-        self.context: Final = Context(
+        self._context: Context | None = None
+
+    def open_context(self) -> Context:
+        """What the author's code gets; `forget_context` when the call is over."""
+        scope, request = self.scope, self.scope.request
+        self._context = Context(
             plugin_id=scope.plugin_id,
             request_id=request.request_id if request is not None else "",
             port=self,
@@ -207,6 +211,11 @@ class InlinePort:
             permissions=scope.permissions,
             deadline_s=scope.deadline_s,
         )
+        return self._context
+
+    def forget_context(self) -> None:
+        """The two know each other: without this every call would leave work for the garbage collector."""
+        self._context = None
 
     @property
     def plugin_id(self) -> str:
@@ -235,7 +244,8 @@ class InlinePort:
 
     def cancel(self) -> None:
         """Nobody wants the answer of this call any more."""
-        self.context.cancelled.set()
+        if self._context is not None:
+            self._context.cancelled.set()
 
     def _log(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         write_plugin_log(self.scope.plugin_id, level, event, fields, request=self.scope.request)

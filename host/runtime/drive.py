@@ -36,10 +36,11 @@ class DrivenCall(WatchedCall, Protocol):
 class Driver:
     """Steps the coroutines of plugins."""
 
-    __slots__ = ("_watch", "stuck")
+    __slots__ = ("_deadlines", "_watch", "stuck")
 
     def __init__(self, watch: LoopWatch) -> None:
         self._watch = watch
+        self._deadlines = _Deadlines()
         self.stuck = 0
         """Hooks that had to be closed because they went on after they were cancelled."""
 
@@ -57,15 +58,11 @@ class Driver:
         Raises PluginTimeout after `timeout_s`, otherwise whatever `work` raises. Cancelling it cancels `work`, and it
         ends as cancelled even when `work` answers all the same.
         """
-        watch = self._watch
-        outer = watch.enter(call)
         try:
-            waits_for = work.send(None)
+            waits_for = self._watch.step(work.send, None, call)
         except StopIteration as done:
             return done.value
-        finally:
-            watch.leave(outer)
-        guard = _Guard(timeout_s)
+        guard = _Guard(timeout_s, self._deadlines)
         try:
             value = yield from self._wait(_Suspended(work, call, waits_for), guard)
         except GeneratorExit:
@@ -100,13 +97,11 @@ class Driver:
                 raise asyncio.CancelledError
             if guard.expired:
                 state.call.cancel()
-            outer = self._watch.enter(state.call)
+            resume = state.work.send if error is None else state.work.throw
             try:
-                state.waits_for = state.work.send(None) if error is None else state.work.throw(error)
+                state.waits_for = self._watch.step(resume, error, state.call)
             except StopIteration as done:
                 return done.value
-            finally:
-                self._watch.leave(outer)
             if error is not None and guard.interrupted:
                 guard.start_grace()
 
@@ -133,6 +128,44 @@ class _Suspended:
         self.waits_for = waits_for
 
 
+class _Deadlines:
+    """The deadlines of all waiting calls of a plugin, behind one timer: nearly every call ends long before its own,
+    and making and cancelling a timer costs more than the rest of a call that waits."""
+
+    __slots__ = ("_guards", "_timer", "_timer_due_s")
+
+    def __init__(self) -> None:
+        self._guards: set[_Guard] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0
+
+    def add(self, guard: "_Guard", loop: asyncio.AbstractEventLoop) -> None:
+        """Call `guard.expire` at `guard.due_s`."""
+        self._guards.add(guard)
+        if self._timer is None or guard.due_s < self._timer_due_s:
+            self._set_timer(guard.due_s, loop)
+
+    def remove(self, guard: "_Guard") -> None:
+        self._guards.discard(guard)
+
+    def _set_timer(self, due_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due_s = due_s
+        self._timer = loop.call_later(max(0.0, due_s - loop.time()), self._fire)
+
+    def _fire(self) -> None:
+        # The timer may be for a call that has ended; it goes on with the earliest one that has not.
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        due_now_s = max(loop.time(), self._timer_due_s)
+        for guard in [guard for guard in self._guards if guard.due_s <= due_now_s]:
+            self._guards.discard(guard)
+            guard.expire()
+        if self._guards:
+            self._set_timer(min(guard.due_s for guard in self._guards), loop)
+
+
 class _Guard:
     """Cancels the running task when time is up, and can tell that cancellation from anybody else's.
 
@@ -140,9 +173,9 @@ class _Guard:
     while a cancellation is not taken back is the call interrupted.
     """
 
-    __slots__ = ("_before", "_cancels", "_grace", "_handle", "_task", "_timeout_s", "expired", "overdue")
+    __slots__ = ("_before", "_cancels", "_deadlines", "_grace", "_task", "_timeout_s", "due_s", "expired", "overdue")
 
-    def __init__(self, timeout_s: float | None) -> None:
+    def __init__(self, timeout_s: float | None, deadlines: _Deadlines) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.expired = False
@@ -154,7 +187,12 @@ class _Guard:
         self._before = task.cancelling()
         self._cancels = 0
         self._grace: asyncio.TimerHandle | None = None
-        self._handle = None if timeout_s is None else task.get_loop().call_later(timeout_s, self._expire)
+        self._deadlines: _Deadlines | None = None
+        if timeout_s is not None:
+            loop = task.get_loop()
+            self.due_s = loop.time() + timeout_s
+            self._deadlines = deadlines
+            deadlines.add(self, loop)
 
     @property
     def interrupted(self) -> bool:
@@ -180,12 +218,13 @@ class _Guard:
         return self.expired and self._task.cancelling() <= self._before
 
     def stop(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._deadlines is not None:
+            self._deadlines.remove(self)
         if self._grace is not None:
             self._grace.cancel()
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """The deadline has come."""
         self.expired = True
         self._cancel()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Self
 
 import pluggy
@@ -93,8 +93,8 @@ class InProcessPlugin:
         self._code: PluginCode | None = None
         self._dispatcher: Dispatcher | None = None
         self._successor: PluginHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
+        """Set when no call runs any more; there once somebody waits for that."""
 
     async def start(self) -> None:
         """Load, register with pluggy, and call `plugin.register`. Raises InProcessStartError, in state failed."""
@@ -121,24 +121,20 @@ class InProcessPlugin:
         self.registration = await self._configure("plugin.reconfigure", request)
         return True
 
-    async def call(
+    def call(
         self, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None, stream: bool = False
-    ) -> Reply:
+    ) -> Coroutine[Any, Any, Reply]:
         """As `PluginHandle.call`. A hook that never waits costs neither a task nor a timer."""
         dispatcher = self._dispatcher
         if dispatcher is None or self.state is not PluginState.READY:
             if self._successor is not None:
-                return await self._successor.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
+                return self._successor.call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
             raise PluginTransportError(
                 self.plugin_id, method, phase="unavailable", cause=self.last_error or f"the plugin is {self.state}"
             )
         if self._slots is None:
-            return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
-        await self._slots.acquire(method)
-        try:
-            return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
-        finally:
-            self._slots.release()
+            return self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
+        return self._run_in(self._slots, dispatcher, method, params, scope=scope, timeout_s=timeout_s)
 
     async def drain_and_stop(self, *, drain_s: float, successor: PluginHandle | None = None) -> None:
         """Refuse new calls (or pass them to `successor`), wait up to `drain_s` for running ones, then stop."""
@@ -146,8 +142,10 @@ class InProcessPlugin:
         if self.state is PluginState.READY:
             self.state = PluginState.DRAINING
         try:
-            async with asyncio.timeout(drain_s):
-                await self._idle.wait()
+            if self.in_flight:
+                self._idle = asyncio.Event()
+                async with asyncio.timeout(drain_s):
+                    await self._idle.wait()
         except TimeoutError:
             log.warning("plugin.drain_timeout", plugin_id=self.plugin_id, in_flight=self.in_flight)
         await self.stop()
@@ -215,33 +213,49 @@ class InProcessPlugin:
         assert isinstance(reply.result, RegisterResponse)
         return reply.result
 
+    async def _run_in(
+        self,
+        slots: Slots,
+        dispatcher: Dispatcher,
+        method: str,
+        params: Payload,
+        *,
+        scope: CallScope,
+        timeout_s: float | None,
+    ) -> Reply:
+        """`_run` while one of `slots` is held."""
+        await slots.acquire(method)
+        try:
+            return await self._run(dispatcher, method, params, scope=scope, timeout_s=timeout_s)
+        finally:
+            slots.release()
+
     async def _run(
         self, dispatcher: Dispatcher, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None
     ) -> Reply:
         port = InlinePort(self._callbacks, scope, self._watch)
-        self._enter()
+        self.in_flight += 1
+        answer: DispatchReply | None = None
         try:
-            answer: DispatchReply = await self._driver.run(
-                dispatcher.dispatch(method, params, port.context), port, timeout_s=timeout_s, dropped=self._drop
-            )  # fmt: skip
+            answer = await self._driver.run(
+                dispatcher.dispatch(method, params, port.open_context()), port, timeout_s=timeout_s, dropped=self._drop
+            )
         except PluginError as error:
             raise _from_plugin(error) from error.__cause__
         finally:
             self._leave()
+            if answer is None or answer.items is None:
+                port.forget_context()
+        assert answer is not None
         result = answer.result if answer.result is not None else _EMPTY_ANSWERS[method]
         if answer.items is None:
             return Reply(result=result, usage=answer.usage)
-        self._enter()
-        return Reply(result=result, items=_Items(answer.items, self._driver, port, ended=self._leave))
-
-    def _enter(self) -> None:
         self.in_flight += 1
-        if self.in_flight == 1:
-            self._idle.clear()
+        return Reply(result=result, items=_Items(answer.items, self._driver, port, ended=self._leave))
 
     def _leave(self) -> None:
         self.in_flight -= 1
-        if self.in_flight == 0:
+        if self.in_flight == 0 and self._idle is not None:
             self._idle.set()
 
     def _drop(self, answer: DispatchReply) -> None:
@@ -291,6 +305,7 @@ class _Items:
     def _end(self) -> None:
         self.usage = self._items.usage
         if self._ended is not None:
+            self._port.forget_context()
             self._ended()
             self._ended = None
 

@@ -64,12 +64,18 @@ class Invoker:
         """
         limit_s = binding.timeout_s if timeout_s is UNSET else timeout_s
         started_s = time.monotonic()
-        scope = _open_scope(binding, request, limit_s, started_s)
+        scope = CallScope(
+            plugin_id=binding.plugin_id,
+            method=binding.method,
+            permissions=binding.permissions,
+            request=request,
+            deadline_s=None if limit_s is None else started_s + limit_s,
+        )
         try:
             reply = await binding.handle.call(binding.method, build(binding), scope=scope, timeout_s=limit_s)
         except Exception as error:
             failure = _as_failure(error, binding)
-            self._settle(binding, request, started_s, failure)
+            self._failed(binding, request, started_s, failure)
             if self._skips(binding, failure):
                 return Answer(failed_open=True, error=to_error_body(failure))
             raise failure from (error if failure is not error else None)
@@ -78,7 +84,7 @@ class Invoker:
             raise
         finally:
             scope.close()
-        self._settle(binding, request, started_s, None)
+        self._succeeded(binding, request, started_s)
         return Answer(reply.result, reply.usage)
 
     async def stream(
@@ -104,13 +110,13 @@ class Invoker:
         except Exception as error:
             scope.close()
             failure = _as_failure(error, binding)
-            self._settle(binding, request, started_s, failure)
+            self._failed(binding, request, started_s, failure)
             raise failure from (error if failure is not error else None)
         except asyncio.CancelledError:
             scope.close()
             self._note(binding, "cancelled", started_s)
             raise
-        self._settle(binding, request, started_s, None)
+        self._succeeded(binding, request, started_s)
         if reply.items is None:
             scope.close()
             return reply
@@ -123,33 +129,35 @@ class Invoker:
             return True
         return binding.method in TRANSPORT_FAULTS_SKIP and isinstance(failure, PluginTransportError)
 
-    def _settle(
-        self, binding: Binding, request: RequestScope | None, started_s: float, failure: AbiError | None
-    ) -> None:
+    def _succeeded(self, binding: Binding, request: RequestScope | None, started_s: float) -> None:
         """Count the call and write it down."""
+        duration_s = self._note(binding, "ok", started_s)
+        if request is not None and request.record is not None and binding.method not in _PER_ITEM_METHODS:
+            request.record(
+                "call",
+                plugin_id=binding.plugin_id,
+                method=binding.method,
+                outcome="ok",
+                duration_ms=duration_s * 1000,
+            )
+
+    def _failed(self, binding: Binding, request: RequestScope | None, started_s: float, failure: AbiError) -> None:
         outcome = _outcome(failure)
         duration_s = self._note(binding, outcome, started_s)
-        if failure is not None:
-            self._log_failure(binding, request, failure)
-        if request is None or request.record is None or (failure is None and binding.method in _PER_ITEM_METHODS):
-            return
-        fields: dict[str, Any] = {}
-        if failure is not None:
+        self._log_failure(binding, request, failure)
+        if request is not None and request.record is not None:
             body = to_error_body(failure)
-            fields = {
-                "code": body.code,
-                "status": body.http_status,
-                "message": body.message,
-                "failed_open": self._skips(binding, failure),
-            }
-        request.record(
-            "call",
-            plugin_id=binding.plugin_id,
-            method=binding.method,
-            outcome=outcome,
-            duration_ms=duration_s * 1000,
-            **fields,
-        )
+            request.record(
+                "call",
+                plugin_id=binding.plugin_id,
+                method=binding.method,
+                outcome=outcome,
+                duration_ms=duration_s * 1000,
+                code=body.code,
+                status=body.http_status,
+                message=body.message,
+                failed_open=self._skips(binding, failure),
+            )
 
     def _note(self, binding: Binding, outcome: str, started_s: float, suffix: str = "") -> float:
         duration_s = time.monotonic() - started_s

@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -58,25 +58,24 @@ class LoopWatch:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
-    def enter(self, call: WatchedCall) -> tuple[WatchedCall | None, float, float, float]:
-        """Start a step of `call`; the answer goes to `leave`."""
-        now_s = time.perf_counter()
-        outer = (self.current, self._inner_s, self._since_s, now_s)
+    def step(self, send: Callable[[Any], Any], value: Any, call: WatchedCall) -> Any:
+        """One step of `call`: answers or raises what `send(value)` does. Reported when the plugin's own part of it
+        took too long."""
+        outer, outer_inner_s, outer_since_s = self.current, self._inner_s, self._since_s
+        began_s = time.perf_counter()
         self.current = call
         self._inner_s = 0.0
-        self._since_s = now_s
-        return outer
-
-    def leave(self, outer: tuple[WatchedCall | None, float, float, float]) -> None:
-        """End the step; reports it when the plugin's own part of it took too long."""
-        elapsed_s = time.perf_counter() - outer[3]
-        held_s = elapsed_s - self._inner_s
-        call = self.current
-        self.current = outer[0]
-        self._inner_s = outer[1] + elapsed_s
-        self._since_s = outer[2]
-        if held_s > self._limit_s and call is not None:
-            self._report(call.plugin_id, call.method, held_s)
+        self._since_s = began_s
+        try:
+            return send(value)
+        finally:
+            elapsed_s = time.perf_counter() - began_s
+            held_s = elapsed_s - self._inner_s
+            self.current = outer
+            self._inner_s = outer_inner_s + elapsed_s
+            self._since_s = outer_since_s
+            if held_s > self._limit_s:
+                self._report(call.plugin_id, call.method, held_s)
 
     def start(self) -> None:
         """Watch from a thread too, for steps that never end. Once is enough; `stop` before the process ends."""

@@ -41,10 +41,13 @@ class Call:
 def test_a_step_longer_than_the_limit_is_reported_with_plugin_and_method(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda *report: seen.append(report))
-    outer = watch.enter(Call("p"))
-    assert watch.current == Call("p")
-    clock.now_s += 0.15
-    watch.leave(outer)
+
+    def held(value: int) -> int:
+        assert watch.current == Call("p")
+        clock.now_s += 0.15
+        return value + 1
+
+    assert watch.step(held, 1, Call("p")) == 2
     assert seen == [("p", "model.route", pytest.approx(0.15))]
     assert watch.current is None
 
@@ -52,23 +55,31 @@ def test_a_step_longer_than_the_limit_is_reported_with_plugin_and_method(clock: 
 def test_a_step_within_the_limit_is_not_reported(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda *report: seen.append(report))
-    outer = watch.enter(Call("p"))
-    clock.now_s += 0.1
-    watch.leave(outer)
+
+    def raising(_: None) -> None:
+        clock.now_s += 0.1
+        raise StopIteration("done")
+
+    with pytest.raises(StopIteration, match="done"):
+        watch.step(raising, None, Call("p"))
+    assert watch.current is None
     assert seen == []
 
 
 def test_nested_steps_are_charged_to_the_innermost_plugin_only(clock: FakeTime):
     seen: list[Any] = []
     watch = LoopWatch(report=lambda plugin_id, method, held_s: seen.append((plugin_id, round(held_s, 3))))
-    outer = watch.enter(Call("a"))
-    clock.now_s += 0.05
-    inner = watch.enter(Call("b"))
-    clock.now_s += 0.2
-    watch.leave(inner)
-    assert watch.current == Call("a")
-    clock.now_s += 0.04
-    watch.leave(outer)
+
+    def inner(_: None) -> None:
+        clock.now_s += 0.2
+
+    def outer(_: None) -> None:
+        clock.now_s += 0.05
+        watch.step(inner, None, Call("b"))
+        assert watch.current == Call("a")
+        clock.now_s += 0.04
+
+    watch.step(outer, None, Call("a"))
     assert seen == [("b", 0.2)]
 
 
@@ -84,11 +95,12 @@ def test_a_step_that_does_not_end_is_reported_from_a_thread_with_the_authors_lin
     watch = LoopWatch(limit_s=60.0, stuck=report)
     watch.start()
     watch.start()
-    outer = watch.enter(Call("p"))
-    this_line_holds_the_loop = reported.wait(10)
-    watch.leave(outer)
+
+    def this_line_holds_the_loop(seconds: float) -> bool:
+        return reported.wait(seconds)
+
+    assert watch.step(this_line_holds_the_loop, 10.0, Call("p"))
     watch.stop()
-    assert this_line_holds_the_loop
     (plugin_id, method, held_s, stack) = seen[0]
     assert (plugin_id, method) == ("p", "model.route")
     assert held_s > 0.01
