@@ -35,6 +35,13 @@ NOT_YET: Final[Mapping[str, str]] = {
     "limits.websocket-transcript": "there is no WebSocket endpoint yet",
     "routing.session-affinity": "a scheduler plugin can do the same",
     "routing.session-affinity-ttl": "a scheduler plugin can do the same",
+    "request-retry": "further rounds over the credentials are not built yet",
+    "max-retry-interval": "further rounds over the credentials are not built yet",
+    "claude-api-key.weight": "weighted selection is not built yet",
+    "gemini-api-key.weight": "weighted selection is not built yet",
+    "openai-compatibility.api-key-entries.weight": "weighted selection is not built yet",
+    "claude-api-key.websockets": "there is no WebSocket upstream yet",
+    "gemini-api-key.websockets": "there is no WebSocket upstream yet",
     "plugins.store-sources": "plugins are installed by copying their folder",
     "remote-management": "the management API is not built yet",
 }

@@ -148,7 +148,7 @@ class _Walk:
         for key, value in node.items():
             here = f"{path}.{key}" if path else str(key)
             if (reason := no_effect(here)) is not None:
-                self.warnings.append(Problem(self.file, _line(node, key), f"`{here}` {reason}"))
+                self._warn(node, key, f"`{here}` {reason}")
             elif key not in known:
                 self._unknown(node, key, here, known)
                 continue
@@ -156,6 +156,11 @@ class _Walk:
                 # str: a quoted key is a subclass of str that msgspec does not take.
                 plain[str(key)] = self._value(node, key, known[key], here)
         return plain
+
+    def _warn(self, node: CommentedMap, key: Any, message: str) -> None:
+        """Once per key, however many list items have it."""
+        if all(warning.message != message for warning in self.warnings):
+            self.warnings.append(Problem(self.file, _line(node, key), message))
 
     def _unknown(self, node: CommentedMap, key: Any, here: str, known: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 from msgspec import UNSET, Struct
-from yarl import URL
 
 from host.config.model import Config
 from host.config.values import seconds
@@ -15,6 +14,7 @@ from host.runtime.scope import CallScope
 from host.upstream.client import UpstreamClient
 from host.upstream.errors import BodyTooLarge, InvalidRequest, UpstreamError
 from host.upstream.model import UpstreamRequest
+from host.upstream.origin import parse_origin, split_url
 from host.upstream.response import UpstreamResponse
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError, host_error
@@ -179,10 +179,11 @@ def _headers(items: list[tuple[str, str]]) -> Headers:
 
 def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) -> None:
     try:
-        parsed = URL(url, encoded=True)
-        host, port = parsed.host or "", parsed.port
-    except ValueError:
-        host, port = "", None
+        # The client's own reading of the URL: whoever checks and whoever connects must not differ.
+        origin = parse_origin(split_url(url)[0], None)
+        host, port = origin.host, origin.port
+    except InvalidRequest:
+        host, port = "", 0
     for allowed in allow_lists:
         if not host_matches(host, port, allowed):
             raise host_error(

@@ -1,9 +1,12 @@
 """A fake provider and a plain HTTP client; the proxies between them are made by each test."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 
 from tests.support.fake_upstream import FakeUpstream, running_upstream
 from tests.support.families import FAMILIES, Family
@@ -32,3 +35,9 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 def family(request: pytest.FixtureRequest) -> Family:
     found: Family = request.param
     return found
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """On the loop that `serve` runs on."""
+    return {"uvloop": uvloop.new_event_loop}

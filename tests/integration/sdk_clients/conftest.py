@@ -1,10 +1,13 @@
 """A proxy in front of a fake provider, and the unmodified SDKs pointed at it, their own retries switched off."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
+import uvloop
 from anthropic import AsyncAnthropic
 from google import genai
 from google.genai.client import AsyncClient
@@ -77,3 +80,9 @@ async def gemini_client(proxy: RunningProxy) -> AsyncIterator[AsyncClient]:
     options = HttpOptions(base_url=proxy.url, timeout=10_000)
     async with genai.Client(api_key=CLIENT_KEY, http_options=options).aio as client:
         yield client
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """On the loop that `serve` runs on."""
+    return {"uvloop": uvloop.new_event_loop}

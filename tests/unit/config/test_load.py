@@ -72,12 +72,15 @@ def test_broken_yaml_names_the_line():
 def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
     parts = key.split(".")
     text = "\n".join("  " * depth + part + ":" for depth, part in enumerate(parts)) + " x\n"
-    if parts[0] in ("claude-api-key", "openai-compatibility") and len(parts) == 2:
-        text = (
-            f"{parts[0]}:\n  - name: n\n    {parts[1]}: []\n"
-            if parts[0] == "openai-compatibility"
-            else (f"{parts[0]}:\n  - api-key: k\n    {parts[1]}:\n")
-        )
+    item = {"openai-compatibility": "name: n", "claude-api-key": "api-key: k", "gemini-api-key": "api-key: k"}
+    values = {"weight": "2", "websockets": "true", "cloak": "{}", "api-keys": "[]", "request-retry": "3"}
+    value = values.get(parts[-1], "true" if "-signing" in key or "-message" in key else "x")
+    if parts[0] in item and len(parts) == 3:
+        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: u\n    {parts[1]}:\n      - {parts[2]}: {value}\n"
+    elif parts[0] in item and len(parts) == 2:
+        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: u\n    {parts[1]}: {value}\n"
+    else:
+        text = text.replace(" x\n", " 3\n" if value == "3" else " x\n")
     if key in (
         "remote-management",
         "plugins.store-sources",
@@ -85,6 +88,8 @@ def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
         "routing.session-affinity-ttl",
     ):
         text = text.replace(" x", "")
+    if key == "max-retry-interval":
+        text = text.replace(" x", " 5s")
     loaded = parse_config(text, file="config.yaml")
     assert [f"`{key}`" in warning.message for warning in loaded.warnings].count(True) == 1
 
@@ -186,3 +191,8 @@ def test_quoted_keys_and_json_are_yaml_too():
 def test_a_section_on_one_line_is_still_yaml_when_the_host_adds_its_keys():
     section = parse("plugins:\n  configs:\n    a-b: {enabled: true, x: 1}\n").plugins.configs["a-b"]
     assert YAML(typ="safe").load(section.config_yaml) == {"enabled": True, "x": 1, "priority": 0}
+
+
+def test_a_key_without_effect_in_several_list_items_gives_one_warning():
+    text = "gemini-api-key:\n  - api-key: a\n    weight: 2\n  - api-key: b\n    weight: 3\n"
+    assert [warning.line for warning in parse_config(text, file="config.yaml").warnings] == [3]

@@ -289,7 +289,15 @@ async def test_only_hosts_on_every_list_may_be_called(desk: Desk, lists: Any, al
 
 @pytest.mark.parametrize(
     "url",
-    ["http://evil.example/", "http://good.example@evil.example/", "http://good.example.evil.example/", "nonsense"],
+    [
+        "http://evil.example/",
+        "http://good.example@evil.example/",
+        "http://good.example.evil.example/",
+        "http://evil.example\\@good.example/",
+        "http://good.example\\.evil.example/",
+        "http://evil.example/#@good.example/",
+        "nonsense",
+    ],
 )
 async def test_a_host_cannot_be_disguised(desk: Desk, url: str):
     desk.http.hosts = {"p": (("good.example",),)}
