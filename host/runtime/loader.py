@@ -144,7 +144,13 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module)["__builtins__"] = self._builtins
-        self._inner.exec_module(module)
+        if isinstance(self._inner, importlib.machinery.SourceFileLoader):
+            # Never from a cached file: those are recognised as stale by size and second only, and a plugin that is
+            # edited and reloaded twice in a second must not run the first edit.
+            path = self._inner.path
+            exec(self._inner.source_to_code(self._inner.get_data(path), path), vars(module))
+        else:
+            self._inner.exec_module(module)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         # Tracebacks and inspect ask the loader for the source.

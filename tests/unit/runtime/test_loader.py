@@ -17,12 +17,14 @@ def load(folder: Path, generation: int = 1) -> type:
 
 
 def test_a_changed_folder_loads_anew_and_the_old_class_stays_what_it_was(tmp_path: Path):
+    """Within the same second and with the same size, where cached bytecode would be taken for fresh."""
     folder = plugin_folder(tmp_path, "p", CLASS.format(1))
     old = load(folder)
     (folder / "plugin.py").write_text((folder / "plugin.py").read_text().replace("value = 1", "value = 2"))
     new = load(folder, generation=2)
     assert (old.value, new.value) == (1, 2)
     assert old.__module__ != new.__module__
+    assert not (folder / "__pycache__").exists()
 
 
 @pytest.mark.parametrize(
