@@ -84,21 +84,22 @@ class Bench:
         self.described: tuple[int | None, bytes] | None = None
         """Exit code and output of `--describe`, once it was run."""
         self._talk: Conversation | None = None
+        self._started: Final[list[Conversation]] = []
         self._busy_method: str | None = None
         self._looked_for_busy = False
 
     # -- processes
 
     async def begin(self) -> None:
-        """The first start, from which the level follows. Raises CannotStart and Unmet."""
-        talk = await self._start()
-        self.hello = talk.hello
-        frame = self.frame
-        if frame is not None and self.options.level == "auto":
-            self.level = "full" if frame.features else "minimal"
-        if self.hello is not None:
-            self.measured = replace(self.measured, hello_ms=round(self.hello.after_s * 1000, 1))
-        self._talk = talk
+        """The first start, from which the level follows. Raises CannotStart; Unmet when its socket does not work."""
+        try:
+            self._talk = await self._start()
+        finally:
+            self.hello = self.last.hello if self.last is not None else None
+            if self.frame is not None and self.options.level == "auto":
+                self.level = "full" if self.frame.features else "minimal"
+            if self.hello is not None:
+                self.measured = replace(self.measured, hello_ms=round(self.hello.after_s * 1000, 1))
 
     @property
     def frame(self) -> Hello | None:
@@ -140,6 +141,7 @@ class Bench:
             self.target, self._violate, work_dir=self.work_dir, timeout_s=self.options.timeout_s
         )
         self.last = talk
+        self._started.append(talk)
         offers = () if self.options.level == "minimal" else FEATURES
         try:
             await talk.greet(offers, wrong_token_first=wrong_token_first)
@@ -152,6 +154,12 @@ class Bench:
         """Kill the process in use: something went wrong with it."""
         talk, self._talk = self._talk, None
         if talk is not None:
+            await talk.kill()
+
+    async def close(self) -> None:
+        """Leave nothing behind, whatever was going on."""
+        self._talk = None
+        for talk in self._started:
             await talk.kill()
 
     async def give_back(self) -> Conversation:

@@ -65,6 +65,7 @@ SESSION_CHECKS: Final = (
     Check("exit.term", "The process ends on SIGTERM.", _L.term),
     Check("exit.children", "No child process is left behind.", _L.no_children),
     Check("hello.constant", "Every process of the plugin says the same hello.", _H.hello_constant),
+    Check("socket.opened", "The socket that the hello promises takes the host's connection.", _H.socket_opened),
     Check("socket.token", "A host with a wrong token is hung up on.", _H.socket_token),
     Check("describe.exits", "--describe prints the hello and exits with 0.", _H.describe_exits, "full"),
     Check("describe.same", "--describe prints the very hello of the wire.", _H.describe_same, "full"),

@@ -21,6 +21,7 @@ from pluginapi.conformance.target import Target, TargetError, target_of_command,
 EXIT_PASSED: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 DESCRIPTION: Final = """\
 Does a plugin keep the contract of the Jackfield plugin ABI? Starts it as a host does, talks to it, breaks a few
@@ -69,7 +70,12 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m pluginapi.
         report = asyncio.run(_tested(target, options))
     except SystemExit as left:
         return EXIT_USAGE if left.code else EXIT_PASSED
-    except (TargetError, CannotStart, ValueError, OSError, ImportError) as error:
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except ImportError as error:
+        print(f"{prog}: {error}: gRPC plugins need jackfield-pluginapi[grpc]", file=sys.stderr)
+        return EXIT_USAGE
+    except (TargetError, CannotStart, ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return EXIT_USAGE
     text = FORMATS[given.format](report)
@@ -134,14 +140,14 @@ def _options(given: _Arguments) -> Options:
 async def _tested(target: Target, options: Options) -> Report:
     if not sys.stderr.isatty():
         return await run(target, options)
-    progress = _ProgressLine(sys.stderr)
+    progress = ProgressLine(sys.stderr)
     try:
         return await run(target, options, progress=progress.show)
     finally:
         progress.clear()
 
 
-class _ProgressLine:
+class ProgressLine:
     """The check that is running, on one line of a terminal."""
 
     def __init__(self, stream: TextIO) -> None:

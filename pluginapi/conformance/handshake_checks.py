@@ -16,6 +16,7 @@ from pluginapi.conformance.outcome import NotApplicable, Unmet, shown
 from pluginapi.conformance.subject import StderrTail, Subject, spawn
 
 EXIT_USAGE: Final = 64
+OVER_STDIO: Final = "the plugin is spoken to over stdin and stdout"
 _REQUIRED: Final[Mapping[str, type]] = {"abi": list, "schema": int, "plugin": str, "capabilities": list}
 _SPOKEN: Final[Mapping[type, str]] = {list: "a list", int: "an integer", str: "a string"}
 _PTY_READ_BYTES: Final = 65536
@@ -102,10 +103,16 @@ async def hello_features(bench: Bench) -> str:
     return ", ".join(offered)
 
 
+async def socket_opened(bench: Bench) -> None:
+    """The session of every other check went over it; without it there was none."""
+    if not bench.target.over_socket:
+        raise NotApplicable(OVER_STDIO)
+
+
 async def socket_token(bench: Bench) -> None:
     """Only the host that knows the token is answered, and a stranger does not disturb it."""
     if not bench.target.over_socket:
-        raise NotApplicable("the plugin is spoken to over stdin and stdout")
+        raise NotApplicable(OVER_STDIO)
     talk = await bench.fresh(wrong_token_first=True)
     await talk.kill()
 

@@ -67,7 +67,7 @@ class _Run:
                 if check.id not in {outcome.id for outcome in self._outcomes}:
                     self._observed(check) if bench.violations.get(check.id) else self._skip(check, NO_SESSION)
         finally:
-            await bench.discard()
+            await bench.close()
         return self._outcomes
 
     async def _session(self) -> None:
@@ -132,7 +132,7 @@ class _Run:
         )
 
     def _fail_socket(self, broken: Unmet) -> None:
-        check = next(check for check in SESSION_CHECKS if check.id == "socket.token")
+        check = next(check for check in SESSION_CHECKS if check.id == "socket.opened")
         self._add(check, "fail", time.monotonic(), expected=broken.expected, got=broken.got)
 
     def _skip(self, check: Check, reason: str) -> None:

@@ -29,6 +29,8 @@ class Subject:
         self.pid: Final = popen.pid
         self.stderr: Final = stderr
         self._popen = popen
+        self._group_is_gone = False
+        """From then on the number may belong to somebody else."""
         # `wait` must not depend on the pipes: a child of the plugin can hold them open for ever.
         self._exited = asyncio.get_running_loop().run_in_executor(None, popen.wait)
 
@@ -77,15 +79,19 @@ class Subject:
             waited_s += _LEFTOVER_LOOK_EVERY_S
         if left:
             os.killpg(self.pid, signal.SIGKILL)
+        self._group_is_gone = True
         return left
 
     async def kill(self) -> None:
-        """End the process and its group, whatever it thinks of it."""
+        """End the process and its group, whatever it thinks of it. Safe to repeat."""
+        if self._group_is_gone:
+            return
         self.signal_group(signal.SIGKILL)
         if not await self.exited_within(_KILL_S):
             raise Unmet("the process can be killed", "it is still there after SIGKILL")
         if group_members(self.pid):
             os.killpg(self.pid, signal.SIGKILL)
+        self._group_is_gone = True
 
     def how_it_ended(self) -> str:
         """For people."""

@@ -20,6 +20,7 @@ FAILS: dict[str, set[str]] = {
     "dies_of_oversize": {"frames.oversize"},
     "dies_of_unknown_fields": {"frames.unknown_fields"},
     "dies_of_unknown_kinds": {"frames.unknown_kind"},
+    "does_not_listen": {"socket.opened"},
     "drops_unknown_methods": {"calls.unknown_method", "calls.beside"},
     "drops_when_cancelled_early": {"cancel.at_once", "calls.deadline"},
     "error_as_string": {"errors.well_formed"},
@@ -75,7 +76,7 @@ WAIT_IN_VAIN = {
 
 
 def target_of(name: str) -> Target:
-    over_socket = name == "lets_strangers_in"
+    over_socket = name in ("does_not_listen", "lets_strangers_in")
     command = (sys.executable, "-S", "-B", str(BROKEN / f"{name}.py"))
     return target_of_command(command, plugin_id="broken", transport="unix" if over_socket else "stdio")
 
@@ -94,7 +95,7 @@ async def test_the_plugin_that_the_broken_ones_are_made_of_keeps_the_whole_contr
     assert report.ok, explained(report)
     assert report.level == "full"
     skipped = {outcome.id for outcome in report.outcomes if outcome.verdict == "skip"}
-    assert skipped == {"hello.inputs", "socket.token"}
+    assert skipped == {"hello.inputs", "socket.opened", "socket.token"}
 
 
 async def test_it_keeps_the_minimal_level_as_well_when_the_host_offers_no_features():

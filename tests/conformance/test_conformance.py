@@ -1,6 +1,7 @@
 """The kit itself: every example keeps the contract, and the report says so in every format."""
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pluginabi.session import Session
 from pluginapi import Plugin
 from pluginapi.conformance import Options, TargetError, run, target_of_command, target_of_folder
 from pluginapi.conformance.checks import CHECKS
-from pluginapi.conformance.command import main
+from pluginapi.conformance.command import ProgressLine, main
+from pluginapi.conformance.runner import NO_SESSION
 from pluginapi.conformance.samples import callable_methods, read_samples, sample
+from pluginapi.conformance.subject import Subject, group_members
 from pluginapi.dispatch import Dispatcher
 from pluginapi.service import PluginService
 
@@ -110,6 +113,53 @@ def test_the_junit_report_counts_failures_and_skips_as_build_servers_do(capsys):
 def test_arguments_that_make_no_sense_exit_with_2_and_a_sentence(words, said, capsys):
     assert main(words) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_program_that_dies_before_its_hello_is_reported_with_exit_code_and_last_words():
+    program = [sys.executable, "-S", "-c", "import sys; sys.exit('no licence found')"]
+    report = asyncio.run(run(target_of_command(program), Options()))
+    (failed,) = report.failed
+    assert (failed.id, failed.got) == ("hello.answered", "none; it ended with exit code 1")
+    assert failed.stderr == ["no licence found"] or failed.stderr == ("no licence found",)
+    assert {outcome.reason for outcome in report.outcomes if outcome.id.startswith("frames.")} == {NO_SESSION}
+
+
+async def test_a_cancelled_run_leaves_no_process_behind():
+    started = asyncio.Event()
+    pids = []
+
+    def progress(check):
+        if check.id == "calls.answered":
+            started.set()
+
+    async def watched():
+        await run(target_of_command(broken("plugin")), Options(), progress=progress)
+
+    before = Subject.__init__
+
+    def remember(self, popen, stderr):
+        pids.append(popen.pid)
+        before(self, popen, stderr)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Subject, "__init__", remember)
+        task = asyncio.ensure_future(watched())
+        async with asyncio.timeout(10):
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+    assert pids and [group_members(pid) for pid in pids] == [[]] * len(pids)
+
+
+def test_on_a_terminal_the_running_check_is_shown_on_one_line():
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    line.show(CHECKS[0])
+    line.show(CHECKS[1])
+    line.clear()
+    assert stream.getvalue().count("\r\x1b[K") == 3 and "\n" not in stream.getvalue()
+    assert CHECKS[1].sentence in stream.getvalue()
 
 
 def test_help_and_the_list_of_checks_exit_with_0(capsys):
