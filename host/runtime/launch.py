@@ -78,7 +78,8 @@ def resolve_command(spec: LaunchSpec) -> tuple[str, ...]:
     if not spec.command:
         if not spec.entry:
             raise _cannot_start(spec, "the manifest has neither `command` nor `entry`")
-        return (sys.executable, "-P", "-m", "pluginapi.run", spec.entry)
+        # -B: bytecode is matched by size and second, so a quick edit could run as the version before it.
+        return (sys.executable, "-P", "-B", "-m", "pluginapi.run", spec.entry)
     directory = spec.directory.absolute()
     words = [word.replace("{python}", sys.executable).replace("{plugin_dir}", str(directory)) for word in spec.command]
     return (_program(spec, words[0], directory), *(_argument(word, directory) for word in words[1:]))

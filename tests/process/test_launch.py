@@ -92,7 +92,7 @@ async def test_a_binary_for_this_platform_is_preferred_to_the_one_beside_the_man
 
 def test_an_entry_runs_under_the_hosts_interpreter_with_pluginapi_importable(directory):
     spec = fault_spec(directory, command=(), entry="plugin:Demo")
-    assert resolve_command(spec) == (sys.executable, "-P", "-m", "pluginapi.run", "plugin:Demo")
+    assert resolve_command(spec) == (sys.executable, "-P", "-B", "-m", "pluginapi.run", "plugin:Demo")
     paths = build_environment(spec)["PYTHONPATH"].split(os.pathsep)
     assert paths[0] == str(directory)
     assert os.path.isdir(os.path.join(paths[1], "pluginapi"))
