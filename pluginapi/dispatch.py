@@ -111,7 +111,7 @@ class Dispatcher:
                 value = await value
             if spec.stream:
                 return await self._opened(spec, value, ctx)
-            return DispatchReply(value) if value.__class__ is spec.response else _answer(spec, value)
+            return _answer(spec, value)
         except BaseException as error:  # the boundary: nothing an author raises goes further as it is
             converted = self._convert(method, ctx, error)
             if converted is error:
@@ -262,15 +262,19 @@ _OWN_FILES: Final = frozenset({__file__, HookThreads.run.__code__.co_filename})
 
 def _answer(spec: MethodSpec, value: Any) -> DispatchReply:
     usage = None
-    if isinstance(value, Reply):
-        value, usage = value.result, value.usage
-    if value is not None and not isinstance(value, spec.response):
-        raise PluginError(f"{spec.name} answered {_described(value)}; it answers {spec.response.__name__} or nothing")
-    if value is not None:
-        try:
-            value = tidy(value)
-        except TypeError as error:
-            raise PluginError(f"{spec.name} answered {spec.response.__name__} with a mistake in {error}") from error
+    if value.__class__ is not spec.response:
+        if isinstance(value, Reply):
+            value, usage = value.result, value.usage
+        if value is None:
+            return DispatchReply(None, usage)
+        if not isinstance(value, spec.response):
+            raise PluginError(
+                f"{spec.name} answered {_described(value)}; it answers {spec.response.__name__} or nothing"
+            )
+    try:
+        value = tidy(value)
+    except TypeError as error:
+        raise PluginError(f"{spec.name} answered {spec.response.__name__} with a mistake in {error}") from error
     return DispatchReply(value, usage)
 
 

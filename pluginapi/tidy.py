@@ -10,7 +10,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct, UnsetType
@@ -34,10 +34,18 @@ _LEAVES: Final = frozenset({Body, Raw, str, int, bool, float})
 
 def tidy(value: S) -> S:
     """`value` with its short spellings written out. Raises TypeError that names the field that is wrong."""
-    values_of, rules = _plan(type(value))
+    values_of, rules, right_shapes = _plan(type(value))
+    values = values_of(value)
+    shape = tuple(map(type, values))
+    if shape in right_shapes:
+        return value
     changes: dict[str, Any] | None = None
-    for given, (name, right, fix) in zip(values_of(value), rules, strict=True):
-        if type(given) in right or (not given and type(given) in _EMPTY):
+    plain = True
+    for given, (name, right, fix) in zip(values, rules, strict=True):
+        if type(given) in right:
+            continue
+        plain = False
+        if not given and type(given) in _EMPTY:
             continue
         try:
             meant = fix(given)
@@ -46,17 +54,26 @@ def tidy(value: S) -> S:
         if meant is not given:
             changes = changes or {}
             changes[name] = meant
+    if plain:
+        right_shapes.add(shape)
     return value if changes is None else replace(value, **changes)
 
 
+class _Plan(NamedTuple):
+    """How answers of one type are checked."""
+
+    values_of: Callable[[Any], tuple[Any, ...]]
+    rules: tuple[Rule, ...]
+    right_shapes: set[tuple[type[Any], ...]]
+    """Types of the fields of answers that needed no closer look: there are few, and they come again and again."""
+
+
 @functools.lru_cache(maxsize=256)
-def _plan(kind: type[Struct]) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[Rule, ...]]:
-    """What gets all the fields' values, and the rule of each."""
+def _plan(kind: type[Struct]) -> _Plan:
     hints = typing.get_type_hints(kind)
     names = kind.__struct_fields__
-    if len(names) < 2:
-        return lambda value: tuple(getattr(value, name) for name in names), tuple(_rule(n, hints[n]) for n in names)
-    return operator.attrgetter(*names), tuple(_rule(name, hints[name]) for name in names)
+    values_of = operator.attrgetter(*names) if len(names) > 1 else lambda value: tuple(getattr(value, n) for n in names)
+    return _Plan(values_of, tuple(_rule(name, hints[name]) for name in names), set())
 
 
 def _rule(name: str, hint: Any) -> Rule:
