@@ -77,6 +77,8 @@ class Bench:
         self.measured = Measurements()
         self.durations_s: Final[dict[str, float]] = {}
         """Of the methods that answered, how long it took."""
+        self.stream_waits = False
+        """Whether a stream was seen to stop for want of credit."""
         self.registration: Probe | None = None
         self.last: Conversation | None = None
         """The conversation that was used last, for its stderr."""
@@ -271,9 +273,10 @@ class Bench:
         if talk.held:
             return Busy(probe, "callback")
         if probe.window_is_used_up:
-            if "credit" in talk.features:
+            if self.stream_waits:
                 return Busy(probe, "credit")
             talk.holds_callbacks = False
+            talk.consume(probe)
             await talk.closed(probe)
             return None
         return Busy(probe, "slow")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from pluginabi.body import Body
 from pluginabi.limits import BODY_HEADROOM_BYTES, CANCEL_GRACE_S, STREAM_WINDOW_ITEMS
 from pluginapi.conformance.bench import PARENT_CLOSED, REGISTER, SLOW_S, Bench, answer_problem, registration_problem
+from pluginapi.conformance.ledger import CREDIT
 from pluginapi.conformance.outcome import NotApplicable, Unmet
 from pluginapi.conformance.samples import STREAMING, has_body, sample
 from pluginapi.conformance.subject import resident_bytes
@@ -190,8 +191,11 @@ async def credit_respected(bench: Bench) -> str:
     probe = bench.call(talk, STREAMING, consumes=False)
     await talk.until(lambda: probe.closed or probe.window_is_used_up or bool(talk.held))
     if not probe.closed:
-        for _ in range(BARRIERS):
-            await bench.still_there(talk)
+        try:
+            for _ in range(BARRIERS):
+                await bench.still_there(talk)
+        finally:
+            bench.stream_waits = probe.window_is_used_up and CREDIT not in bench.violations
         stood_at = probe.items
         talk.consume(probe)
         await talk.closed(probe)
