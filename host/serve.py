@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -20,6 +21,8 @@ from host.observe.logs import configure_logs
 EXIT_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h: supervisors may stop restarting."""
 EXIT_START: Final = 69
+EXIT_HURRIED: Final = 130
+"""A second signal came while requests were still being finished."""
 
 
 def run(config_path: Path, *, watch: bool, demo: bool) -> int:
@@ -65,6 +68,9 @@ async def _serve(loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: 
         click.echo(_banner(proxy, demo=demo), err=not demo)
         await stopping.wait()
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Asked twice: end at once. The guardian ends the plugin processes.
+            loop.add_signal_handler(number, os._exit, EXIT_HURRIED)
         await proxy.stop()
     return 0
 

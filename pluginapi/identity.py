@@ -52,6 +52,11 @@ def identity_of(plugin_class: type[Plugin], *, directory: Path | None = None) ->
     )
 
 
+def declared_id() -> str:
+    """The id in the `plugin.toml` of the folder a plugin is started in; empty when there is none."""
+    return str(_read(Path(os.environ.get(PLUGIN_DIR_VARIABLE) or Path.cwd()) / MANIFEST_NAME).get("id", ""))
+
+
 def _fails_open(plugin_class: type[Plugin], manifest: dict[str, object]) -> tuple[str, ...]:
     declared = manifest.get("on_error")
     modes = declared if isinstance(declared, dict) else {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from pluginapi.identity import PLUGIN_DIR_VARIABLE
+from pluginapi.identity import PLUGIN_DIR_VARIABLE, declared_id
 from pluginapi.plugin import Plugin
 from pluginapi.serve import EXIT_CONFIG, parse_arguments, run
 
@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if argv is None else argv, parser=parser)
     entry: str = options.entry
     try:
-        return run(lambda: load(entry), options, name=entry, command=f"python -m pluginapi.run {entry}")
+        return run(
+            lambda: load(entry), options, name=declared_id() or entry, command=f"python -m pluginapi.run {entry}"
+        )
     except EntryError as error:
         print(f"pluginapi.run: {error}", file=sys.stderr)
         return EXIT_CONFIG

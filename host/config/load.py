@@ -20,6 +20,7 @@ from ruamel.yaml.util import load_yaml_guess_indent
 from host.config import sanitise, values
 from host.config.known_keys import no_effect
 from host.config.model import Config, PluginSection, Section
+from host.upstream import InvalidRequest, parse_proxy
 
 PLUGIN_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _HOST_KEYS: Final = ("enabled", "priority")
@@ -169,6 +170,8 @@ class _Walk:
 
     def _value(self, node: CommentedMap, key: str, hint: Any, path: str) -> Any:
         value = node[key]
+        if key == "proxy-url":
+            self._check_proxy(node, key, path)
         if key in _DURATION_KEYS or (path.startswith("plugins.policy.") and path.split(".")[-2] == "timeouts"):
             self._check_duration(node, key, path)
         if path == "plugins.configs":
@@ -189,6 +192,12 @@ class _Walk:
         try:
             values.seconds(node[key])
         except (ValueError, AttributeError) as error:
+            self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
+
+    def _check_proxy(self, node: CommentedMap, key: str, path: str) -> None:
+        try:
+            parse_proxy(str(node[key]) or None)
+        except InvalidRequest as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
 
     def check_host_keys(self, node: CommentedMap, path: str) -> None:

@@ -21,7 +21,7 @@ def sanitise(config: Config) -> tuple[Config, Removed]:
     return (
         replace(
             config,
-            host=config.host.strip() or "127.0.0.1",
+            host=config.host.strip().removeprefix("[").removesuffix("]") or "127.0.0.1",
             api_keys=_api_keys(config.api_keys),
             gemini_api_key=_provider_keys(config.gemini_api_key, "gemini-api-key", removed),
             claude_api_key=_provider_keys(config.claude_api_key, "claude-api-key", removed),

@@ -34,7 +34,7 @@ class Exhausted:
     reason: Literal["not_found", "unavailable", "cooling"]
     """No candidate is left; all are blocked, not all by a limit; all are cooling down."""
     retry_after_s: float = 0.0
-    """Until the first recovers; only when cooling."""
+    """Until the first recovers; 0 when there is none to wait for."""
 
 
 @dataclass(slots=True)
@@ -107,9 +107,8 @@ class CredentialPool:
             return found
         if not blocks:
             return Exhausted("not_found")
-        if all(block.quota for block in blocks):
-            return Exhausted("cooling", max(0.0, min(block.until_s for block in blocks) - now_s))
-        return Exhausted("unavailable")
+        wait_s = max(0.0, min(block.until_s for block in blocks) - now_s)
+        return Exhausted("cooling" if all(block.quota for block in blocks) else "unavailable", wait_s)
 
     def block_of(self, choice: Choice, now_s: float) -> Block | None:
         """The block of a choice: of an alias pool only when all its models are blocked, then the earliest to end."""

@@ -40,6 +40,7 @@ EVENTS: Final = (
     "plugin.drain_incomplete",
     "plugin.drain_timeout",
     "plugin.held_event_loop",
+    "plugin.holds_event_loop",
     "plugin.ignores_cancellation",
     "plugin.ignores_close",
     "plugin.ignores_stdin_eof",

@@ -158,7 +158,9 @@ def exhausted(plan: Plan, why: Exhausted, *, source: str) -> RequestError:
     code = "auth_not_found" if why.reason == "not_found" else "auth_unavailable"
     text = "no auth available" if why.reason == "not_found" else "no credential can serve this right now"
     providers = ",".join(plan.providers) or "unknown"
-    return RequestError(503, code, f"{text} (providers={providers}, model={plan.model or 'unknown'})")
+    wait_ms = ceil_seconds(why.retry_after_s) * 1000 if why.retry_after_s > 0 else None
+    where = f"(providers={providers}, model={plan.model or 'unknown'})"
+    return RequestError(503, code, f"{text} {where}", retry_after_ms=wait_ms)
 
 
 def _cooling(plan: Plan, retry_after_s: float, source: str) -> RequestError:

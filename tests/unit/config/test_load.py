@@ -51,6 +51,11 @@ def test_an_empty_file_is_a_config_with_safe_defaults():
             "timeouts:\n  connect: 5x\n",
             "config.yaml:2: `timeouts.connect`: '5x' is no duration; write 500ms, 10s, 5m or 1h",
         ),
+        (
+            "port: 1\nproxy-url: ftp://x\n",
+            "config.yaml:2: `proxy-url`: the proxy URL is not an http, https, socks4, socks4a, socks5 or socks5h URL "
+            "with a host",
+        ),
         ("- a\n", "config.yaml:1: the file must be a mapping of keys to values, like `port: 8317`"),
     ],
 )
@@ -196,3 +201,7 @@ def test_a_section_on_one_line_is_still_yaml_when_the_host_adds_its_keys():
 def test_a_key_without_effect_in_several_list_items_gives_one_warning():
     text = "gemini-api-key:\n  - api-key: a\n    weight: 2\n  - api-key: b\n    weight: 3\n"
     assert [warning.line for warning in parse_config(text, file="config.yaml").warnings] == [3]
+
+
+def test_an_address_may_stand_in_brackets():
+    assert parse('host: "[::1]"\n').host == "::1"

@@ -86,7 +86,7 @@ def test_D10_a_block_for_another_reason_is_unavailable():
     pool = pool_of(*lanes)
     pool.failed(lanes[0].credential, "m", QUOTA)
     pool.failed(lanes[1].credential, "m", UNAUTHORIZED)
-    assert pool.free(lanes, ()) == Exhausted("unavailable")
+    assert pool.free(lanes, ()) == Exhausted("unavailable", 60.0)
 
 
 def test_everybody_tried_is_not_found():
