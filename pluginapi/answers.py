@@ -48,7 +48,8 @@ class Stream:
     """
 
     items: AsyncIterable[Any]
-    """Yields `ItemLike`; a `Usage` sets the usage of the closing frame instead of being sent."""
+    """Yields `ItemLike`; a `Usage` sets the usage of the closing frame instead of being sent. What `ctx.http.stream`
+    opened may be given as it is: nothing of it then passes through the plugin's code."""
     status: int = 200
     headers: HeadersLike = field(default_factory=dict)
     usage: Usage | None = None

@@ -38,6 +38,11 @@ class _ResultStream:
         """Set once the stream has ended, if the other side knew it."""
         return self._items.usage
 
+    @property
+    def items(self) -> "ItemSource":
+        """What iterating takes its values from; for whoever passes the stream on as it is."""
+        return self._items
+
     async def aclose(self) -> None:
         """Stop the transfer; idempotent."""
         await self._items.aclose()

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import inspect
 import traceback
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import AsyncGeneratorType
 from typing import Any, Final, Self, TypeAlias
 
@@ -23,6 +23,7 @@ from pluginabi.payloads.common import Empty, Payload
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse
 from pluginapi.answers import Reply, Stream, to_headers, to_item
+from pluginapi.callbacks import HttpStream
 from pluginapi.context import Context
 from pluginapi.plugin import HOOK_NAMES, Plugin, capabilities_of, failure_modes_of, is_blocking
 from pluginapi.threads import HookThreads
@@ -41,7 +42,7 @@ class DispatchReply(Struct, frozen=True):
     usage: Usage | None = None
     """Of a complete answer; of a stream ask `usage_of` when it has ended."""
     items: Any = None
-    """`OutgoingItems` or None; whoever takes it must `aclose` it."""
+    """`OutgoingItems`, `PassedItems` or None; whoever takes it must `aclose` it."""
 
     def usage_of(self) -> Usage | None:
         """The usage for the closing frame."""
@@ -126,6 +127,8 @@ class Dispatcher:
             result = ExecutorResponse(
                 status=value.status, headers=to_headers(value.headers), metadata=freeze(value.metadata)
             )
+            if isinstance(value.items, HttpStream):
+                return DispatchReply(result, None, PassedItems(value.items, usage=value.usage))
             return DispatchReply(result, None, OutgoingItems(value.items, usage=value.usage, convert=convert))
         if isinstance(value, AsyncIterable):
             items = OutgoingItems(value, usage=None, convert=convert)
@@ -242,6 +245,28 @@ class OutgoingItems:
             self._is_raw = is_raw
         elif self._is_raw is not is_raw:
             raise PluginError("a stream is all events or all raw data, this one mixed them")
+
+
+class PassedItems:
+    """An upstream's answer that an author passes on as it is: its pieces as raw items, without any code of the author.
+
+    Whoever knows the `source` may as well iterate over that.
+    """
+
+    def __init__(self, stream: HttpStream, *, usage: Usage | None) -> None:
+        self.usage = usage
+        self.source: Final = stream.items
+        self._iterator: Final = aiter(self.source)
+
+    def __aiter__(self) -> AsyncIterator[StreamItem]:
+        return self._iterator
+
+    def __anext__(self) -> Awaitable[StreamItem]:
+        return self._iterator.__anext__()
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        """Stop the transfer; idempotent."""
+        await self.source.aclose(reason)
 
 
 def log_exception(error: BaseException, method: str, ctx: Context) -> None:

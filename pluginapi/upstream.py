@@ -7,18 +7,17 @@ so that its status, body, scope and retry delay reach the host as one `PluginErr
 import email.utils
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from pluginabi.body import Body, StreamItem
+from pluginabi.body import Body
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.immutable import Headers
 from pluginabi.payloads.callbacks import HttpRequest
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 from pluginapi.answers import Stream, to_headers
-from pluginapi.callbacks import HttpStream
 from pluginapi.context import Context
 
 __all__ = ["forward", "forward_stream", "request_headers", "retry_after_ms", "upstream_error"]
@@ -88,7 +87,7 @@ async def forward_stream(
     if not 200 <= answer.status < 300:
         body = b"".join([piece async for piece in answer])
         raise upstream_error(answer.status, answer.headers, body, protocol=protocol)
-    return Stream(items=_raw_items(answer), status=answer.status, headers=answer.headers)
+    return Stream(items=answer, status=answer.status, headers=answer.headers)
 
 
 def _http_request(
@@ -104,14 +103,6 @@ def _http_request(
         body=request.body,
         credential=request.credential.handle if request.credential is not None else None,
     )
-
-
-async def _raw_items(answer: HttpStream) -> AsyncIterator[StreamItem]:
-    try:
-        async for piece in answer:
-            yield StreamItem(raw=Body.exact(piece))
-    finally:
-        await answer.aclose()
 
 
 def upstream_error(status: int, headers: Headers, body: bytes, *, protocol: str) -> PluginError:

@@ -156,7 +156,7 @@ class HttpItems:
         except StopAsyncIteration:
             self._forget()
             raise
-        return StreamItem(raw=Body.exact(piece))
+        return StreamItem(raw=Body(base64=piece))
 
     async def aclose(self, reason: str = "client_gone") -> None:
         self._response.close()

@@ -10,6 +10,7 @@ import structlog
 from msgspec import Struct
 
 from host.runtime import hooks
+from host.runtime.callback_http import HttpItems
 from host.runtime.callbacks import HostCallbacks, InlinePort
 from host.runtime.discover import PluginSource
 from host.runtime.drive import Driver
@@ -27,6 +28,7 @@ from pluginabi.methods import PLUGIN_METHODS
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse, ShutdownRequest
 from pluginapi import Dispatcher, DispatchReply
+from pluginapi.dispatch import PassedItems
 
 log = structlog.get_logger("host.runtime.inprocess")
 
@@ -251,6 +253,8 @@ class InProcessPlugin:
         if answer.items is None:
             return Reply(result=result, usage=answer.usage)
         self.in_flight += 1
+        if isinstance(answer.items, PassedItems) and isinstance(answer.items.source, HttpItems):
+            return Reply(result=result, items=_HostItems(answer.items, port, ended=self._leave))
         return Reply(result=result, items=_Items(answer.items, self._driver, port, ended=self._leave))
 
     def _leave(self) -> None:
@@ -304,6 +308,44 @@ class _Items:
 
     def _end(self) -> None:
         self.usage = self._items.usage
+        if self._ended is not None:
+            self._port.forget_context()
+            self._ended()
+            self._ended = None
+
+
+class _HostItems:
+    """An answer of `host.http.do_stream` that the plugin passes on as it is: none of its code has to run for it."""
+
+    __slots__ = ("_ended", "_iterator", "_port", "_source", "usage")
+
+    def __init__(self, items: PassedItems, port: InlinePort, *, ended: Callable[[], None]) -> None:
+        self.usage = items.usage
+        self._source = items.source
+        self._iterator = aiter(items.source)
+        self._port = port
+        self._ended: Callable[[], None] | None = ended
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamItem:
+        try:
+            return await self._iterator.__anext__()
+        except StopAsyncIteration:
+            self._end()
+            raise
+        except PluginError as error:
+            self._end()
+            raise _from_plugin(error) from error.__cause__
+
+    async def aclose(self, reason: str = "client_gone") -> None:
+        if self._ended is not None:
+            self._port.cancel()
+            await self._source.aclose(reason)
+            self._end()
+
+    def _end(self) -> None:
         if self._ended is not None:
             self._port.forget_context()
             self._ended()

@@ -248,7 +248,7 @@ class _WatchedItems:
     def _watch(self, idle_s: float) -> None:
         """Note until when the consumer waits; one timer serves the whole stream."""
         self._waits_until_s = self._loop.time() + idle_s
-        self._waiting_task = asyncio.current_task()
+        self._waiting_task = asyncio.current_task(self._loop)
         if self._timer is None and not self._ended:
             self._timer = self._loop.call_later(idle_s, self._check)
 

@@ -21,7 +21,7 @@ JSON_UTF8_TYPE: Final = "application/json; charset=utf-8"
 EVENT_STREAM_TYPE: Final = "text/event-stream"
 
 _FLUSH_BYTES: Final = 64 * 1024
-"""A run of items that are ready at once is written in pieces of this size."""
+"""After so much of a run of items that are ready at once other requests get a turn; larger bodies are not copied."""
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
@@ -105,35 +105,20 @@ def _connection_line(request: web.BaseRequest, *, keep_alive: bool) -> bytes:
 class StreamedBody:
     """A response body that is written in pieces; the head goes out with the first piece.
 
-    `write` never waits: pieces that become ready within one turn of the event loop leave as one chunk, none is held
-    longer than that turn. `drain` waits for a slow client. Writing to a client that is gone does nothing: the server
-    cancels the handler.
+    `write` never waits. Pieces of one turn of the event loop leave together, since uvloop writes at the end of a turn.
+    `drain` waits for a slow client. Writing to a client that is gone does nothing: the server cancels the handler.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_closed",
-        "_head",
-        "_loop",
-        "_pending",
-        "_pending_bytes",
-        "_protocol",
-        "_request",
-        "_scheduled",
-        "sent",
-    )
+    __slots__ = ("_chunked", "_closed", "_head", "_protocol", "_request", "_undrained_bytes", "sent")
 
     def __init__(self, request: web.BaseRequest, head: bytes) -> None:
         self._request = request
         self._protocol = request.protocol
-        self._loop = asyncio.get_running_loop()
         self._chunked = request.version >= (1, 1)
         # A body without length ends with the connection where chunks are unknown.
         framing = b"Transfer-Encoding: chunked\r\n" if self._chunked else b""
         self._head = b"%b%b%b\r\n" % (head, _connection_line(request, keep_alive=self.keep_alive), framing)
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._scheduled = False
+        self._undrained_bytes = 0
         self._closed = False
         self.sent = 0
         """Body bytes handed to the transport so far."""
@@ -145,46 +130,36 @@ class StreamedBody:
     @property
     def must_drain(self) -> bool:
         """Whether the producer has to `drain` before it goes on."""
-        return self._pending_bytes >= _FLUSH_BYTES or self._protocol.writing_paused
+        return self._undrained_bytes >= _FLUSH_BYTES or self._protocol.writing_paused
 
     def write(self, piece: bytes) -> None:
-        """Queue a piece for this turn of the loop."""
-        self._pending.append(piece)
-        self._pending_bytes += len(piece)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush_scheduled)
+        """Hand a piece to the transport."""
+        size = len(piece)
+        if not size or self._closed:
+            return
+        self.sent += size
+        self._undrained_bytes += size
+        head = self._head
+        if head:
+            self._head = b""
+        self._send(b"%b%x\r\n%b\r\n" % (head, size, piece) if self._chunked else head + piece)
 
     async def drain(self) -> None:
-        """Write what is pending and wait until the client's buffer has room. Gives other requests a turn."""
-        self._write_out(b"")
+        """Wait until the client's buffer has room. Gives other requests a turn."""
+        self._undrained_bytes = 0
         if self._protocol.writing_paused:
             await self._request.writer.drain()
         else:
             await asyncio.sleep(0)
 
     def finish(self) -> None:
-        """Write what is pending and the end of the body; nothing can be written afterwards."""
+        """Write the end of the body; nothing can be written afterwards."""
         if not self._closed:
-            self._write_out(b"0\r\n\r\n" if self._chunked else b"")
             self._closed = True
+            self._send(self._head + (b"0\r\n\r\n" if self._chunked else b""))
+            self._head = b""
 
-    def _flush_scheduled(self) -> None:
-        self._scheduled = False
-        if self._pending and not self._closed:
-            self._write_out(b"")
-
-    def _write_out(self, tail: bytes) -> None:
-        pending = self._pending
-        payload = pending[0] if len(pending) == 1 else b"".join(pending)
-        pending.clear()
-        self._pending_bytes = 0
-        self.sent += len(payload)
-        if self._chunked and payload:
-            out = b"%b%x\r\n%b\r\n%b" % (self._head, len(payload), payload, tail)
-        else:
-            out = b"%b%b%b" % (self._head, payload, tail)
-        self._head = b""
+    def _send(self, data: bytes) -> None:
         transport: Any = self._request.transport
-        if out and transport is not None and not transport.is_closing():
-            transport.write(out)
+        if data and transport is not None and not transport.is_closing():
+            transport.write(data)

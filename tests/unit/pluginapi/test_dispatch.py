@@ -17,6 +17,7 @@ from pluginapi import (
     ErrorBody,
     ExecutorRequest,
     ExecutorResponse,
+    HttpStream,
     ModelRouteRequest,
     ModelRouteResponse,
     Plugin,
@@ -357,6 +358,44 @@ async def test_a_stream_answer_carries_status_headers_and_usage(within):
     assert (reply.result.status, dict(reply.result.headers)) == (201, {"x-one": ("1",), "x-two": ("a", "b")})
     assert len([item async for item in reply.items]) == 1
     assert reply.usage_of() == Usage(total_tokens=9)
+
+
+class Upstream:
+    """The items of `ctx.http.stream`, as a port gives them."""
+
+    usage = None
+
+    def __init__(self) -> None:
+        self.closed = ""
+        self.left = [StreamItem(raw=Body.exact(piece)) for piece in (b"data: 1\n\n", b"data: 2\n\n")]
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self.left:
+            raise PluginError(LONG)
+        return self.left.pop(0)
+
+    async def aclose(self, reason="client_gone"):
+        self.closed = reason
+
+
+async def test_an_upstreams_stream_passed_on_keeps_its_items_and_its_error_and_is_closed_with_the_answer(within):
+    upstream = Upstream()
+    items = list(upstream.left)
+
+    async def hook(self):
+        return Stream(HttpStream(200, {}, upstream), usage=Usage(total_tokens=9))
+
+    reply = await within(stream(hook))
+    passed = [await within(anext(reply.items)) for _ in items]
+    assert [before is after for before, after in zip(items, passed, strict=True)] == [True, True]
+    with pytest.raises(PluginError) as caught:
+        await within(anext(reply.items))
+    assert caught.value.body is LONG
+    await within(reply.items.aclose("deadline"))
+    assert (upstream.closed, reply.usage_of()) == ("deadline", Usage(total_tokens=9))
 
 
 async def test_a_yielded_usage_is_the_usage_of_the_end_and_no_item(within):

@@ -11,11 +11,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from host.runtime import drive
+from host.runtime.callback_http import HttpCallbacks
 from host.runtime.handle import PluginState
 from host.runtime.inprocess import InProcessPlugin, InProcessStartError
 from host.runtime.invoke import Invoker
 from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
+from host.upstream.client import UpstreamClient
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError, PluginTimeout, PluginTransportError
 from pluginabi.frames import Usage
@@ -24,7 +26,8 @@ from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 from pluginabi.payloads.intercept import RequestInterceptRequest
 from pluginabi.payloads.lifecycle import RegisterRequest
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
-from tests.support.runtime import binding, not_started, started
+from tests.support.runtime import binding, new_callbacks, not_started, started
+from tests.support.upstream_servers import ScriptedServer, ServerConnection
 
 FULL_ERROR = """
 class P(Plugin):
@@ -368,6 +371,65 @@ class P(Plugin):
         author: Any = plugin._dispatcher.plugin
         with pytest.raises(StopAsyncIteration):
             await anext(author.items)
+
+
+PASSING_ON = """
+class P(Plugin):
+    async def executor_execute_stream(self, request, ctx):
+        answer = await ctx.http.stream("GET", request.model)
+        return Stream(items=answer, status=answer.status)
+"""
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rest", "code"), [(b"0\r\n\r\n", ""), (b"nonsense\r\n", "upstream_disconnected")], ids=["whole", "broken"]
+)
+async def test_an_upstream_stream_that_a_plugin_passes_on_counts_as_its_call_until_its_end(
+    tmp_path: Path, within: Any, rest: bytes, code: str
+):
+    go_on = asyncio.Event()
+
+    async def script(connection: ServerConnection) -> None:
+        await connection.request()
+        await connection.send(HEAD + b"3\r\none\r\n")
+        await go_on.wait()
+        await connection.send(rest)
+        await connection.closed_by_peer()
+
+    tasks = TaskGroup("http")
+    client = UpstreamClient()
+    callbacks = new_callbacks(tasks, http=HttpCallbacks(client))
+    async with ScriptedServer(script) as server, started(tmp_path, PASSING_ON, callbacks=callbacks) as plugin:
+        wanted = binding(plugin, "executor.execute_stream", permissions=frozenset({"http"}))
+        opened = await within(Invoker().stream(wanted, lambda _: ExecutorRequest(model=server.url), None))
+        assert (await within(anext(opened.items))).raw.to_bytes() == b"one"
+        assert plugin.in_flight == 1
+        go_on.set()
+        with pytest.raises((StopAsyncIteration, PluginError)) as ended:
+            await within(anext(opened.items))
+        assert getattr(ended.value, "code", "") == code
+        assert plugin.in_flight == 0
+        await client.close()
+    await tasks.stop()
+
+
+async def test_closing_an_upstream_stream_that_a_plugin_passes_on_closes_its_connection(tmp_path: Path, within: Any):
+    async def script(connection: ServerConnection) -> None:
+        await connection.request()
+        await connection.send(HEAD + b"3\r\none\r\n")
+        await connection.closed_by_peer()
+
+    tasks = TaskGroup("http")
+    client = UpstreamClient()
+    callbacks = new_callbacks(tasks, http=HttpCallbacks(client))
+    async with ScriptedServer(script) as server, started(tmp_path, PASSING_ON, callbacks=callbacks) as plugin:
+        wanted = binding(plugin, "executor.execute_stream", permissions=frozenset({"http"}))
+        opened = await within(Invoker().stream(wanted, lambda _: ExecutorRequest(model=server.url), None))
+        await within(opened.items.aclose())
+        assert plugin.in_flight == 0
+        await within(client.close())
+    await tasks.stop()
 
 
 # -- start, reconfigure, stop
