@@ -5,7 +5,7 @@ Entries hold names, sizes and statuses, never secrets and never bodies.
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -15,8 +15,9 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_ENTRIES_PER_REQUEST: Final = 512
 """A request with more decisions than this (a stream whose hook fails on each item) keeps its first ones."""
 _ENTRY_BYTES: Final = 200
-"""What an entry costs beside its texts: dict, floats, references."""
+"""What an entry costs beside its texts: dict, floats, references. Short texts of the host's own are in it."""
 MAX_TEXT: Final = 512
+SHORT_TEXT: Final = 64
 MAX_LIST: Final = 32
 
 
@@ -31,7 +32,7 @@ class Decision(Struct, frozen=True):
 class Shape:
     """A kind of decision that always has the same fields: only their values are written down, in this order.
 
-    `foreign` are the fields that may hold long texts, because somebody outside of this process chose them.
+    `foreign` are texts that may be long, because somebody outside of this process chose them.
     """
 
     __slots__ = ("foreign", "kind", "names")
@@ -55,6 +56,8 @@ class RequestTrace(Struct, eq=False):
     finished: bool = False
     size_bytes: int = 0
     """What it keeps in memory, estimated; 0 while it runs."""
+    has_long: bool = False
+    """A text that was noted by shape is long."""
     _started_s: float = field(default_factory=time.perf_counter)
 
     def record(self, kind: str, /, **fields: Any) -> None:
@@ -69,6 +72,9 @@ class RequestTrace(Struct, eq=False):
         if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
+        for place in shape.foreign:
+            if len(values[place]) > SHORT_TEXT:
+                self.has_long = True
         self.entries.append((time.perf_counter(), shape, values))
 
     @property
@@ -83,18 +89,18 @@ class RequestTrace(Struct, eq=False):
         """The request ended: shorten long texts and lists, and estimate the bytes that stay in memory."""
         self.finished = True
         size = _ENTRY_BYTES * (len(self.entries) + 1)
-        for index, (at, shape, fields) in enumerate(self.entries):
-            if shape.__class__ is Shape:
-                for place in shape.foreign:
-                    size += len(fields[place])
-                    if len(fields[place]) > MAX_TEXT:
-                        size -= len(fields[place]) - MAX_TEXT
-                        self.entries[index] = (at, shape, tuple(map(_short, fields)))
+        if self.has_long:
+            self.entries = [
+                (at, kind, tuple(map(_short, fields)) if kind.__class__ is Shape else fields)
+                for at, kind, fields in self.entries
+            ]
+            size += sum(_text_bytes(fields) for _, kind, fields in self.entries if kind.__class__ is Shape)
+        for _, kind, fields in self.entries:
+            if kind.__class__ is Shape:
                 continue
             for name, value in fields.items():
-                kind = value.__class__
-                if kind is str or kind is list:
-                    if len(value) > MAX_TEXT or (kind is list and len(value) > MAX_LIST):
+                if value.__class__ is str or value.__class__ is list:
+                    if len(value) > MAX_LIST:
                         value = fields[name] = _short(value)
                     size += len(value)
         self.size_bytes = size
@@ -155,6 +161,10 @@ def _spelled_out(entry: tuple[float, str | Shape, Any]) -> tuple[float, str, Map
     return (
         (at, kind.kind, dict(zip(kind.names, fields, strict=True))) if isinstance(kind, Shape) else (at, kind, fields)
     )
+
+
+def _text_bytes(values: Iterable[Any]) -> int:
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 def _short(value: Any) -> Any:

@@ -19,7 +19,7 @@ from host.upstream.response import UpstreamResponse
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError, host_error
 from pluginabi.frames import Usage
-from pluginabi.immutable import FrozenDict, Headers
+from pluginabi.immutable import FrozenDict, Headers, freeze_headers
 from pluginabi.payloads.callbacks import HttpRequest, HttpResponse
 
 
@@ -171,10 +171,9 @@ _EMPTY: Final = Body.exact(b"")
 
 
 def _headers(items: list[tuple[str, str]]) -> Headers:
-    headers: dict[str, tuple[str, ...]] = {}
-    for name, value in items:
-        headers[name] = (*headers[name], value) if name in headers else (value,)
-    return FrozenDict(headers)
+    headers = {name: (value,) for name, value in items}
+    # Hardly any answer has a name twice.
+    return FrozenDict(headers) if len(headers) == len(items) else freeze_headers(items)
 
 
 def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) -> None:
