@@ -6,6 +6,7 @@ too: a body may be a mapping, text or bytes, a patch a mapping, a header's value
 """
 
 import functools
+import itertools
 import operator
 import types
 import typing
@@ -118,9 +119,16 @@ def _struct(kind: type[Struct], value: Any) -> Any:
     return tidy(value)
 
 
+_LISTS: Final = frozenset({tuple, list})
+_TEXT: Final = frozenset({str})
+
+
 def _headers(value: Any) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):
         raise _expected("a mapping of names to lists of strings", value)
+    found = value.values()
+    if _LISTS.issuperset(map(type, found)) and _TEXT.issuperset(map(type, itertools.chain.from_iterable(found))):
+        return value
     for values in value.values():
         if isinstance(values, str):
             return _headers(to_headers(value))

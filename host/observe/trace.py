@@ -5,7 +5,7 @@ Entries hold names, sizes and statuses, never secrets and never bodies.
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -15,9 +15,9 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_ENTRIES_PER_REQUEST: Final = 512
 """A request with more decisions than this (a stream whose hook fails on each item) keeps its first ones."""
 _ENTRY_BYTES: Final = 200
-"""What an entry costs beside its texts: dict, floats, references. Short texts of the host's own are in it."""
-MAX_TEXT: Final = 512
+"""What an entry costs beside long texts: dict, floats, references, names."""
 SHORT_TEXT: Final = 64
+MAX_TEXT: Final = 512
 MAX_LIST: Final = 32
 
 
@@ -30,17 +30,13 @@ class Decision(Struct, frozen=True):
 
 
 class Shape:
-    """A kind of decision that always has the same fields: only their values are written down, in this order.
+    """A kind of decision that always has the same fields: only their values are written down, in this order."""
 
-    `foreign` are texts that may be long, because somebody outside of this process chose them.
-    """
+    __slots__ = ("kind", "names")
 
-    __slots__ = ("foreign", "kind", "names")
-
-    def __init__(self, kind: str, *names: str, foreign: Sequence[str] = ()) -> None:
+    def __init__(self, kind: str, *names: str) -> None:
         self.kind: Final = kind
         self.names: Final = names
-        self.foreign: Final = tuple(names.index(name) for name in foreign)
 
 
 class RequestTrace(Struct, eq=False):
@@ -57,7 +53,7 @@ class RequestTrace(Struct, eq=False):
     size_bytes: int = 0
     """What it keeps in memory, estimated; 0 while it runs."""
     has_long: bool = False
-    """A text that was noted by shape is long."""
+    """There may be a long text in it: somebody outside of this process chose one, or decided something."""
     _started_s: float = field(default_factory=time.perf_counter)
 
     def record(self, kind: str, /, **fields: Any) -> None:
@@ -65,6 +61,9 @@ class RequestTrace(Struct, eq=False):
         if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
+        if fields.get("outcome") != "ok":
+            # All but a plugin call that went well comes from outside.
+            self.has_long = True
         self.entries.append((time.perf_counter(), kind, fields))
 
     def note(self, shape: Shape, *values: Any) -> None:
@@ -72,9 +71,6 @@ class RequestTrace(Struct, eq=False):
         if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
-        for place in shape.foreign:
-            if len(values[place]) > SHORT_TEXT:
-                self.has_long = True
         self.entries.append((time.perf_counter(), shape, values))
 
     @property
@@ -90,19 +86,8 @@ class RequestTrace(Struct, eq=False):
         self.finished = True
         size = _ENTRY_BYTES * (len(self.entries) + 1)
         if self.has_long:
-            self.entries = [
-                (at, kind, tuple(map(_short, fields)) if kind.__class__ is Shape else fields)
-                for at, kind, fields in self.entries
-            ]
-            size += sum(_text_bytes(fields) for _, kind, fields in self.entries if kind.__class__ is Shape)
-        for _, kind, fields in self.entries:
-            if kind.__class__ is Shape:
-                continue
-            for name, value in fields.items():
-                if value.__class__ is str or value.__class__ is list:
-                    if len(value) > MAX_LIST:
-                        value = fields[name] = _short(value)
-                    size += len(value)
+            self.entries = [(at, kind, _shortened(fields)) for at, kind, fields in self.entries]
+            size += sum(_text_bytes(fields) for _, _, fields in self.entries)
         self.size_bytes = size
         return size
 
@@ -163,8 +148,15 @@ def _spelled_out(entry: tuple[float, str | Shape, Any]) -> tuple[float, str, Map
     )
 
 
-def _text_bytes(values: Iterable[Any]) -> int:
-    return sum(len(value) for value in values if isinstance(value, str))
+def _shortened(fields: Any) -> Any:
+    if isinstance(fields, tuple):
+        return tuple(map(_short, fields))
+    return {name: _short(value) for name, value in fields.items()}
+
+
+def _text_bytes(fields: Any) -> int:
+    values = fields if isinstance(fields, tuple) else fields.values()
+    return sum(len(value) for value in values if isinstance(value, (str, list)))
 
 
 def _short(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import UNSET, UnsetType
 
 from host.errors import to_error_body
-from host.observe.trace import DecisionTrace, Shape
+from host.observe.trace import SHORT_TEXT, DecisionTrace, Shape
 from host.pipeline.attempt import (
     ExecutorFailed,
     Once,
@@ -46,11 +46,7 @@ from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
 from pluginabi.frames import Usage
 
-_REQUEST: Final = Shape(
-    "request",
-    *("protocol", "endpoint", "model", "stream", "caller", "body_size"),
-    foreign=["model", "caller"],
-)
+_REQUEST: Final = Shape("request", "protocol", "endpoint", "model", "stream", "caller", "body_size")
 
 
 class Gateway:
@@ -100,6 +96,7 @@ class Gateway:
             trace = self.trace.begin(
                 request.request_id, parent_request_id=scope.parent_request_id if scope is not None else None
             )
+            trace.has_long = len(request.model) + len(request.principal.name) > SHORT_TEXT
             trace.note(
                 _REQUEST,
                 request.protocol,

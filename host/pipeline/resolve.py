@@ -8,7 +8,7 @@ from host.pipeline.execution import Execution
 from host.pipeline.route import Route
 from host.pipeline.state import Plan
 
-_RESOLVED: Final = Shape("resolved", "model", "providers", "lanes", foreign=["model"])
+_RESOLVED: Final = Shape("resolved", "model", "providers", "lanes")
 
 
 def resolve(ex: Execution, route: Route | None) -> Plan:

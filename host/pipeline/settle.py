@@ -28,9 +28,8 @@ log = structlog.get_logger("host.pipeline.settle")
 _ATTEMPT: Final = Shape(
     "attempt",
     *("number", "credential", "plugin_id", "model", "status", "code", "duration_ms"),
-    foreign=["model", "code"],
 )
-_OUTCOME: Final = Shape("outcome", "outcome", "status", "code", foreign=["code"])
+_OUTCOME: Final = Shape("outcome", "outcome", "status", "code")
 CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
 
 
@@ -83,6 +82,8 @@ class Settler:
         attempt.settled = True
         duration_ms = (time.monotonic() - attempt.started_s) * 1000
         if ex.trace is not None:
+            if error is not None:
+                ex.trace.has_long = True
             ex.trace.note(
                 _ATTEMPT,
                 attempt.number,
@@ -115,6 +116,8 @@ class Settler:
         ex.settled = True
         duration_s = time.monotonic() - ex.started_s
         if ex.trace is not None:
+            if error is not None:
+                ex.trace.has_long = True
             ex.trace.note(_OUTCOME, outcome, status, error.code if error is not None else "")
             if self._trace is not None:
                 self._trace.finish(ex.trace)
