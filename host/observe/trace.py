@@ -53,7 +53,7 @@ class RequestTrace(Struct, eq=False):
     size_bytes: int = 0
     """What it keeps in memory, estimated; 0 while it runs."""
     has_long: bool = False
-    """There may be a long text in it: somebody outside of this process chose one, or decided something."""
+    """There may be a long text in it, which somebody outside of this process chose."""
     _started_s: float = field(default_factory=time.perf_counter)
 
     def record(self, kind: str, /, **fields: Any) -> None:
@@ -61,9 +61,9 @@ class RequestTrace(Struct, eq=False):
         if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
-        if fields.get("outcome") != "ok":
-            # All but a plugin call that went well comes from outside.
-            self.has_long = True
+        if not self.has_long and fields.get("outcome") != "ok":
+            # A plugin call that went well holds names of the host's own only.
+            self.has_long = _has_long(fields)
         self.entries.append((time.perf_counter(), kind, fields))
 
     def note(self, shape: Shape, *values: Any) -> None:
@@ -146,6 +146,13 @@ def _spelled_out(entry: tuple[float, str | Shape, Any]) -> tuple[float, str, Map
     return (
         (at, kind.kind, dict(zip(kind.names, fields, strict=True))) if isinstance(kind, Shape) else (at, kind, fields)
     )
+
+
+def _has_long(fields: Mapping[str, Any]) -> bool:
+    for value in fields.values():
+        if (value.__class__ is str or value.__class__ is list) and len(value) > SHORT_TEXT:
+            return True
+    return False
 
 
 def _shortened(fields: Any) -> Any:
