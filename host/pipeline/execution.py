@@ -183,4 +183,4 @@ def client_body(inputs: Inputs, content: Content) -> Body | UnsetType:
 
 def names_of(values: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Names for the trace."""
-    return sorted(values)
+    return sorted(values) if values else []

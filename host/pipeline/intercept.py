@@ -1,11 +1,12 @@
 """Request and response interceptors: chains of deltas; the result is authoritative (spec plugin-abi 4.3, design)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from msgspec import UNSET
 
+from host.observe.trace import Shape
 from host.pipeline.execution import (
     Attempt,
     Content,
@@ -35,6 +36,8 @@ from pluginabi.payloads.intercept import (
 )
 
 log = structlog.get_logger("host.pipeline.intercept")
+
+_INTERCEPTED: Final = Shape("intercepted", "plugin_id", "method", "body_size", "headers", "cleared", "ignored")
 
 Delta = RequestInterceptResponse | ResponseInterceptResponse
 
@@ -166,14 +169,14 @@ def apply(ex: Execution, hook: Binding, delta: Delta, content: Content, headers:
             request_id=ex.scope.request_id,
         )  # fmt: skip
     if ex.trace is not None and (changed is not content or new_headers is not headers or ignored):
-        ex.trace.record(
-            "intercepted",
-            plugin_id=hook.plugin_id,
-            method=hook.method,
-            body_size=len(changed.data) if changed is not content else None,
-            headers=names_of(delta.headers),
-            cleared=names_of(delta.clear_headers),
-            ignored=ignored,
+        ex.trace.note(
+            _INTERCEPTED,
+            hook.plugin_id,
+            hook.method,
+            len(changed.data) if changed is not content else None,
+            names_of(delta.headers),
+            names_of(delta.clear_headers),
+            ignored,
         )
     return changed, new_headers
 
