@@ -245,7 +245,9 @@ class InProcessPlugin:
         except PluginError as error:
             raise _from_plugin(error) from error.__cause__
         finally:
-            self._leave()
+            self.in_flight -= 1
+            if self._idle is not None:
+                self._note_idle()
             if answer is None or answer.items is None:
                 port.forget_context()
         assert answer is not None
@@ -259,6 +261,9 @@ class InProcessPlugin:
 
     def _leave(self) -> None:
         self.in_flight -= 1
+        self._note_idle()
+
+    def _note_idle(self) -> None:
         if self.in_flight == 0 and self._idle is not None:
             self._idle.set()
 

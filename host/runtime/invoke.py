@@ -131,7 +131,9 @@ class Invoker:
 
     def _succeeded(self, binding: Binding, request: RequestScope | None, started_s: float) -> None:
         """Count the call and write it down."""
-        duration_s = self._note(binding, "ok", started_s)
+        duration_s = time.monotonic() - started_s
+        if self._observe is not None:
+            self._observe(binding.plugin_id, binding.method, "ok", duration_s)
         if request is not None and request.record is not None and binding.method not in _PER_ITEM_METHODS:
             request.record(
                 "call",

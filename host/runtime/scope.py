@@ -81,6 +81,7 @@ class CallScope(Struct, kw_only=True, eq=False):
         """End the scope: later callbacks get `parent_closed`, open ones are cancelled."""
         if not self.closed:
             self.closed = True
-            for callback in self.on_close:
-                callback()
-            self.on_close.clear()
+            if self.on_close:
+                for callback in self.on_close:
+                    callback()
+                self.on_close.clear()
