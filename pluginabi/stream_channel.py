@@ -42,6 +42,7 @@ class StreamChannel(asyncio.Protocol):
         self._queue = WriteQueue()
         self._receiver: FrameReceiver | None = None
         self._backlog: deque[bytes | Oversize] = deque()
+        self._is_reading = True
         self._reader: asyncio.ReadTransport | None = None
         self._writer: asyncio.WriteTransport | None = None
         self._push_back = False
@@ -174,8 +175,10 @@ class StreamChannel(asyncio.Protocol):
             self._set_reading(True)
 
     def _set_reading(self, on: bool) -> None:
-        if self._reader is None or self._closed or self._reader.is_closing() or self._reader.is_reading() == on:
+        # Kept here: the pipe transports of CPython before 3.11.3 cannot say whether they read.
+        if self._reader is None or self._closed or self._reader.is_closing() or self._is_reading == on:
             return
+        self._is_reading = on
         if on:
             self._reader.resume_reading()
         else:
