@@ -203,7 +203,7 @@ class Access:
             metadata=FrozenDict(value.metadata),
         )
 
-    def _down(self, binding: Binding, request: AccessRequest, why: str, *, alone: bool, refuse: bool = False) -> None:
+    def _down(self, binding: Binding, request: AccessRequest, why: str, *, alone: bool) -> None:
         log.warning("access.provider_down", plugin_id=binding.plugin_id, request_id=request.request_id, why=why)
         if alone:
             self._record(request, "access_provider_down", plugin_id=binding.plugin_id, why=why)

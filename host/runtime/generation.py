@@ -4,17 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
+import structlog
+
 from host.config.model import Config
 from host.runtime.discover import PluginSource
 from host.runtime.handle import PluginHandle, PluginState, PluginView, Reply
-from host.runtime.plan import Plan, section_of
+from host.runtime.plan import Plan, data_dir_of, section_of
 from host.runtime.policy import EffectivePolicy
+from host.runtime.remembered import Declared, recall, remember
 from host.runtime.resolve import ResolvedConfig
 from host.runtime.scope import CallScope
-from host.runtime.snapshot import Declaration, declare, view_of
+from host.runtime.snapshot import Declaration, RegistrationError, declare, view_of
 from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.common import ModelInfo, Payload
 from pluginabi.payloads.lifecycle import RegisterRequest, RegisterResponse
+
+log = structlog.get_logger("host.runtime.generation")
 
 
 class ManagedHandle(PluginHandle, Protocol):
@@ -116,22 +121,45 @@ class UnavailableHandle:
 
 
 def declaration_of(plan: Plan, handle: ManagedHandle) -> Declaration:
-    """What a handle declares; from the manifest while it has said nothing. Raises RegistrationError."""
+    """What a handle declares; while it has said nothing, `undeclared`. Raises RegistrationError."""
     hello = handle.hello
     if hello is None:
-        return declare(plan, capabilities=None, inputs={}, on_error={}, registration=None)
-    return declare(
-        plan,
+        return undeclared(plan)
+    declared = Declared(
         capabilities=tuple(hello.capabilities),
         inputs=hello.inputs,
         on_error=getattr(hello, "on_error", {}),
         registration=handle.registration,
     )
+    declaration = _declaration(plan, declared)
+    remember(plan, declared)
+    return declaration
+
+
+def undeclared(plan: Plan) -> Declaration:
+    """What a plugin that has said nothing yet would say: what it said last time, else what its manifest lists."""
+    declared = recall(plan)
+    if declared is not None:
+        try:
+            return _declaration(plan, declared)
+        except RegistrationError as error:
+            log.warning("plugin.not_recalled", plugin_id=plan.plugin_id, reason=str(error))
+    return declare(plan, capabilities=None, inputs={}, on_error={}, registration=None)
+
+
+def _declaration(plan: Plan, declared: Declared) -> Declaration:
+    return declare(
+        plan,
+        capabilities=tuple(declared.capabilities),
+        inputs=declared.inputs,
+        on_error=declared.on_error,
+        registration=declared.registration,
+    )
 
 
 def generation_of(plan: Plan, handle: ManagedHandle) -> Generation:
     """A generation before its start."""
-    return Generation(plan, handle, declare(plan, capabilities=None, inputs={}, on_error={}, registration=None))
+    return Generation(plan, handle, undeclared(plan))
 
 
 def blocked_generation(source: PluginSource, config: Config, problem: str) -> Generation:
@@ -149,7 +177,7 @@ def blocked_generation(source: PluginSource, config: Config, problem: str) -> Ge
         policy=policy,
         section=section_of(config, source.plugin_id),
         config=ResolvedConfig({}),
-        data_dir=source.directory,
+        data_dir=data_dir_of(config, source.plugin_id),
     )
     return generation_of(plan, UnavailableHandle(source.plugin_id, problem))
 

@@ -90,5 +90,10 @@ def make_plan(source: PluginSource, config: Config, *, environment: Mapping[str,
             secret_fields=source.manifest.secret_fields,
             environment=environment,
         ),
-        data_dir=Path(config_path(config, "plugin-data")) / source.plugin_id,
+        data_dir=data_dir_of(config, source.plugin_id),
     )
+
+
+def data_dir_of(config: Config, plugin_id: str) -> Path:
+    """Where a plugin may write, beside the configuration file."""
+    return Path(config_path(config, "plugin-data")) / plugin_id
