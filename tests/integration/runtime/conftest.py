@@ -8,6 +8,7 @@ import pytest
 from host.runtime.processes import Processes
 from host.runtime.timings import ProcessTimings
 from host.tasks import TaskGroup
+from tests.support.carriers import ALL, CARRIERS, CODE, Stage
 from tests.support.runtime import Bench
 
 
@@ -25,3 +26,15 @@ async def stage(tmp_path: Path) -> AsyncIterator[Bench]:
         await made.registry.stop()
         await tasks.stop()
         await holder[0].stop()
+
+
+@pytest.fixture(params=list(CARRIERS))
+async def plugin(request: pytest.FixtureRequest, stage: Bench) -> AsyncIterator[Stage]:
+    lines = CARRIERS[request.param][0]
+    permissions = "permissions = [" + ", ".join(f'"{name}"' for name in ALL) + "]"
+    stage.inprocess_plugin(
+        "p", CODE, manifest=f'{lines}\nentry = "plugin:P"\n{permissions}\n', helpers="PROVIDER = 'from-helpers'\n"
+    )
+    made = Stage(stage, request.param)
+    await made.apply({"a": {"b": [1, "x"]}})
+    yield made

@@ -1,25 +1,20 @@
-"""Streams without hooks: pass-through, the first item, truncation at any byte, retries before the first byte."""
+"""Streams without hooks: pass-through, the first item, and truncation at any byte."""
 
 import asyncio
-import json
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host.config.model import Config, ModelEntry, ProviderKey, Streaming
-from host.errors import RequestError
 from host.pipeline.scan import MAX_FRAME_BYTES
 from host.runtime.handle import Reply
 from pluginabi.body import Body, StreamItem
-from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTransportError
+from pluginabi.errors import PluginError, PluginTransportError
 from pluginabi.frames import Usage
 from pluginabi.payloads.executor import ExecutorResponse
 from tests.support.pipeline import (
     FakeItems,
-    FakePlugin,
-    World,
     client_request,
     compat_config,
     executor,
@@ -28,85 +23,7 @@ from tests.support.pipeline import (
     streaming,
     world,
 )
-
-
-def sse(*documents: object, names: bool = False) -> bytes:
-    out = b""
-    for document in documents:
-        if isinstance(document, bytes):
-            out += document
-            continue
-        name = f"event: {document['type']}\n".encode() if names else b""  # type: ignore[index]
-        out += name + b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
-    return out
-
-
-def chat_chunk(text: str, finish: str | None = None) -> dict[str, object]:
-    return {"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
-
-
-CHAT = sse(
-    chat_chunk("hé"),
-    chat_chunk("llo", "stop"),
-    {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}},
-    b"data: [DONE]\n\n",
-)
-CLAUDE = sse(
-    {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 3, "output_tokens": 1}}},
-    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": 'say "usage":{'}},
-    {"type": "content_block_stop", "index": 0},
-    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
-    {"type": "message_stop"},
-    names=True,
-)
-RESPONSES = sse(
-    {"type": "response.created", "response": {"id": "r", "usage": None}},
-    {"type": "response.output_text.delta", "delta": "hello"},
-    {"type": "response.completed", "response": {"id": "r", "usage": {"input_tokens": 3, "output_tokens": 5}}},
-    names=True,
-)
-GEMINI = sse(
-    {"candidates": [{"content": {"parts": [{"text": "a"}]}}], "usageMetadata": {"promptTokenCount": 3}},
-    {
-        "candidates": [{"content": {"parts": [{"text": "b"}]}, "finishReason": "STOP"}],
-        "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 5},
-    },
-)
-STREAMS = {"openai": CHAT, "claude": CLAUDE, "openai-response": RESPONSES, "gemini": GEMINI}
-
-
-def config_for(protocol: str, **fields: object) -> Config:
-    if protocol in ("openai", "openai-response"):
-        return compat_config(**fields)
-    key = ProviderKey(api_key="k", models=[ModelEntry(name="m")])
-    return Config(claude_api_key=[key], **fields)  # type: ignore[arg-type]
-
-
-def watcher() -> FakePlugin:
-    return FakePlugin(id="watcher", hooks={"usage.handle": lambda _: None, "request.complete": lambda _: None})
-
-
-def one_stream(protocol: str, items: FakeItems, *plugins: FakePlugin, **fields: object) -> World:
-    upstream = executor(stream=lambda _: items, providers=["openai-compatible-*", "claude"])
-    return world(upstream, *plugins, config=config_for(protocol, **fields))
-
-
-async def consume(w: World, protocol: str) -> tuple[bytes, AbiError | None]:
-    """What a client gets: the bytes, and the error that ended the stream."""
-    out, error = b"", None
-    try:
-        stream = await w.gateway.execute_stream(client_request(protocol=protocol, stream=True))
-    except AbiError as refused:
-        return out, refused
-    try:
-        async with asyncio.timeout(5):
-            async for item in stream:
-                out += item.raw.to_bytes()
-    except AbiError as failed:
-        error = failed
-    await stream.aclose("finished" if error is None else "failed")
-    return out, error
+from tests.support.streams import CHAT, CLAUDE, STREAMS, chat_chunk, consume, one_stream, sse, watcher
 
 
 @pytest.mark.parametrize("protocol", STREAMS)
@@ -409,93 +326,6 @@ async def test_a_client_that_leaves_after_the_end_marker_got_everything():
     await anext(aiter(stream))
     await stream.aclose()
     assert [it.outcome for it in w.completed] == ["succeeded"]
-
-
-def failing_then(*answers: object, **fields: object) -> tuple[World, FakePlugin]:
-    left = list(answers)
-    plugin = executor(stream=lambda _: left.pop(0))
-    return world(plugin, config=compat_config(**fields)), plugin
-
-
-def upstream_error(status: int, **fields: object) -> FakeItems:
-    return FakeItems([PluginError(ErrorBody(message="x", http_status=status, **fields))])
-
-
-async def test_SB_01_SB_02_P128_a_bootstrap_retry_serves_the_stream_with_the_headers_of_the_attempt_that_worked():
-    for passthrough, expected in ((True, {"x-up": ("2",)}), (False, {})):
-        first = Reply(result=ExecutorResponse(headers={"x-up": ["1"]}), items=upstream_error(502, scope="connection"))
-        second = Reply(result=ExecutorResponse(headers={"x-up": ["2"]}), items=FakeItems([CHAT]))
-        w, plugin = failing_then(
-            first, second, streaming=Streaming(bootstrap_retries=1), passthrough_headers=passthrough
-        )
-        stream = await w.gateway.execute_stream(client_request(stream=True))
-        assert raw_bytes(await read_all(stream)) == CHAT
-        assert dict(stream.headers) == expected
-        assert len(plugin.seen("executor.execute_stream")) == 2
-
-
-async def test_SB_03_P128_after_the_first_byte_nothing_is_retried():
-    failing = FakeItems([sse(chat_chunk("partial")), PluginError("x", http_status=502)])
-    w, plugin = failing_then(failing, streaming=Streaming(bootstrap_retries=1))
-    out, error = await consume(w, "openai")
-    assert (out, error.http_status) == (sse(chat_chunk("partial")), 502)
-    assert len(plugin.seen("executor.execute_stream")) == 1
-
-
-async def test_SB_04_P129_a_retry_without_any_credential_left_names_providers_and_model():
-    w, plugin = failing_then(upstream_error(401), streaming=Streaming(bootstrap_retries=1))
-    with pytest.raises(RequestError) as refused:
-        await w.gateway.execute_stream(client_request(stream=True))
-    body = refused.value.body
-    assert (body.http_status, body.code) == (503, "auth_unavailable")
-    assert "(providers=openai-compatible-acme, model=m)" in body.message
-    assert len(plugin.seen("executor.execute_stream")) == 1
-
-
-async def test_a_retry_without_any_credential_left_yields_an_original_failure_of_500_or_above():
-    w, _ = failing_then(upstream_error(500, code="boom"), streaming=Streaming(bootstrap_retries=1))
-    with pytest.raises(PluginError) as raised:
-        await w.gateway.execute_stream(client_request(stream=True))
-    assert raised.value.code == "boom"
-
-
-@pytest.mark.parametrize("status", [400, 404, 418])
-async def test_F29_P128_other_statuses_are_not_retried(status):
-    w, plugin = failing_then(upstream_error(status), streaming=Streaming(bootstrap_retries=2))
-    with pytest.raises(PluginError) as raised:
-        await w.gateway.execute_stream(client_request(stream=True))
-    assert raised.value.http_status == status
-    assert len(plugin.seen("executor.execute_stream")) == 1
-
-
-async def test_a_bootstrap_retry_asks_router_and_before_interceptor_no_second_time():
-    hooks = {
-        "model.route": lambda _: None,
-        "request.intercept_before": lambda _: None,
-        "request.intercept_after": lambda _: None,
-    }
-    hook = FakePlugin(id="hook", hooks=hooks)
-    answers = [upstream_error(502, scope="connection"), FakeItems([CHAT])]
-    w = world(
-        executor(stream=lambda _: answers.pop(0)),
-        hook,
-        config=compat_config(streaming=Streaming(bootstrap_retries=1)),
-    )
-    await read_all(await w.gateway.execute_stream(client_request(stream=True)))
-    assert [len(hook.seen(method)) for method in hooks] == [1, 1, 2]
-
-
-async def test_SB_06_the_last_attempt_is_the_one_whose_credential_is_told():
-    seen = watcher()
-    answers = [upstream_error(503), FakeItems([CHAT])]
-    plugin = executor(stream=lambda _: answers.pop(0))
-    w = world(plugin, seen, config=compat_config(keys=("k1", "k2")))
-    await read_all(await w.gateway.execute_stream(client_request(stream=True)))
-    await w.settled()
-    second = plugin.seen("executor.execute_stream")[1]
-    (complete,) = seen.seen("request.complete")
-    assert complete.metadata["selected_auth_id"] == second.metadata["selected_auth_id"]
-    assert [it.failed for it in seen.seen("usage.handle")] == [True, False]
 
 
 async def test_text_items_of_a_process_reach_the_client_as_bytes():

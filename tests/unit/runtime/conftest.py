@@ -1,13 +1,47 @@
-"""What steps coroutines by hand has to hold on both event loops."""
+"""Benches for the runtime; what steps coroutines by hand has to hold on both event loops."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = frozenset({"test_drive.py", "test_inprocess.py", "test_invoke.py", "test_callbacks.py"})
+from host.runtime.callbacks import HostCallbacks
+from host.tasks import TaskGroup
+from tests.support.runtime import Bench, bench, new_callbacks
+
+ON_BOTH_LOOPS = frozenset(
+    {
+        "test_callback_models.py",
+        "test_callbacks.py",
+        "test_drive.py",
+        "test_inprocess.py",
+        "test_inprocess_life.py",
+        "test_inprocess_streams.py",
+        "test_invoke.py",
+    }
+)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A registry whose processes are scripted."""
+    async with bench(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[TaskGroup]:
+    group = TaskGroup("test")
+    yield group
+    await group.stop()
+
+
+@pytest.fixture
+def callbacks(tasks: TaskGroup) -> HostCallbacks:
+    return new_callbacks(tasks)
 
 
 @pytest.hookimpl(optionalhook=True)

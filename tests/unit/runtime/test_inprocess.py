@@ -1,8 +1,6 @@
-"""Plugins inside the host."""
+"""Calls of plugins inside the host."""
 
 import asyncio
-import gc
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,24 +8,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from host.runtime import drive
-from host.runtime.callback_http import HttpCallbacks
 from host.runtime.handle import PluginState
-from host.runtime.inprocess import InProcessPlugin, InProcessStartError
 from host.runtime.invoke import Invoker
 from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
-from host.upstream.client import UpstreamClient
-from pluginabi.body import Body, StreamItem
+from pluginabi.body import Body
 from pluginabi.errors import ErrorBody, PluginError, PluginTimeout, PluginTransportError
-from pluginabi.frames import Usage
 from pluginabi.immutable import freeze, freeze_headers
-from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 from pluginabi.payloads.intercept import RequestInterceptRequest
-from pluginabi.payloads.lifecycle import RegisterRequest
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
-from tests.support.runtime import binding, new_callbacks, not_started, started
-from tests.support.upstream_servers import ScriptedServer, ServerConnection
+from tests.support.inprocess_calls import route
+from tests.support.runtime import binding, not_started, started
 
 FULL_ERROR = """
 class P(Plugin):
@@ -37,16 +28,6 @@ class P(Plugin):
             headers={"x-quota": ["0"]}, body=Body.from_bytes(b'{"a":1}'), body_protocol="openai", origin="upstream",
             details={"k": [1]}))
 """
-
-
-async def route(plugin: InProcessPlugin, request: Any = None, scope: RequestScope | None = None, **fields: Any) -> Any:
-    wanted = binding(plugin, "model.route", **{"on_error": "fail", **fields})
-    return await Invoker().call(wanted, lambda _: request or ModelRouteRequest(), scope)
-
-
-async def stream(plugin: InProcessPlugin, **fields: Any) -> Any:
-    wanted = binding(plugin, "executor.execute_stream", **fields)
-    return await Invoker().stream(wanted, lambda _: ExecutorRequest(), None)
 
 
 async def test_L19_a_plugin_with_one_hook_is_ready_and_answers(tmp_path: Path):
@@ -255,304 +236,7 @@ class P(Plugin):
     await tasks.stop()
 
 
-# -- streams
-
-STREAMS = """
-class P(Plugin):
-    closed = None
-    async def executor_execute_stream(self, request, ctx):
-        self.closed = asyncio.Event()
-        try:
-            yield b"a"
-            yield None
-            yield b"b"
-            yield Usage(output_tokens=2)
-            if self.config.get("fails"):
-                raise PluginError("late", http_status=429, code="c")
-            if self.config.get("hangs"):
-                await asyncio.Event().wait()
-        finally:
-            self.closed.set()
-"""
-
-
-async def test_a_stream_yields_items_progress_and_usage(tmp_path: Path):
-    async with started(tmp_path, STREAMS) as plugin:
-        reply = await stream(plugin)
-        assert plugin.in_flight == 1
-        items = [item async for item in reply.items]
-        assert items == [StreamItem(raw=Body.exact(b"a")), StreamItem(), StreamItem(raw=Body.exact(b"b"))]
-        assert reply.items.usage == Usage(output_tokens=2)
-        assert isinstance(reply.result, ExecutorResponse)
-        assert plugin.in_flight == 0
-
-
-async def test_an_error_in_the_middle_of_a_stream_keeps_its_status(tmp_path: Path):
-    async with started(tmp_path, STREAMS, config={"fails": True}) as plugin:
-        reply = await stream(plugin)
-        got = []
-        with pytest.raises(PluginError) as caught:
-            async for item in reply.items:
-                got.append(item)
-    assert len(got) == 3
-    assert (caught.value.http_status, caught.value.code, caught.value.body.origin) == (429, "c", "plugin")
-    assert reply.items.usage == Usage(output_tokens=2)
-
-
-async def test_closing_a_stream_runs_the_authors_finally_blocks(tmp_path: Path, within: Any):
-    async with started(tmp_path, STREAMS, config={"hangs": True}) as plugin:
-        reply = await stream(plugin)
-        await anext(aiter(reply.items))
-        await within(reply.items.aclose())
-        assert plugin._dispatcher is not None
-        author: Any = plugin._dispatcher.plugin
-        assert author.closed.is_set()
-        assert plugin.in_flight == 0
-
-
-async def test_a_silent_stream_is_closed_by_the_idle_timeout(tmp_path: Path, within: Any):
-    async with started(tmp_path, STREAMS, config={"hangs": True}) as plugin:
-        reply = await stream(plugin, idle_timeout_s=0.02)
-        got = []
-        with pytest.raises(PluginTimeout):
-            async with asyncio.timeout(10):
-                async for item in reply.items:
-                    got.append(item)
-        assert len(got) == 3
-        assert plugin._dispatcher is not None
-        author: Any = plugin._dispatcher.plugin
-        assert author.closed.is_set()
-
-
-async def test_a_generator_whose_cleanup_never_ends_holds_nobody_up(
-    tmp_path: Path, within: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(drive, "DEADLINE_GRACE_S", 0.01)
-    monkeypatch.setattr("host.runtime.inprocess.CLOSE_TIMEOUT_S", 0.01)
-    code = """
-class P(Plugin):
-    async def executor_execute_stream(self, request, ctx):
-        try:
-            yield b"a"
-        finally:
-            await asyncio.Event().wait()
-"""
-    async with started(tmp_path, code) as plugin:
-        reply = await stream(plugin)
-        await anext(aiter(reply.items))
-        with capture_logs() as logs:
-            await within(reply.items.aclose())
-        assert any(line["event"] == "plugin.close_timeout" for line in logs)
-        assert plugin.in_flight == 0
-
-
-async def test_a_stream_that_opens_after_the_deadline_is_closed(tmp_path: Path, within: Any):
-    code = """
-class P(Plugin):
-    async def executor_execute_stream(self, request, ctx):
-        self.closed = asyncio.Event()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            pass
-        async def items():
-            try:
-                yield b"a"
-            finally:
-                self.closed.set()
-        self.items = items()
-        return Stream(items=self.items)
-"""
-    async with started(tmp_path, code) as plugin:
-        with pytest.raises(PluginTimeout):
-            await within(stream(plugin, timeout_s=0.02))
-        await within(plugin._tasks.join())
-        assert plugin._dispatcher is not None
-        author: Any = plugin._dispatcher.plugin
-        with pytest.raises(StopAsyncIteration):
-            await anext(author.items)
-
-
-PASSING_ON = """
-class P(Plugin):
-    async def executor_execute_stream(self, request, ctx):
-        answer = await ctx.http.stream("GET", request.model)
-        return Stream(items=answer, status=answer.status)
-"""
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    ("rest", "code"), [(b"0\r\n\r\n", ""), (b"nonsense\r\n", "upstream_disconnected")], ids=["whole", "broken"]
-)
-async def test_an_upstream_stream_that_a_plugin_passes_on_counts_as_its_call_until_its_end(
-    tmp_path: Path, within: Any, rest: bytes, code: str
-):
-    go_on = asyncio.Event()
-
-    async def script(connection: ServerConnection) -> None:
-        await connection.request()
-        await connection.send(HEAD + b"3\r\none\r\n")
-        await go_on.wait()
-        await connection.send(rest)
-        await connection.closed_by_peer()
-
-    tasks = TaskGroup("http")
-    client = UpstreamClient()
-    callbacks = new_callbacks(tasks, http=HttpCallbacks(client))
-    async with ScriptedServer(script) as server, started(tmp_path, PASSING_ON, callbacks=callbacks) as plugin:
-        wanted = binding(plugin, "executor.execute_stream", permissions=frozenset({"http"}))
-        opened = await within(Invoker().stream(wanted, lambda _: ExecutorRequest(model=server.url), None))
-        assert (await within(anext(opened.items))).raw.to_bytes() == b"one"
-        assert plugin.in_flight == 1
-        go_on.set()
-        with pytest.raises((StopAsyncIteration, PluginError)) as ended:
-            await within(anext(opened.items))
-        assert getattr(ended.value, "code", "") == code
-        assert plugin.in_flight == 0
-        await client.close()
-    await tasks.stop()
-
-
-async def test_closing_an_upstream_stream_that_a_plugin_passes_on_closes_its_connection(tmp_path: Path, within: Any):
-    async def script(connection: ServerConnection) -> None:
-        await connection.request()
-        await connection.send(HEAD + b"3\r\none\r\n")
-        await connection.closed_by_peer()
-
-    tasks = TaskGroup("http")
-    client = UpstreamClient()
-    callbacks = new_callbacks(tasks, http=HttpCallbacks(client))
-    async with ScriptedServer(script) as server, started(tmp_path, PASSING_ON, callbacks=callbacks) as plugin:
-        wanted = binding(plugin, "executor.execute_stream", permissions=frozenset({"http"}))
-        opened = await within(Invoker().stream(wanted, lambda _: ExecutorRequest(model=server.url), None))
-        await within(opened.items.aclose())
-        assert plugin.in_flight == 0
-        await within(client.close())
-    await tasks.stop()
-
-
 # -- start, reconfigure, stop
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("raise OSError('no disk')", "importing 'plugin:P' failed: OSError: no disk"),
-        ("X = 1", "is no subclass of pluginapi.Plugin"),
-        ("class P: pass", "is no subclass of pluginapi.Plugin"),
-        ("class P(Plugin):\n    id = 'other'", "the class calls itself 'other', plugin.toml 'p'"),
-        ("class P(Plugin):\n    def __init__(self):\n        raise ValueError('bad')", "failed: ValueError: bad"),
-        (
-            "class P(Plugin):\n    async def plugin_register(self, request):\n"
-            "        raise PluginError('threshold is missing')",
-            "threshold is missing",
-        ),
-        ("class P(Plugin):\n    def model_route(self, request): pass", "make it 'async def', or add @blocking"),
-        ("class P(Plugin):\n    async def model_route(self, nonsense): pass", "nonsense"),
-    ],
-)
-async def test_a_plugin_that_cannot_start_says_why(tmp_path: Path, code: str, reason: str):
-    with pytest.raises(InProcessStartError) as caught:
-        async with started(tmp_path, code + "\n"):
-            raise AssertionError("it started")
-    assert reason in caught.value.reason
-
-
-async def test_a_plugin_that_did_not_start_is_unavailable_with_the_reason(tmp_path: Path):
-    plugin = not_started(tmp_path, "raise OSError('no disk')\n", TaskGroup("test"))
-    with pytest.raises(InProcessStartError):
-        await plugin.start()
-    assert plugin.state is PluginState.FAILED
-    with pytest.raises(PluginTransportError) as caught:
-        await route(plugin)
-    assert (caught.value.code, caught.value.http_status) == ("plugin_unavailable", 502)
-    assert "no disk" in str(caught.value)
-
-
-RECONFIGURABLE = """
-class P(Plugin):
-    async def plugin_register(self, request):
-        return RegisterResponse(providers=[request.config.get("provider", "none")])
-    async def plugin_reconfigure(self, request):
-        if request.config["provider"] == "bad":
-            raise PluginError("no such provider", http_status=400)
-        return RegisterResponse(providers=[request.config["provider"]])
-    async def model_route(self, request):
-        return ModelRouteResponse(reason=self.config["provider"])
-"""
-
-
-async def test_reconfigure_replaces_configuration_and_registration(tmp_path: Path):
-    async with started(tmp_path, RECONFIGURABLE, config={"provider": "a"}) as plugin:
-        assert plugin.registration is not None and plugin.registration.providers == ["a"]
-        assert await plugin.reconfigure(RegisterRequest(config={"provider": "b"})) is True
-        assert plugin.registration.providers == ["b"]
-        assert (await route(plugin)).value.reason == "b"
-
-
-async def test_a_refused_configuration_keeps_the_last_good_one(tmp_path: Path):
-    async with started(tmp_path, RECONFIGURABLE, config={"provider": "a"}) as plugin:
-        with pytest.raises(PluginError) as caught:
-            await plugin.reconfigure(RegisterRequest(config={"provider": "bad"}))
-        assert caught.value.http_status == 400
-        assert plugin.registration is not None and plugin.registration.providers == ["a"]
-        assert (await route(plugin)).value.reason == "a"
-
-
-async def test_a_plugin_without_the_hook_is_not_reconfigured(tmp_path: Path):
-    async with started(tmp_path, "class P(Plugin):\n    async def model_route(self, request): ...\n") as plugin:
-        assert await plugin.reconfigure(RegisterRequest()) is False
-
-
-async def test_L28_stopping_waits_for_running_calls_refuses_new_ones_and_may_be_repeated(tmp_path: Path, within: Any):
-    code = """
-class P(Plugin):
-    async def plugin_register(self, request):
-        self.go, self.running, self.log = asyncio.Event(), asyncio.Event(), []
-    async def model_route(self, request):
-        self.running.set()
-        await self.go.wait()
-        self.log.append("answered")
-        return ModelRouteResponse(reason="done")
-    async def plugin_shutdown(self, request):
-        self.log.append("shutdown")
-"""
-    async with started(tmp_path, code) as plugin:
-        assert plugin._dispatcher is not None
-        author: Any = plugin._dispatcher.plugin
-        running = asyncio.ensure_future(route(plugin))
-        await within(author.running.wait())
-        stopping = asyncio.ensure_future(plugin.drain_and_stop(drain_s=30.0))
-        await asyncio.sleep(0)
-        assert plugin.state is PluginState.DRAINING
-        with pytest.raises(PluginTransportError) as caught:
-            await route(plugin)
-        assert caught.value.code == "plugin_unavailable"
-        author.go.set()
-        assert (await within(running)).value.reason == "done"
-        await within(stopping)
-        assert author.log == ["answered", "shutdown"]
-        assert plugin.state is PluginState.STOPPED
-        await within(plugin.drain_and_stop(drain_s=30.0))
-        assert author.log == ["answered", "shutdown"]
-
-
-async def test_calls_that_come_late_go_to_the_successor(tmp_path: Path):
-    old_code = "class P(Plugin):\n    async def model_route(self, request): ...\n"
-    new_code = "class P(Plugin):\n    async def model_route(self, request): return ModelRouteResponse(reason='new')\n"
-    async with started(tmp_path / "old", old_code) as old, started(tmp_path / "new", new_code) as new:
-        await old.drain_and_stop(drain_s=1.0, successor=new)
-        assert (await route(old)).value.reason == "new"
-
-
-async def test_a_stopped_plugin_leaves_no_modules_behind(tmp_path: Path):
-    code = "class P(Plugin):\n    async def model_route(self, request): ...\n"
-    before = {name for name in sys.modules if name.startswith("_jackfield_plugin_")}
-    async with started(tmp_path, code):
-        assert {name for name in sys.modules if name.startswith("_jackfield_plugin_")} > before
-    assert {name for name in sys.modules if name.startswith("_jackfield_plugin_")} == before
-    gc.collect()
 
 
 async def test_a_body_is_not_copied_on_its_way_in_and_out(tmp_path: Path):
