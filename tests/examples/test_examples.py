@@ -13,21 +13,19 @@ import pytest
 from pluginabi.payloads.lifecycle import RegisterRequest
 from pluginapi import HttpResponse, Plugin
 from pluginapi.testing import FakeHost, PluginHarness
-from tests.support.example_scripts import (
-    EXAMPLES,
-    RELAY,
-    SCRIPTS,
-    STORYTELLER,
-    Script,
-    chat,
-    execute,
-    run_step,
-)
+from tests.support.example_scripts import RELAY, SCRIPTS, STORYTELLER
+from tests.support.example_steps import EXAMPLES, Script, chat, execute, run_step
 from tests.support.in_process import in_process, load_class
 from tests.support.plugin_process import python, started
 
 IN_PYTHON = [script for script in SCRIPTS if script.in_python]
 OTHERS = [script for script in SCRIPTS if not script.in_python]
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    """What an example writes beside itself lands in the test's folder, in-process too."""
+    monkeypatch.chdir(tmp_path)
 
 
 def manifest_of(script: Script) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.runtime.manifest import load_manifest
-from tests.support.example_scripts import EXAMPLES
+from tests.support.example_steps import EXAMPLES
 from tests.support.plugin_process import plugin_environment, python, spawn
 
 GUIDE = (EXAMPLES.parent / "pluginapi" / "README.md").read_text()

@@ -13,14 +13,21 @@ import pytest
 
 from host.app import Proxy
 from host.config.load import load_config
-from tests.support.example_scripts import EXAMPLES, SCRIPTS
+from tests.support.example_scripts import SCRIPTS
+from tests.support.example_steps import EXAMPLES
 from tests.support.fake_upstream import FakeUpstream, running_upstream
 from tests.support.plugin_process import Tail, plugin_environment, python, spawn
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 OTHER_RUNTIME = {"process": "inprocess", "inprocess": "process"}
-FOLDERS = [script.folder for script in SCRIPTS]
+WITHOUT_SDK = [script.folder for script in SCRIPTS if not script.in_python]
 IN_PYTHON = [script.folder for script in SCRIPTS if script.in_python]
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    """What an example writes beside itself lands in the test's folder, in-process too."""
+    monkeypatch.chdir(tmp_path)
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ def packed(text: str) -> str:
     return re.sub(r"([:,]) ", r"\1", text).lower()
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", WITHOUT_SDK)
 async def test_the_commands_of_a_readme_print_what_it_says(folder, tmp_path):
     async with proxy_with(folder, tmp_path) as (proxy, _):
         await check_readme(folder, proxy)
