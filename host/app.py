@@ -20,6 +20,7 @@ from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlActions, ControlServer, socket_path
+from host.credentials.manager import CredentialManager
 from host.observe.explain import TracedRequest, traced
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
@@ -210,7 +211,9 @@ class Proxy:
             bundled_package=BUNDLED_PACKAGE,
         )
         self._stack.push_async_callback(self.registry.stop)
-        state = build_state(self.config, EMPTY_SNAPSHOT)
+        self.credentials = CredentialManager()
+        self.credentials.apply_config(self.config)
+        state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
         self.trace = DecisionTrace() if self.config.decision_trace else None
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
         self.callbacks.models = self.gateway.models
@@ -265,8 +268,10 @@ class Proxy:
         self._swap(config, snapshot)
 
     def _swap(self, config: Config, snapshot: PluginSnapshot) -> None:
+        if config is not self.config:
+            self.credentials.apply_config(config)
         self.config = config
-        self.gateway.state = build_state(config, snapshot, previous=self.gateway.state)
+        self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
 
     async def _watch_for_changes(self) -> None:
         self.reloader = Reloader(self, watch_plugins=self._watch)

@@ -89,7 +89,9 @@ class ProviderKey(Section, frozen=True, kw_only=True):
     models: Sequence[ModelEntry] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     excluded_models: Sequence[str] = ()
-    disable_cooling: bool = False
+    disable_cooling: bool | None = None
+    """Absent: as the configuration says as a whole; `false` cools down whatever that says."""
+    request_retry: int | None = None
     websockets: bool = False
     rebuild_mid_system_message: bool = False
     cloak: Mapping[str, Any] | None = None
@@ -117,7 +119,8 @@ class CompatProvider(Section, frozen=True, kw_only=True):
     headers: Mapping[str, str] = field(default_factory=dict)
     responses: bool = False
     """The upstream also speaks the Responses API at `<base-url>/responses`."""
-    disable_cooling: bool = False
+    disable_cooling: bool | None = None
+    request_retry: int | None = None
 
 
 class PluginPolicyLimits(Section, frozen=True, kw_only=True):
@@ -209,6 +212,10 @@ class Config(Section, frozen=True, kw_only=True):
     force_model_prefix: bool = False
     gemini_api_key: Sequence[ProviderKey] = ()
     claude_api_key: Sequence[ProviderKey] = ()
+    codex_api_key: Sequence[ProviderKey] = ()
+    """Keys of the provider `codex`; served when a plugin executes that provider."""
+    vertex_api_key: Sequence[ProviderKey] = ()
+    """Keys of the provider `vertex`; served when a plugin executes that provider."""
     openai_compatibility: Sequence[CompatProvider] = ()
     plugins: Plugins = field(default_factory=Plugins)
     remote_management: RemoteManagement = field(default_factory=RemoteManagement)

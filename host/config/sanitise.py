@@ -25,6 +25,8 @@ def sanitise(config: Config) -> tuple[Config, Removed]:
             api_keys=_api_keys(config.api_keys),
             gemini_api_key=_provider_keys(config.gemini_api_key, "gemini-api-key", removed),
             claude_api_key=_provider_keys(config.claude_api_key, "claude-api-key", removed),
+            codex_api_key=_provider_keys(config.codex_api_key, "codex-api-key", removed),
+            vertex_api_key=_provider_keys(config.vertex_api_key, "vertex-api-key", removed),
             openai_compatibility=_compat(config.openai_compatibility, removed),
             max_retry_credentials=max(0, config.max_retry_credentials),
             plugins=plugins,
@@ -43,7 +45,7 @@ def _api_keys(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
 
 
 def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) -> tuple[ProviderKey, ...]:
-    kept: dict[tuple[str, str], ProviderKey] = {}
+    kept: dict[tuple[object, ...], ProviderKey] = {}
     for index, item in enumerate(keys):
         entry = replace(
             _common(item),
@@ -52,14 +54,29 @@ def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) 
             proxy_url=item.proxy_url.strip(),
             excluded_models=tuple(sorted({name.strip().lower() for name in item.excluded_models if name.strip()})),
         )
-        identity = (entry.api_key, entry.base_url)
-        if not entry.api_key:
-            removed.append((f"{section}[{index}]", f"`{section}` entry without `api-key` is ignored"))
+        if section == "vertex-api-key":
+            entry = replace(
+                entry, models=[model for model in entry.models if model.name.strip() and model.alias.strip()]
+            )
+        # What the id of the credential is made of: entries that differ in it are different credentials.
+        headers = tuple(sorted((name.lower(), value) for name, value in entry.headers.items()))
+        identity = (entry.api_key, entry.base_url, entry.proxy_url, entry.prefix, headers)
+        if (missing := _missing(entry, section)) is not None:
+            removed.append((f"{section}[{index}]", f"`{section}` entry without `{missing}` is ignored"))
         elif identity in kept:
             removed.append((f"{section}[{index}]", f"`{section}` entry repeats an earlier one and is ignored"))
         else:
             kept[identity] = entry
     return tuple(kept.values())
+
+
+def _missing(entry: ProviderKey, section: str) -> str | None:
+    """The key without which an entry can do nothing: there is no default address for codex, and no keyless vertex."""
+    if section == "codex-api-key":
+        return None if entry.base_url else "base-url"
+    if section == "vertex-api-key" or not entry.base_url:
+        return None if entry.api_key else "api-key"
+    return None
 
 
 def _compat(providers: Sequence[CompatProvider], removed: Removed) -> tuple[CompatProvider, ...]:

@@ -1,9 +1,13 @@
 """Stable names of credentials: ids, short indexes and provider keys (spec credentials 1.5, 1.9, 2.1)."""
 
 import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
 
-COMPAT_FAMILY = "openai-compatibility"
-COMPAT_PREFIX = "openai-compatible-"
+COMPAT_FAMILY: Final = "openai-compatibility"
+COMPAT_PREFIX: Final = "openai-compatible-"
 
 
 class IdGenerator:
@@ -14,20 +18,46 @@ class IdGenerator:
 
     def next(self, kind: str, *parts: str) -> tuple[str, str]:
         """The id and its short digest for a key of `kind` made of `parts`."""
-        digest = hashlib.sha256(kind.encode())
-        for part in parts:
-            digest.update(b"\0" + part.strip().encode())
-        short = digest.hexdigest()[:12]
+        text = "\0".join((kind, *(part.strip() for part in parts)))
+        short = hashlib.sha256(text.encode()).hexdigest()[:12]
         base = f"{kind}:{short}"
         repeats = self._seen.get(base, 0)
         self._seen[base] = repeats + 1
         return (base if repeats == 0 else f"{base}-{repeats}"), short
 
 
+def extra_parts(*, proxy_url: str = "", prefix: str = "", headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Further parts of an id, for entries that differ only here; none for an entry that has none of them."""
+    parts = [f"{name}={value.strip()}" for name, value in (("proxy", proxy_url), ("prefix", prefix)) if value.strip()]
+    folded = sorted((name.strip().lower(), value.strip()) for name, value in headers.items())
+    return (*parts, *(f"header={name}:{value}" for name, value in folded if name and value))
+
+
 def auth_index(family: str, *, base_url: str, api_key: str, credential_id: str) -> str:
     """The 16 hex digits that operators see; two entries with the same key and base URL share one."""
-    seed = f"{family}:{base_url}+{api_key}" if family and api_key else f"id:{credential_id}"
-    return hashlib.sha256(seed.encode()).hexdigest()[:16]
+    return _digest(f"{family}:{base_url}+{api_key}" if family and api_key else f"id:{credential_id}")
+
+
+def file_index(kind: str, path: str) -> str:
+    """The index of a credential file: of its type (else provider) and absolute path."""
+    return _digest(f"{kind.strip().lower()}:{os.path.abspath(path)}")
+
+
+def virtual_seed(provider: str, path: str, name: str, ordinal: int) -> str:
+    """What the index of one of several credentials of a file is made of; `name`: its id or file name, else ordinal."""
+    return f"{provider}|{path}|{name or ordinal}|{ordinal}"
+
+
+def seeded_index(seed: str) -> str:
+    """The index of a credential that brings its own seed."""
+    return _digest(f"auth_index_seed:{seed}")
+
+
+def file_id(path: str, auth_dir: str) -> str:
+    """The id of a file in the auth directory: its path relative to it, with `/`; the whole path of any other file."""
+    inside = os.path.relpath(path, auth_dir)
+    found = (path if inside.startswith("..") else inside).replace(os.sep, "/")
+    return found.lower() if sys.platform == "win32" else found
 
 
 def compat_provider_key(name: str) -> str:
@@ -36,3 +66,7 @@ def compat_provider_key(name: str) -> str:
     if not folded or folded == COMPAT_FAMILY:
         return COMPAT_FAMILY
     return folded if folded.startswith(COMPAT_PREFIX) else COMPAT_PREFIX + folded
+
+
+def _digest(seed: str) -> str:
+    return hashlib.sha256(seed.encode()).hexdigest()[:16]

@@ -1,29 +1,40 @@
-"""Credential records: what the host knows of every upstream credential. Secrets stay in `Secret`."""
+"""The credential record: what the host knows of an upstream credential, wherever it comes from.
+
+Configured keys, credential files and what a plugin made of a file all become the same immutable record. How well one
+does (cooldowns, counters) is kept apart from it, by id.
+"""
 
 import hashlib
 import hmac
 import secrets as entropy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, TypeAlias
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
-from host.credentials.ids import COMPAT_FAMILY, IdGenerator, auth_index, compat_provider_key
-from host.credentials.secret import Secret
+from host.credentials.secret import EMPTY_DOCUMENT, Secret, SecretDocument
 from pluginabi.immutable import FrozenDict
 
 SecretPlace: TypeAlias = Literal["none", "bearer", "header", "query"]
+SourceKind: TypeAlias = Literal["config", "file", "virtual", "plugin"]
+AuthKind: TypeAlias = Literal["", "apikey", "oauth"]
+Status: TypeAlias = Literal["active", "disabled", "error"]
 
 DEFAULT_BASE_URL: Final[Mapping[str, str]] = {
     "claude": "https://api.anthropic.com",
     "gemini": "https://generativelanguage.googleapis.com",
+    "vertex": "https://aiplatform.googleapis.com",
 }
 DEFAULT_MODELS: Final[Mapping[str, tuple[str, ...]]] = {
     "claude": ("claude-*",),
     "gemini": ("gemini-*", "gemma-*", "learnlm-*"),
 }
-"""A key without a list of models serves its vendor's names, new ones included."""
-_SECRET_HEADER: Final[Mapping[str, str]] = {"claude": "x-api-key", "gemini": "x-goog-api-key"}
+"""A credential without a list of models serves its vendor's names, new ones included."""
+SECRET_HEADER: Final[Mapping[str, str]] = {
+    "claude": "x-api-key",
+    "gemini": "x-goog-api-key",
+    "vertex": "x-goog-api-key",
+}
+"""Where a provider's API key goes; a bearer token everywhere else, and every access token everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +47,49 @@ class CredentialModel:
     thinking: Mapping[str, object] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasRule:
+    """An item of a credential file's `model_aliases`: the upstream's `name` under an `alias`; `fork` offers both."""
+
+    name: str
+    alias: str
+    fork: bool = False
+    display_name: str = ""
+    force_mapping: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshError:
+    """Why the last token refresh failed. Kept apart from errors of requests, which say nothing about the next refresh.
+
+    With `http_status` 401 there is no further attempt until the record changes.
+    """
+
+    message: str
+    code: str = ""
+    http_status: int = 0
+    at_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credential:
-    """One upstream credential. `attributes` may be shown to its provider plugin and never hold a secret."""
+    """One upstream credential. `attributes` may be shown to its provider plugin and never hold a secret.
+
+    Times are seconds of the wall clock (Unix), None when unknown.
+    """
 
     id: str
     provider: str
     label: str
-    source_kind: Literal["config", "plugin"] = "config"
-    """`plugin`: models that a plugin's executor serves on its own; there is nothing to attach."""
+    source_kind: SourceKind = "config"
+    """`config`: a key of the configuration. `file`: a credential file. `virtual`: one of several that a plugin made of
+    one file. `plugin`: models that a plugin's executor serves on its own; there is nothing to attach."""
     handle: str = ""
     """What plugins name it by in `host.http.*`: not guessable, valid for the life of this host process."""
     auth_index: str = ""
+    """What operators name it by: 16 hex digits, the same after a restart."""
     attributes: Mapping[str, str] = FrozenDict()
+    auth_kind: AuthKind = ""
     secret: Secret | None = None
     secret_place: SecretPlace = "none"
     secret_name: str = ""
@@ -59,17 +100,57 @@ class Credential:
     base_url: str = ""
     priority: int = 0
     weight: int = 1
+    """0 or less: left out while the strategy goes by weight."""
     prefix: str = ""
     models: tuple[CredentialModel, ...] = ()
     """Empty: what the provider's plugin says it serves."""
     model_patterns: tuple[str, ...] = ()
     """Names it serves when neither its models nor its provider's are listed anywhere (lower case, `*` is any run)."""
+    model_aliases: tuple[AliasRule, ...] = ()
+    """Of a credential file."""
     excluded_models: tuple[str, ...] = ()
     owned_by: str = ""
-    disable_cooling: bool = False
+    disable_cooling: bool | None = None
+    """None: as the configuration says; False: cools down even when the configuration says that nobody does."""
+    request_retry: int | None = None
+    """None: as the configuration says."""
+    websockets: bool | None = None
     disabled: bool = False
+    status: Status = "active"
+    status_message: str = ""
     unsupported_formats: frozenset[str] = frozenset()
     """Protocols that the provider's plugin speaks but this upstream does not."""
+
+    path: str = ""
+    """Absolute path of the file it comes from."""
+    file_name: str = ""
+    auth_plugin: str = ""
+    """The plugin that made this record of the file."""
+    metadata: SecretDocument = EMPTY_DOCUMENT
+    """The whole content of the file as it is in effect, refreshed tokens included."""
+    note: str = ""
+    email: str = ""
+    project_id: str = ""
+    refresh_interval_s: float | None = None
+    expires_at_s: float | None = None
+    created_at_s: float | None = None
+    updated_at_s: float | None = None
+    last_refreshed_at_s: float | None = None
+    next_refresh_at_s: float | None = None
+    """Not to be refreshed before."""
+    refresh_error: RefreshError | None = None
+
+    @property
+    def is_persisted(self) -> bool:
+        """Whether it stands in a file of its own that the host may rewrite."""
+        return self.source_kind == "file" and bool(self.path)
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """Kind and name of the account: `oauth` and its e-mail, `api_key` and nothing (it is secret), or nothing."""
+        if self.email:
+            return "oauth", self.email
+        return ("api_key", "") if self.auth_kind == "apikey" and self.secret is not None else ("", "")
 
     def upstream_names(self, base: str, suffix: str | None = None) -> tuple[str, ...]:
         """The upstream's names for a client model without prefix: several when its alias is a pool (in config order).
@@ -83,143 +164,71 @@ class Credential:
         names = tuple(dict.fromkeys(found)) or (base,)
         return tuple(with_suffix(name, suffix) for name in names)
 
+    def routes_like(self, other: "Credential") -> bool:
+        """Whether nothing that selection or the model lists look at differs: only secrets, times and notes may."""
+        return all(getattr(self, name) == getattr(other, name) for name in _ROUTING_FIELDS)
+
+    def same_as(self, other: "Credential") -> bool:
+        """Whether nothing differs but when it was noticed."""
+        return all(getattr(self, name) == getattr(other, name) for name in _COMPARED_FIELDS)
+
+
+_UNCOMPARED: Final = frozenset({"created_at_s", "updated_at_s"})
+_UNROUTED: Final = _UNCOMPARED | {
+    *("secret", "metadata", "note", "headers", "proxy_url", "auth_plugin", "status_message"),
+    *("refresh_interval_s", "expires_at_s", "last_refreshed_at_s", "next_refresh_at_s", "refresh_error"),
+}
+_COMPARED_FIELDS: Final = tuple(it.name for it in fields(Credential) if it.name not in _UNCOMPARED)
+_ROUTING_FIELDS: Final = tuple(it.name for it in fields(Credential) if it.name not in _UNROUTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialChange:
+    """What one change of the records did, by id. An id stands in exactly one of the first four."""
+
+    added: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+    """Something that selection or the model lists look at differs."""
+    touched: frozenset[str] = frozenset()
+    """Only secrets, times or notes differ: no list of models and no plan has to be made anew."""
+    reset: frozenset[str] = frozenset()
+    """Of all these: whose health starts from scratch (switched off or on, removed, come back)."""
+    refreshed: frozenset[str] = frozenset()
+    """Of all these: whose token was renewed, which lifts what a 401 has blocked."""
+
+    @property
+    def ids(self) -> frozenset[str]:
+        return self.added | self.removed | self.changed | self.touched
+
+    @property
+    def routing(self) -> bool:
+        """Whether anything has to be rebuilt at all."""
+        return bool(self.added or self.removed or self.changed)
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.touched)
+
 
 def with_suffix(name: str, suffix: str | None) -> str:
     """`name(suffix)` unless `name` brings its own suffix or there is none to add."""
     return name if not suffix or name.endswith(")") else f"{name}({suffix})"
 
 
-class HandleMint:
-    """Makes credential handles: stable while the host runs, meaningless to anybody else."""
-
-    def __init__(self) -> None:
-        self._key = entropy.token_bytes(32)
-
-    def handle(self, credential_id: str) -> str:
-        """The handle of a credential."""
-        return "cred-" + hmac.new(self._key, credential_id.encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def credentials_of_config(config: Config, mint: HandleMint) -> tuple[Credential, ...]:
-    """Every credential of the configuration, in the order gemini, claude, OpenAI-compatible."""
-    ids = IdGenerator()
-    return (
-        *_keys("gemini", config.gemini_api_key, ids, mint),
-        *_keys("claude", config.claude_api_key, ids, mint),
-        *(found for provider in config.openai_compatibility for found in _compat(provider, ids, mint)),
-    )
-
-
-def _keys(provider: str, keys: Sequence[ProviderKey], ids: IdGenerator, mint: HandleMint) -> Iterator[Credential]:
-    for key in keys:
-        api_key, base_url = key.api_key.strip(), key.base_url.strip()
-        if not api_key:
-            continue
-        credential_id, short = ids.next(f"{provider}:apikey", api_key, base_url)
-        reached = base_url or DEFAULT_BASE_URL[provider]
-        yield Credential(
-            id=credential_id,
-            provider=provider,
-            label=f"{provider}-apikey",
-            handle=mint.handle(credential_id),
-            auth_index=auth_index(
-                f"{provider}-api-key", base_url=base_url, api_key=api_key, credential_id=credential_id
-            ),
-            attributes=_attributes(
-                base_url=reached, auth_kind="apikey", source=f"config:{provider}[{short}]", priority=key.priority
-            ),
-            secret=Secret(api_key),
-            secret_place="header",
-            secret_name=_SECRET_HEADER[provider],
-            headers=_headers(key.headers),
-            proxy_url=key.proxy_url.strip(),
-            base_url=reached,
-            priority=key.priority,
-            weight=1 if key.weight is None else key.weight,
-            prefix=_prefix(key.prefix),
-            models=_models(key.models),
-            model_patterns=DEFAULT_MODELS[provider],
-            excluded_models=_patterns(key.excluded_models),
-            owned_by=provider,
-            disable_cooling=key.disable_cooling,
-        )
-
-
-def _compat(provider: CompatProvider, ids: IdGenerator, mint: HandleMint) -> Iterator[Credential]:
-    if provider.disabled:
-        return
-    name = provider.name.strip() or COMPAT_FAMILY
-    base_url = provider.base_url.strip()
-    kind = f"{COMPAT_FAMILY}:{name.lower()}"
-    for key in provider.api_key_entries or (None,):
-        parts = (key.api_key, base_url, key.proxy_url) if key is not None else (base_url,)
-        credential_id, short = ids.next(kind, *parts)
-        yield _compat_key(provider, name, key or CompatKey(), credential_id, short, mint)
-
-
-def _compat_key(
-    provider: CompatProvider, name: str, key: CompatKey, credential_id: str, short: str, mint: HandleMint
-) -> Credential:
-    api_key, base_url = key.api_key.strip(), provider.base_url.strip()
-    extra = {"responses": "true"} if provider.responses else {}
-    return Credential(
-        id=credential_id,
-        provider=compat_provider_key(name),
-        label=name,
-        handle=mint.handle(credential_id),
-        auth_index=auth_index(COMPAT_FAMILY, base_url=base_url, api_key=api_key, credential_id=credential_id),
-        attributes=_attributes(
-            base_url=base_url,
-            compat_name=name,
-            source=f"config:{name.lower()}[{short}]",
-            priority=provider.priority,
-            **extra,
-        ),
-        secret=Secret(api_key) if api_key else None,
-        secret_place="bearer" if api_key else "none",
-        secret_name="authorization" if api_key else "",
-        headers=_headers(provider.headers),
-        proxy_url=key.proxy_url.strip(),
-        base_url=base_url,
-        priority=provider.priority,
-        weight=1 if key.weight is None else key.weight,
-        prefix=_prefix(provider.prefix),
-        models=_models(provider.models),
-        owned_by=name,
-        disable_cooling=provider.disable_cooling,
-        unsupported_formats=frozenset() if provider.responses else frozenset({"openai-response"}),
-    )
-
-
-def _attributes(*, priority: int, **fields: str) -> Mapping[str, str]:
-    found = {name: value for name, value in fields.items() if value}
+def visible_attributes(*, priority: int = 0, **values: str) -> Mapping[str, str]:
+    """Attributes without the empty ones; the priority only when there is one."""
+    found: dict[str, Any] = {name: value for name, value in values.items() if value}
     if priority:
         found["priority"] = str(priority)
     return FrozenDict(found)
 
 
-def _headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.strip().lower(), value) for name, value in headers.items() if name.strip() and value)
+@dataclass(slots=True)
+class HandleMint:
+    """Makes credential handles: stable while the host runs, meaningless to anybody else."""
 
+    _key: bytes = field(default_factory=lambda: entropy.token_bytes(32), repr=False)
 
-def _prefix(prefix: str) -> str:
-    """One path segment; anything else is no prefix."""
-    trimmed = prefix.strip().strip("/")
-    return "" if "/" in trimmed else trimmed
-
-
-def _models(entries: Sequence[ModelEntry]) -> tuple[CredentialModel, ...]:
-    return tuple(
-        CredentialModel(
-            client=entry.alias.strip() or entry.name.strip(),
-            upstream=entry.name.strip(),
-            image=entry.image,
-            thinking=entry.thinking,
-        )
-        for entry in entries
-        if entry.name.strip()
-    )
-
-
-def _patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({pattern.strip().lower() for pattern in patterns if pattern.strip()}))
+    def handle(self, credential_id: str) -> str:
+        """The handle of a credential."""
+        return "cred-" + hmac.digest(self._key, credential_id.encode(), hashlib.sha256).hex()[:32]

@@ -1,7 +1,10 @@
-"""A secret that cannot be printed, formatted, pickled or encoded by accident."""
+"""Secrets that cannot be printed, formatted, pickled or encoded by accident."""
 
 import hmac
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from pluginabi.immutable import FrozenDict, freeze
 
 MASK = "***"
 
@@ -38,3 +41,34 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret is never serialised")
+
+
+class SecretDocument:
+    """A JSON object with secrets in it: the content of a credential file. Shown as its member names only."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        self._members: Mapping[str, Any] = members if isinstance(members, FrozenDict) else freeze(members)
+
+    def reveal(self) -> Mapping[str, Any]:
+        """The members, deeply immutable; never for logs, listings or plugins without `credential_secrets`."""
+        return self._members
+
+    def __repr__(self) -> str:
+        return f"SecretDocument({', '.join(sorted(self._members))})"
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretDocument) and self._members == other._members
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._members))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is never serialised")
+
+
+EMPTY_DOCUMENT = SecretDocument(FrozenDict())

@@ -1,27 +1,45 @@
 """The runtime's `SecretAttacher` over the credentials of one gateway state."""
 
+from collections.abc import Callable
 from typing import Final
 
 from host.credentials.attach import Signer
 from host.credentials.pool import CredentialPool
+from host.credentials.records import Credential
 from host.runtime.callback_http import Attached
 from pluginabi.errors import host_error
 
 
 class PoolAttacher:
-    """Finds the credential behind a handle and signs with it."""
+    """Finds the credential behind a handle and signs with it: with its newest token, as long as it is usable.
 
-    __slots__ = ("_signers",)
+    `current` knows a credential as it is now. One that was removed or switched off meanwhile still serves the requests
+    that started with it.
+    """
 
-    def __init__(self, pool: CredentialPool) -> None:
-        self._signers: Final = {
-            handle: Signer(credential) for handle, credential in pool.by_handle.items() if not credential.disabled
-        }
+    __slots__ = ("_current", "_pool", "_signers")
+
+    def __init__(self, pool: CredentialPool, current: Callable[[str], Credential | None]) -> None:
+        self._pool: Final = pool
+        self._current: Final = current
+        self._signers: Final[dict[str, tuple[Credential, Signer]]] = {}
 
     def attach(self, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
         """Raises PluginError `permission_denied` for an unknown handle and for a host that is not bound to it."""
-        signer = self._signers.get(handle)
-        if signer is None:
+        credential = self._usable(handle)
+        if credential is None or credential.disabled:
             raise host_error("permission_denied", "this credential handle is unknown or disabled")
-        signed = signer.sign(url, headers)
+        known = self._signers.get(handle)
+        if known is None or known[0] is not credential:
+            known = self._signers[handle] = credential, Signer(credential)
+        signed = known[1].sign(url, headers)
         return Attached(signed.url, signed.headers, signed.proxy_url)
+
+    def _usable(self, handle: str) -> Credential | None:
+        now, at_start = self._current(handle), self._pool.by_handle.get(handle)
+        if at_start is None:
+            return now
+        if now is None or now.disabled or now.base_url != at_start.base_url:
+            # The request's URLs were made from what it started with.
+            return at_start
+        return now

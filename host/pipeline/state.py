@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from host.config.model import Config
 from host.credentials.classify import TRANSIENT_COOLDOWN_S
 from host.credentials.cooldown import CooldownBook
+from host.credentials.manager import CredentialManager
 from host.credentials.pool import CredentialPool, Cursors, Strategy
-from host.credentials.records import Credential, CredentialModel, HandleMint, credentials_of_config
+from host.credentials.records import Credential, CredentialModel
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
 from host.registry.models import ModelRegistry, ModelRow, ModelSource, Offer, Resolution, image_only_name
@@ -82,7 +83,8 @@ class GatewayState:
     plugins: PluginSnapshot
     registry: ModelRegistry
     pool: CredentialPool
-    mint: HandleMint
+    manager: CredentialManager
+    """Of the process: outlives this state and knows every credential as it is now."""
     strategy: Strategy = "round-robin"
     transient_s: float = TRANSIENT_COOLDOWN_S
     attacher: PoolAttacher = field(init=False)
@@ -90,7 +92,7 @@ class GatewayState:
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacher", PoolAttacher(self.pool))
+        object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current))
 
     def plan(self, model: str, *, method: str, source: str, wanted: str, provider: str = "") -> Plan:
         """The lanes for a model, cached. `provider`: chosen by a router, with the model taken as it is."""
@@ -229,11 +231,17 @@ def build_state(
     plugins: PluginSnapshot,
     *,
     previous: GatewayState | None = None,
+    manager: CredentialManager | None = None,
     clock: Callable[[], float] = monotonic,
 ) -> GatewayState:
-    """The state for a configuration and a plugin snapshot. Cooldowns, cursors and handles of `previous` live on."""
-    mint = previous.mint if previous is not None else HandleMint()
-    credentials = [*credentials_of_config(config, mint)]
+    """The state for a configuration and a plugin snapshot. Cooldowns, cursors and handles of `previous` live on.
+
+    `manager` brings the credentials, with `config` applied; without one they are the configuration's keys.
+    """
+    if manager is None:
+        manager = previous.manager if previous is not None else CredentialManager()
+        manager.apply_config(config)
+    credentials = [*manager.credentials]
     credentials.extend(_plugin_credentials(plugins, {found.provider for found in credentials}))
     book = previous.pool.book if previous is not None else CooldownBook(clock=clock)
     book.keep_only({credential.id for credential in credentials})
@@ -250,7 +258,7 @@ def build_state(
         plugins=plugins,
         registry=ModelRegistry(sources, force_model_prefix=config.force_model_prefix),
         pool=pool,
-        mint=mint,
+        manager=manager,
         strategy="fill-first" if config.routing.strategy == "fill-first" else "round-robin",
         transient_s=TRANSIENT_COOLDOWN_S if wanted == 0 else max(0.0, float(wanted)),
     )

@@ -77,7 +77,8 @@ def test_broken_yaml_names_the_line():
 def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
     parts = key.split(".")
     text = "\n".join("  " * depth + part + ":" for depth, part in enumerate(parts)) + " x\n"
-    item = {"openai-compatibility": "name: n", "claude-api-key": "api-key: k", "gemini-api-key": "api-key: k"}
+    lists = ("claude-api-key", "gemini-api-key", "codex-api-key", "vertex-api-key")
+    item = {"openai-compatibility": "name: n", **dict.fromkeys(lists, "api-key: k")}
     values = {"weight": "2", "websockets": "true", "cloak": "{}", "api-keys": "[]", "request-retry": "3"}
     value = values.get(parts[-1], "true" if "-signing" in key or "-message" in key else "x")
     if parts[0] in item and len(parts) == 3:

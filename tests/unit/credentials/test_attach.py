@@ -4,8 +4,9 @@ import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ProviderKey
 from host.credentials.attach import is_bound, sign
+from host.credentials.configured import credentials_of_config
 from host.credentials.pool import CredentialPool
-from host.credentials.records import Credential, HandleMint, credentials_of_config
+from host.credentials.records import Credential, HandleMint
 from host.credentials.secret import Secret
 from host.pipeline.attach import PoolAttacher
 from pluginabi.errors import PluginError
@@ -104,7 +105,7 @@ def test_a_signed_request_does_not_print_its_secret():
 
 
 def test_a_handle_that_nobody_gave_out_attaches_nothing():
-    attacher = PoolAttacher(CredentialPool([ACME]))
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: None)
     assert attacher.attach(ACME.handle, "https://acme.test/v1", []).proxy_url == "http://proxy:1"
     for handle in ("", ACME.id, "cred-0"):
         with pytest.raises(PluginError):

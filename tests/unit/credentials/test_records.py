@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
+from host.credentials.configured import credentials_of_config
 from host.credentials.ids import auth_index, compat_provider_key
-from host.credentials.records import Credential, HandleMint, credentials_of_config
+from host.credentials.records import Credential, HandleMint
 from host.credentials.secret import Secret
 
 
@@ -32,6 +33,11 @@ def records(**config) -> tuple[Credential, ...]:
             "A4",
             {"claude_api_key": [ProviderKey(api_key="sk-test", base_url="https://api.example.com")]},
             ("claude:apikey:51ef97c55499", "claude", "claude-apikey", "config:claude[51ef97c55499]"),
+        ),
+        (
+            "A6",
+            {"vertex_api_key": [ProviderKey(api_key="vk", base_url="https://v.example.com")]},
+            ("vertex:apikey:a8dfeb799cee", "vertex", "vertex-apikey", "config:vertex-apikey[a8dfeb799cee]"),
         ),
         (
             "A7",
@@ -133,6 +139,37 @@ def test_a_disabled_compat_provider_and_a_blank_key_make_no_credential():
 def test_A18_a_prefix_is_one_path_segment(prefix, expected):
     (found,) = records(gemini_api_key=[ProviderKey(api_key="k", prefix=prefix)])
     assert found.prefix == expected
+
+
+def test_I13_one_entry_of_each_kind_makes_five_credentials_in_order():
+    key = ProviderKey(api_key="k", base_url="https://a.test")
+    found = records(
+        gemini_api_key=[key],
+        claude_api_key=[key],
+        codex_api_key=[key],
+        vertex_api_key=[key],
+        openai_compatibility=[CompatProvider(name="compat", base_url="https://a.test")],
+    )
+    assert [it.provider for it in found] == ["gemini", "claude", "codex", "openai-compatible-compat", "vertex"]
+
+
+def test_entries_that_differ_only_in_prefix_proxy_or_headers_have_ids_of_their_own_whatever_their_order():
+    keys = [
+        ProviderKey(api_key="k"),
+        ProviderKey(api_key="k", prefix="team"),
+        ProviderKey(api_key="k", proxy_url="http://p:1"),
+        ProviderKey(api_key="k", headers={"X-A": "1", "X-B": "2"}),
+    ]
+    ids = {it.id: (it.prefix, it.proxy_url, it.headers) for it in records(claude_api_key=keys)}
+    assert len(ids) == 4
+    keys[3] = ProviderKey(api_key="k", headers={"x-b": "2", "x-a": "1"})
+    turned = records(claude_api_key=keys[::-1])
+    assert {it.id for it in turned} == ids.keys()
+
+
+def test_a_keyless_entry_with_a_base_url_is_a_credential_without_a_secret():
+    (found,) = records(claude_api_key=[ProviderKey(base_url="https://claude.test")])
+    assert (found.secret, found.secret_place, found.base_url) == (None, "none", "https://claude.test")
 
 
 def test_handles_are_stable_in_one_process_and_say_nothing_about_the_credential():

@@ -1,0 +1,141 @@
+"""All credentials of the process: configured keys and records of files, in one order, through every reload.
+
+The manager owns the records and says what changed; how well a credential does is kept elsewhere, by id. It lives on the
+event loop: no method blocks, nothing here is for other threads.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from host.config.model import Config
+from host.credentials.configured import ConfiguredKeys, Place
+from host.credentials.records import Credential, CredentialChange, HandleMint
+
+ChangeListener = Callable[[CredentialChange], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialHealth:
+    """How a credential does, for listings. Times are Unix seconds."""
+
+    unavailable: bool = False
+    status_message: str = ""
+    next_retry_at_s: float | None = None
+    succeeded: int = 0
+    failed: int = 0
+    recent: Sequence[Mapping[str, object]] = ()
+    """20 buckets of ten minutes, oldest first: `{"time": "HH:MM-HH:MM", "success": n, "failed": n}`."""
+
+
+class HealthSource(Protocol):
+    """Whoever keeps the results of requests."""
+
+    def health_of(self, credential_id: str) -> CredentialHealth: ...
+
+
+class CredentialManager:
+    """Owned by the process. `on_change` is told of every change except those of `apply_config`, whose caller gets it as
+    its result and builds the next state anyway."""
+
+    def __init__(self, *, mint: HandleMint | None = None, clock: Callable[[], float] = time.time) -> None:
+        self.mint: Final = mint if mint is not None else HandleMint()
+        self.clock: Final = clock
+        self.generation = 0
+        """Rises with every change."""
+        self.on_change: ChangeListener | None = None
+        self.health: HealthSource | None = None
+        self._configured: Final = ConfiguredKeys(self.mint)
+        self._config_part: dict[str, Credential] = {}
+        self._file_part: dict[str, tuple[Credential, ...]] = {}
+        """By what they come from: the path of a file."""
+        self._by_id: dict[str, Credential] = {}
+        self._by_handle: dict[str, str] = {}
+        self._ordered: tuple[Credential, ...] | None = None
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """Every record: configured keys in the order of the configuration, then those of files by file name."""
+        if self._ordered is None:
+            files = sorted(self._file_part.items(), key=lambda item: (item[0].lower(), item[0]))
+            self._ordered = (*self._config_part.values(), *(record for _, records in files for record in records))
+        return self._ordered
+
+    @property
+    def by_id(self) -> Mapping[str, Credential]:
+        return self._by_id
+
+    def by_index(self, auth_index: str) -> Credential | None:
+        """The first record with this index: two configured entries with the same key share one."""
+        return next((record for record in self.credentials if record.auth_index == auth_index), None)
+
+    def current(self, handle: str) -> Credential | None:
+        """The record behind a handle as it is now, with the newest token; None when it is gone."""
+        credential_id = self._by_handle.get(handle)
+        return self._by_id.get(credential_id) if credential_id is not None else None
+
+    def place_of(self, credential_id: str) -> Place | None:
+        """Where in the configuration a configured key stands."""
+        return self._configured.places.get(credential_id)
+
+    def has_provider(self, provider: str) -> bool:
+        """Whether a record of the provider is not disabled."""
+        return any(record.provider == provider and not record.disabled for record in self._by_id.values())
+
+    def apply_config(self, config: Config) -> CredentialChange:
+        """Take over the keys of a configuration; records of entries that did not change stay the same objects."""
+        before = self._config_part
+        self._config_part = self._configured.read(config, now_s=self.clock())
+        change = self._replace(before.values(), self._config_part.values())
+        if not change and tuple(before) != tuple(self._config_part):
+            self._ordered = None  # only their order changed
+        return change
+
+    def set_source(self, source: str, records: Sequence[Credential]) -> CredentialChange:
+        """Replace the records that come from one file; none of them removes the file's. Tells `on_change`."""
+        before = self._file_part.get(source, ())
+        if records:
+            self._file_part[source] = tuple(records)
+        else:
+            self._file_part.pop(source, None)
+        change = self._replace(before, records)
+        self._tell(change)
+        return change
+
+    def _replace(self, before: Iterable[Credential], after: Iterable[Credential]) -> CredentialChange:
+        old = {record.id: record for record in before}
+        new = {record.id: record for record in after}
+        added, changed, touched, reset = set[str](), set[str](), set[str](), set[str]()
+        for credential_id, record in new.items():
+            known = old.get(credential_id)
+            if known is record:
+                continue
+            self._by_id[credential_id] = record
+            self._by_handle[record.handle] = credential_id
+            if known is None:
+                added.add(credential_id)
+                reset.add(credential_id)
+                continue
+            (touched if known.routes_like(record) else changed).add(credential_id)
+            if known.disabled != record.disabled:
+                reset.add(credential_id)
+        removed = old.keys() - new.keys()
+        for credential_id in removed:
+            gone = self._by_id.pop(credential_id)
+            self._by_handle.pop(gone.handle, None)
+        change = CredentialChange(
+            added=frozenset(added),
+            removed=frozenset(removed),
+            changed=frozenset(changed),
+            touched=frozenset(touched),
+            reset=frozenset(reset | removed),
+        )
+        if change:
+            self.generation += 1
+            self._ordered = None
+        return change
+
+    def _tell(self, change: CredentialChange) -> None:
+        if change and self.on_change is not None:
+            self.on_change(change)
