@@ -21,6 +21,7 @@ from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlActions, ControlServer, socket_path
 from host.credentials.manager import CredentialManager
+from host.install.lock import Seals, note_enabled
 from host.observe.explain import TracedRequest, traced
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
@@ -209,6 +210,7 @@ class Proxy:
             tasks=self.tasks,
             bundled_dir=bundled_dir(),
             bundled_package=BUNDLED_PACKAGE,
+            check=Seals(Path(self.config.directory)),
         )
         self._stack.push_async_callback(self.registry.stop)
         self.credentials = CredentialManager()
@@ -264,8 +266,18 @@ class Proxy:
     async def _apply_plugins(self, config: Config) -> None:
         """Start, stop and upgrade plugins for `config`, then swap the state in one assignment."""
         self.http.settings = http_settings(config)
+        await self._note_enabled(config)
         snapshot = await self.registry.apply(config)
         self._swap(config, snapshot)
+
+    async def _note_enabled(self, config: Config) -> None:
+        """What the file of the operator enables, the management API may enable again later."""
+        enabled = [plugin_id for plugin_id, section in config.plugins.configs.items() if section.enabled]
+        if not config.plugins.enabled or not enabled:
+            return
+        problem = await asyncio.to_thread(note_enabled, Path(config.directory), enabled)
+        if problem is not None:
+            log.info("plugins.lock_not_written", reason=problem)
 
     def _swap(self, config: Config, snapshot: PluginSnapshot) -> None:
         if config is not self.config:

@@ -29,7 +29,7 @@ from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot, PluginState
 from host.runtime.inprocess import InProcessStartError
 from host.runtime.invoke import Invoker
 from host.runtime.model_lists import list_models
-from host.runtime.plan import Plan, is_wanted, make_plan
+from host.runtime.plan import Plan, SourceCheck, is_wanted, make_plan, unchecked
 from host.runtime.policy import PolicyError
 from host.runtime.resolve import UnresolvedValue
 from host.runtime.snapshot import RegistrationError, SnapshotLeases, build_snapshot
@@ -69,6 +69,7 @@ class PluginRegistry:
         entry_points: Callable[[], Iterable[importlib.metadata.EntryPoint]] = installed_entry_points,
         needed: Callable[[Config], frozenset[str]] = bundled_needed,
         on_change: SnapshotListener | None = None,
+        check: SourceCheck = unchecked,
     ) -> None:
         self.snapshot: PluginSnapshot = EMPTY_SNAPSHOT
         self.on_change = on_change
@@ -80,6 +81,7 @@ class PluginRegistry:
         self._bundled_package: Final = bundled_package
         self._entry_points: Final = entry_points
         self._needed: Final = needed
+        self._check: Final = check
         self._config = Config()
         self._discovery = Discovery()
         self._slots: dict[str, Slot] = {}
@@ -218,7 +220,7 @@ class PluginRegistry:
         """Make one plugin match the configuration."""
         slot = self._slots.get(source.plugin_id)
         try:
-            plan = make_plan(source, self._config)
+            plan = make_plan(source, self._config, check=self._check)
         except (PolicyError, UnresolvedValue) as error:
             self._block(slot, source, str(error))
             return

@@ -60,6 +60,7 @@ class Carriers:
             watch=self._watch,
             tasks=self._tasks,
             max_inflight=plan.policy.max_inflight,
+            check=plan.check,
         )
 
     def stop(self) -> None:

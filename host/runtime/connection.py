@@ -166,6 +166,7 @@ class Connection:
         if spec.attach:
             moved(PluginState.HANDSHAKING, f"connecting to {spec.attach}")
             return await attach(spec, timings=self._timings, on_stray=self.output.stray)
+        await self._check_files()
         self._socket_dir = make_socket_dir(spec)
         if self._socket_dir is not None and self._guardian is not None:
             self._guardian.watch_directory(self._socket_dir)
@@ -174,6 +175,12 @@ class Connection:
         await self._drain_output(spawned)
         moved(PluginState.HANDSHAKING, f"started as process {self._child.pid}")
         return await greet(spec, spawned, self._socket_dir, timings=self._timings, on_stray=self.output.stray)
+
+    async def _check_files(self) -> None:
+        """Raises PluginStartError, for good, when the plugin's files must not run."""
+        problem = await asyncio.to_thread(self._spec.check) if self._spec.check is not None else None
+        if problem is not None:
+            raise PluginStartError(self._report("start", problem, None, permanent=True))
 
     async def _drain_output(self, spawned: Spawned) -> None:
         try:

@@ -17,6 +17,7 @@ from host.runtime.drive import Driver
 from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.loader import LoadError, PluginCode, load_plugin_code
 from host.runtime.loopwatch import LoopWatch
+from host.runtime.plan import SourceCheck, unchecked
 from host.runtime.scope import CallScope
 from host.runtime.slots import Slots
 from host.tasks import TaskGroup
@@ -72,6 +73,7 @@ class InProcessPlugin:
         watch: LoopWatch,
         tasks: TaskGroup,
         max_inflight: int | None = None,
+        check: SourceCheck = unchecked,
     ) -> None:
         self.plugin_id: Final = source.plugin_id
         self.generation: Final = generation
@@ -81,6 +83,7 @@ class InProcessPlugin:
         self.last_error = ""
         self.in_flight = 0
         self._source: Final = source
+        self._check: Final = check
         self._register: Final = register
         self._manager: Final = manager
         self._callbacks: Final = callbacks
@@ -102,6 +105,8 @@ class InProcessPlugin:
         """Load, register with pluggy, and call `plugin.register`. Raises InProcessStartError, in state failed."""
         self.state = PluginState.STARTING
         try:
+            if (problem := await asyncio.to_thread(self._check, self._source)) is not None:
+                raise LoadError(problem)
             self._load()
             self.state = PluginState.REGISTERING
             self.registration = await self._configure("plugin.register", self._register())

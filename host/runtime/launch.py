@@ -63,6 +63,8 @@ class LaunchSpec:
     """Values that must not appear in its logged stderr."""
     attach: str = ""
     """`unix:/path` of a process somebody else runs: it is connected to, never started and never killed."""
+    check: Callable[[], str | None] | None = None
+    """Asked in a thread before each start: why the plugin's files must not run, None when they may."""
     runtime_dir: Path | None = None
     """Where socket directories are made; absent: the system's directory for temporary files."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from host import VERSION
 from host.config.model import Config, PluginSection, config_path
@@ -12,6 +12,14 @@ from host.runtime.policy import EffectivePolicy, effective_policy
 from host.runtime.resolve import ResolvedConfig, resolve_config
 from pluginabi.frames import HostInfo
 from pluginabi.payloads.lifecycle import RegisterRequest
+
+SourceCheck: TypeAlias = Callable[[PluginSource], str | None]
+"""Why a plugin's files must not be started, None when they may. Blocks, so it is called in a thread."""
+
+
+def unchecked(source: PluginSource) -> str | None:
+    """The `SourceCheck` that lets everything start."""
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +31,8 @@ class Plan:
     section: PluginSection
     config: ResolvedConfig
     data_dir: Path
+    check: SourceCheck = unchecked
+    """Asked before each start."""
 
     @property
     def plugin_id(self) -> str:
@@ -76,7 +86,13 @@ def section_of(config: Config, plugin_id: str) -> PluginSection:
     return found if found is not None else PluginSection(config_yaml="enabled: false\npriority: 0\n")
 
 
-def make_plan(source: PluginSource, config: Config, *, environment: Mapping[str, str] | None = None) -> Plan:
+def make_plan(
+    source: PluginSource,
+    config: Config,
+    *,
+    environment: Mapping[str, str] | None = None,
+    check: SourceCheck = unchecked,
+) -> Plan:
     """The plan for one plugin. Raises PolicyError or UnresolvedValue, whose text is for the operator."""
     section = section_of(config, source.plugin_id)
     return Plan(
@@ -91,6 +107,7 @@ def make_plan(source: PluginSource, config: Config, *, environment: Mapping[str,
             environment=environment,
         ),
         data_dir=data_dir_of(config, source.plugin_id),
+        check=check,
     )
 
 

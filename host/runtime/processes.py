@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from host.config.model import Plugins
 from host.config.values import seconds
@@ -89,6 +90,7 @@ def launch_spec(
         permissions=policy.permissions,
         secrets=plan.config.secrets,
         attach=attach,
+        check=partial(plan.check, plan.source),
     )
 
 

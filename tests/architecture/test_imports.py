@@ -23,6 +23,7 @@ LAYERS = {
     "web": {"pipeline"},
     "pipeline": {"credentials", "registry", "runtime"},
     "registry": {"credentials"},
+    "install": {"runtime"},
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream"}
 """Every layer may import these."""

@@ -21,6 +21,7 @@ from host.runtime.inprocess import Hello, InProcessPlugin, InProcessStartError
 from host.runtime.invoke import CallObserver, Invoker
 from host.runtime.loopwatch import HeldReport, LoopWatch
 from host.runtime.manifest import Manifest, load_manifest
+from host.runtime.plan import SourceCheck, unchecked
 from host.runtime.scope import CallScope
 from host.state.memory import MemoryStore
 from host.tasks import TaskGroup
@@ -178,6 +179,7 @@ class Bench:
         client: UpstreamClient | None = None,
         process: ProcessFactory | None = None,
         bundled: bool = False,
+        check: SourceCheck = unchecked,
     ) -> None:
         self.directory = directory
         self.tasks = tasks
@@ -205,6 +207,7 @@ class Bench:
             bundled_package=BUNDLED_PACKAGE,
             entry_points=tuple,
             on_change=self.changes.append,
+            check=check,
         )
 
     def __call__(self, plan: Any, *, generation: int, register: Any, changed: Any) -> FakeProcess:
