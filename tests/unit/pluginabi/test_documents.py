@@ -54,6 +54,26 @@ def test_the_generated_code_is_current(generate: ModuleType) -> None:
         assert without_versions(path.read_text(encoding="utf-8")) == text, f"run make proto: {path.name}"
 
 
+def test_every_field_of_every_payload_says_what_it_is(generate: ModuleType) -> None:
+    structs: dict[str, type[msgspec.Struct]] = {}
+    for method in METHODS.values():
+        generate.collect(method.request, structs)
+        generate.collect(method.response, structs)
+    silent = [
+        f"{name}.{field.name}"
+        for name, struct in structs.items()
+        for field in msgspec.inspect.type_info(struct).fields
+        if not generate.field_notes(struct).get(field.name)
+    ]
+    assert silent == []
+
+
+def test_the_links_of_the_method_reference_lead_to_its_headings() -> None:
+    text = (ROOT / "docs" / "reference" / "methods.md").read_text(encoding="utf-8")
+    headings = {title.lower().replace(".", "") for title in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
 def without_versions(code: str) -> str:
     """The descriptor and the classes; how they are spelled around it changes with the compiler."""
     found = re.findall(r"AddSerializedFile\((.*)\)|^class (\w+)", code, flags=re.MULTILINE)
