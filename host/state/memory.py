@@ -2,7 +2,7 @@
 
 import heapq
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from host.state.store import NotAnInteger, StateFull
@@ -119,6 +119,21 @@ class MemoryStore:
             expires_at_s = entry.expires_at_s
         self._put(namespace, space, key=key, value=b"%d" % value, expires_at_s=expires_at_s)
         return value
+
+    async def items(self, namespace: str) -> Mapping[str, bytes]:
+        space = self._live(namespace)
+        return {key: entry.value for key, entry in space.entries.items()} if space is not None else {}
+
+    def snapshot(self) -> list[tuple[str, str, bytes, float | None]]:
+        """Namespace, key, value and remaining seconds of everything that has not ended."""
+        now_s = self._clock()
+        rows: list[tuple[str, str, bytes, float | None]] = []
+        for namespace in tuple(self._namespaces):
+            space = self._live(namespace)
+            for key, entry in space.entries.items() if space is not None else ():
+                left_s = entry.expires_at_s - now_s if entry.expires_at_s is not None else None
+                rows.append((namespace, key, entry.value, left_s))
+        return rows
 
     def _live(self, namespace: str) -> _Namespace | None:
         space = self._namespaces.get(namespace)

@@ -1,5 +1,6 @@
 """The interface of every state backend."""
 
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -13,6 +14,10 @@ class StateFull(StateError):
 
 class NotAnInteger(StateError):
     """`increment` met a value that is no integer."""
+
+
+class StateUnavailable(StateError):
+    """The shared server cannot be reached right now; the same call may succeed later."""
 
 
 class StateStore(Protocol):
@@ -38,3 +43,40 @@ class StateStore(Protocol):
 
     async def increment(self, namespace: str, key: str, by: int = 1, *, ttl_s: float | None = None) -> int:
         """Add to a decimal integer, 0 when absent; `ttl_s` counts only when the key is created. The new value."""
+
+    async def items(self, namespace: str) -> Mapping[str, bytes]:
+        """Everything in a namespace: for starting up and for reports, never for a request."""
+
+
+class SharedState(Protocol):
+    """State with the other nodes that use it: a store, messages between nodes, and how many there are."""
+
+    @property
+    def store(self) -> StateStore: ...
+
+    @property
+    def node(self) -> str:
+        """This node's name, unique among those that run."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the last contact succeeded. What is not shared with anybody is always available."""
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes were seen last, this one included; never below 1."""
+
+    async def publish(self, topic: str, message: bytes) -> bool:
+        """Tell the other nodes, best effort: nobody who is away gets it later. False when it could not be sent."""
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
+        """Hear what other nodes publish, never this one's own. `handler` must not block."""
+
+    def on_available(self, action: Callable[[], None]) -> None:
+        """Called each time the server can be reached (again): what was missed meanwhile has to be read anew."""
+
+    async def start(self) -> None:
+        """Connect in the background; returns after the first attempt, whether it succeeded or not."""
+
+    async def stop(self) -> None:
+        """Leave, and write what is kept in a file; safe to call twice."""

@@ -1,0 +1,249 @@
+"""State shared by several nodes through Redis or Valkey.
+
+A command waits at most `timeout_s`. The first that fails marks the server as away: from then on commands fail at once,
+so that no request hangs on it, and a prober tries once a second until it answers again (no restart is needed).
+"""
+
+import asyncio
+import contextlib
+import math
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from host.state.store import NotAnInteger, StateError, StateFull, StateUnavailable
+from host.tasks import TaskGroup
+
+log = structlog.get_logger("host.state.redis")
+
+PROBE_INTERVAL_S: Final = 1.0
+MEMBER_TTL_S: Final = 5.0
+"""A node that has not been heard of for so long is gone."""
+_SCAN_COUNT: Final = 1000
+_INCREMENT: Final = """
+local old = redis.call('GET', KEYS[1])
+if old and not string.match(old, '^-?%d+$') then return {0, 0} end
+local new = redis.call('INCRBY', KEYS[1], ARGV[1])
+if not old and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return {1, new}
+"""
+_MEMBERS: Final = """
+local now = redis.call('TIME')
+local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
+if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1])
+else redis.call('ZADD', KEYS[1], now_ms, ARGV[1]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return redis.call('ZCARD', KEYS[1])
+"""
+
+T = TypeVar("T")
+
+
+class RedisStore:
+    """A `StateStore` on a server. Keys are `<prefix>:<namespace>:<key>`; bounds are the server's `maxmemory`."""
+
+    def __init__(self, client: "Redis", prefix: str, guard: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._guard = guard
+        self._increment = client.register_script(_INCREMENT)
+
+    async def get(self, namespace: str, key: str) -> bytes | None:
+        value: bytes | None = await self._guard(self._client.get(self._key(namespace, key)))
+        return value
+
+    async def set(
+        self, namespace: str, key: str, value: bytes, *, ttl_s: float | None = None, only_if_absent: bool = False
+    ) -> bool:
+        command = self._client.set(self._key(namespace, key), value, px=_milliseconds(ttl_s), nx=only_if_absent)
+        return await self._guard(command) is not None
+
+    async def delete(self, namespace: str, key: str) -> bool:
+        return bool(await self._guard(self._client.delete(self._key(namespace, key))))
+
+    async def expire(self, namespace: str, key: str, ttl_s: float | None) -> bool:
+        name = self._key(namespace, key)
+        ttl_ms = _milliseconds(ttl_s)
+        if ttl_ms is not None:
+            return bool(await self._guard(self._client.pexpire(name, ttl_ms)))
+        # PERSIST answers 0 for a key that had no limit, too.
+        return bool(await self._guard(self._client.persist(name))) or bool(await self._guard(self._client.exists(name)))
+
+    async def increment(self, namespace: str, key: str, by: int = 1, *, ttl_s: float | None = None) -> int:
+        arguments: list[int | str] = [by, "" if ttl_s is None else str(_milliseconds(ttl_s))]
+        is_integer, value = await self._guard(self._increment(keys=[self._key(namespace, key)], args=arguments))
+        if not is_integer:
+            raise NotAnInteger(f"the value of {key!r} is no integer")
+        return int(value)
+
+    async def items(self, namespace: str) -> Mapping[str, bytes]:
+        start = self._key(namespace, "")
+        names = await self._guard(self._scan(start))
+        values = await self._guard(self._client.mget(names)) if names else []
+        rows = zip(names, values, strict=True)
+        return {name.decode()[len(start) :]: value for name, value in rows if value is not None}
+
+    async def _scan(self, start: str) -> list[bytes]:
+        pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in start) + "*"
+        return [name async for name in self._client.scan_iter(match=pattern, count=_SCAN_COUNT)]
+
+    def _key(self, namespace: str, key: str) -> str:
+        return f"{self._prefix}:{namespace}:{key}"
+
+
+class RedisState:
+    """A `SharedState`: one client, one subscription, one prober. Start and stop it on one event loop."""
+
+    def __init__(self, url: str, tasks: TaskGroup, *, prefix: str = "jackfield", timeout_s: float = 0.5) -> None:
+        """`url` as `redis://[user:password@]host:port/db`, `rediss://…` or `unix://path`. Raises ValueError."""
+        self.node: Final = secrets.token_hex(4)
+        self.available = False
+        self.nodes = 1
+        self._tasks = tasks
+        self._prefix = prefix
+        self._timeout_s = timeout_s
+        self._client: Redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self.store: Final = RedisStore(self._client, prefix, self._guarded)
+        self._members = self._client.register_script(_MEMBERS)
+        self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
+        self._on_available: list[Callable[[], None]] = []
+        self._stopped = False
+
+    async def publish(self, topic: str, message: bytes) -> bool:
+        try:
+            await self._guarded(self._client.publish(self._channel(topic), self.node.encode() + b":" + message))
+        except StateError as error:
+            log.warning("state.not_published", topic=topic, reason=str(error))
+            return False
+        return True
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
+        """Before `start`: topics are subscribed to with the connection."""
+        self._handlers.setdefault(self._channel(topic), []).append(handler)
+
+    def on_available(self, action: Callable[[], None]) -> None:
+        self._on_available.append(action)
+        if self.available:
+            action()
+
+    async def start(self) -> None:
+        await self._probe()
+        self._tasks.start(self._keep_probing(), name="state-probe")
+        if self._handlers:
+            self._tasks.start(self._keep_listening(), name="state-listen")
+
+    async def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self.available:
+            # A node that says goodbye leaves its share to the others at once.
+            with contextlib.suppress(StateError):
+                await self._guarded(self._beat(leave=True))
+        await self._client.aclose()
+
+    async def _guarded(self, command: Awaitable[T]) -> T:
+        """One command. Raises StateUnavailable, StateFull or StateError; never waits for a server that is away."""
+        if not self.available:
+            _discard(command)
+            raise StateUnavailable("the state server is not reachable")
+        return await self._translated(command)
+
+    async def _translated(self, command: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s * 2):
+                return await command
+        except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
+            self._lost(error)
+            raise StateUnavailable(f"the state server is not reachable: {error or type(error).__name__}") from error
+        except OutOfMemoryError as error:
+            raise StateFull(str(error)) from error
+        except RedisError as error:
+            raise StateError(str(error)) from error
+
+    def _lost(self, error: BaseException) -> None:
+        if self.available:
+            self.available = False
+            log.error("state.unavailable", reason=str(error) or type(error).__name__)
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        try:
+            self.nodes = max(1, await self._translated(self._beat()))
+        except StateError as error:
+            log.debug("state.probe_failed", reason=str(error))
+            return
+        if not self.available:
+            self.available = True
+            log.info("state.available", nodes=self.nodes)
+            for action in self._on_available:
+                action()
+
+    async def _beat(self, *, leave: bool = False) -> int:
+        arguments: list[int | str] = [self.node, "" if leave else "here", int(MEMBER_TTL_S * 1000)]
+        return int(await self._members(keys=[f"{self._prefix}:nodes"], args=arguments))
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                async with self._subscription() as messages:
+                    # What was published while nobody listened is not delivered: whoever keeps a copy reads it anew.
+                    for action in self._on_available:
+                        action()
+                    while True:
+                        message = await messages.get_message(timeout=PROBE_INTERVAL_S)
+                        if message is not None:
+                            self._deliver(message)
+            except (RedisError, OSError) as error:
+                log.warning("state.subscription_lost", reason=str(error) or type(error).__name__)
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    @contextlib.asynccontextmanager
+    async def _subscription(self) -> AsyncIterator[PubSub]:
+        messages = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            await messages.subscribe(*self._handlers)
+            yield messages
+        finally:
+            await messages.aclose()  # type: ignore[no-untyped-call]
+
+    def _deliver(self, message: Mapping[str, Any]) -> None:
+        sender, _, body = message["data"].partition(b":")
+        if sender == self.node.encode():
+            return
+        for handler in self._handlers.get(message["channel"].decode(), ()):
+            handler(body)
+
+    def _channel(self, topic: str) -> str:
+        return f"{self._prefix}:topic:{topic}"
+
+
+def _milliseconds(ttl_s: float | None) -> int | None:
+    """Rounded up: a key must not end before its time."""
+    return None if ttl_s is None else max(1, math.ceil(ttl_s * 1000))
+
+
+def _discard(command: Awaitable[Any]) -> None:
+    close = getattr(command, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,175 @@
+"""Shared state on a real server: the contract of every store, what happens when the server goes away and comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from host.state import redis as shared
+from host.state.redis import RedisState
+from host.state.store import NotAnInteger, StateUnavailable
+from host.tasks import TaskGroup
+from tests.support.redis_server import RedisServer, redis_server
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def tasks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskGroup]:
+    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+    group = TaskGroup("test")
+    yield group
+    await group.stop()
+
+
+@pytest.fixture
+async def state(server: RedisServer, tasks: TaskGroup) -> AsyncIterator[RedisState]:
+    made = RedisState(server.url, tasks)
+    await made.start()
+    yield made
+    await tasks.stop()
+    await made.stop()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Redis]:
+    made = Redis.from_url(server.url, protocol=2)
+    yield made
+    await made.aclose()
+
+
+async def available(state: RedisState) -> None:
+    """Wait until the server can be reached."""
+    came = asyncio.Event()
+    state.on_available(came.set)
+    async with asyncio.timeout(10):
+        await came.wait()
+
+
+async def test_K5_a_missing_key_is_an_answer_and_values_are_kept_apart_by_namespace(state: RedisState):
+    store = state.store
+    assert await store.get("a", "k") is None
+    assert await store.set("a", "k", b"\x00v") is True
+    assert await store.get("a", "k") == b"\x00v"
+    assert await store.get("b", "k") is None
+    assert await store.delete("a", "k") is True
+    assert await store.delete("a", "k") is False
+
+
+async def test_K6_only_if_absent_keeps_what_is_there_and_is_no_error(state: RedisState):
+    assert await state.store.set("a", "k", b"1", only_if_absent=True) is True
+    assert await state.store.set("a", "k", b"2", only_if_absent=True) is False
+    assert await state.store.get("a", "k") == b"1"
+
+
+async def test_K4_a_life_time_is_rounded_up_and_never_ends_early(state: RedisState, client: Redis):
+    await state.store.set("a", "k", b"1", ttl_s=1000.0001)
+    left_ms = await client.pttl("jackfield:a:k")
+    assert 990_000 < left_ms <= 1_000_001
+    assert await state.store.expire("a", "k", None) is True
+    assert await client.pttl("jackfield:a:k") == -1
+    assert await state.store.expire("a", "k", None) is True
+    assert await state.store.expire("a", "none", None) is False
+    assert await state.store.expire("a", "none", 5.0) is False
+
+
+async def test_an_increment_sets_its_life_time_only_when_it_creates_the_key(state: RedisState, client: Redis):
+    assert await state.store.increment("a", "n", 5, ttl_s=1000) == 5
+    assert await state.store.increment("a", "n", -7, ttl_s=5) == -2
+    assert await client.pttl("jackfield:a:n") > 900_000
+
+
+async def test_an_increment_of_something_else_than_an_integer_is_its_own_error(state: RedisState):
+    await state.store.set("a", "k", b"text")
+    with pytest.raises(NotAnInteger):
+        await state.store.increment("a", "k")
+
+
+async def test_a_namespace_is_listed_whatever_its_name_looks_like(state: RedisState):
+    await state.store.set("a*[", "k:1", b"1")
+    await state.store.set("ab[", "k:2", b"2")
+    assert await state.store.items("a*[") == {"k:1": b"1"}
+    assert await state.store.items("none") == {}
+
+
+async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisServer, tasks: TaskGroup):
+    one, two = RedisState(server.url, tasks), RedisState(server.url, tasks)
+    heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+    one.subscribe("t", lambda message: heard.put_nowait(("one", message)))
+    two.subscribe("t", lambda message: heard.put_nowait(("two", message)))
+    await one.start()
+    await two.start()
+    await available(two)
+    async with asyncio.timeout(10):
+        while heard.empty():
+            # Subscriptions are made in the background: until then a message is lost, as documented.
+            assert await one.publish("t", b"hi:there")
+            await asyncio.sleep(0)
+        assert await heard.get() == ("two", b"hi:there")
+    senders = {heard.get_nowait()[0] for _ in range(heard.qsize())}
+    assert senders <= {"two"}
+    await tasks.stop()
+    await one.stop()
+    await two.stop()
+
+
+async def test_each_node_knows_how_many_there_are(server: RedisServer, tasks: TaskGroup):
+    one, two = RedisState(server.url, tasks), RedisState(server.url, tasks)
+    await one.start()
+    assert one.nodes == 1
+    await two.start()
+    assert two.nodes == 2
+    await two.stop()
+    third = RedisState(server.url, tasks)
+    await third.start()
+    assert third.nodes == 2
+    await tasks.stop()
+    await one.stop()
+    await third.stop()
+
+
+async def test_K10_without_a_server_every_command_fails_at_once_and_is_no_miss(tasks: TaskGroup):
+    state = RedisState("redis://127.0.0.1:1/0", tasks)
+    await state.start()
+    assert state.available is False
+    for command in (state.store.get("a", "k"), state.store.set("a", "k", b"1"), state.store.items("a")):
+        with pytest.raises(StateUnavailable):
+            await command
+    assert await state.publish("t", b"x") is False
+    await tasks.stop()
+    await state.stop()
+
+
+async def test_a_server_that_went_away_and_came_back_is_used_again_without_a_restart(
+    server: RedisServer, state: RedisState
+):
+    await state.store.set("a", "k", b"1")
+    await server.stop()
+    with pytest.raises(StateUnavailable):
+        await state.store.get("a", "k")
+    assert state.available is False
+    await server.start()
+    await available(state)
+    assert await state.store.get("a", "k") is None
+    assert await state.store.set("a", "k", b"2") is True
+
+
+async def test_a_server_that_hangs_holds_a_command_for_the_time_limit_only(tasks: TaskGroup):
+    writers: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    state = RedisState(f"redis://127.0.0.1:{port}/0", tasks, timeout_s=0.05)
+    async with asyncio.timeout(5):
+        await state.start()
+    assert state.available is False
+    await tasks.stop()
+    await state.stop()
+    silent.close()
+    for writer in writers:
+        writer.close()

