@@ -42,7 +42,7 @@ from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot, PluginState
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.runtime.scope import CallScope
-from host.state.memory import MemoryStore
+from host.state.opening import StateSetupError, open_state
 from host.tasks import TaskGroup
 from host.upstream import ClientLimits, UpstreamClient
 from host.web.app import make_app
@@ -151,6 +151,7 @@ class Proxy:
         if (problem := public_listener_problem(self.config, has_frontend_auth=None)) is not None:
             raise StartError(problem)
         self._make_parts()
+        await self.shared.start()
         # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
         await self._listen()
         await self._apply_plugins(self.config)
@@ -176,7 +177,8 @@ class Proxy:
         missing = self.registry.unready_guards() if self._ready.is_set() else ()
         is_ready = self._ready.is_set() and not missing and not self._draining
         state = "draining" if self._draining else "ready" if is_ready else "starting"
-        return is_ready, {"status": state, "waiting_for": sorted(missing)}
+        shared = {"state": "available" if self.shared.available else "unavailable"} if self.config.state.url else {}
+        return is_ready, {"status": state, "waiting_for": sorted(missing), **shared}
 
     def describe_demo_router(self) -> str:
         """Where the demo's router runs, for the banner."""
@@ -188,6 +190,11 @@ class Proxy:
         """Everything that needs no waiting, bottom up."""
         self.tasks = TaskGroup("host")
         self._stack.push_async_callback(self.tasks.stop)
+        try:
+            self.shared = open_state(self.config)
+        except StateSetupError as error:
+            raise StartError(str(error)) from None
+        self._stack.push_async_callback(self.shared.stop)
         self.metrics = Metrics()
         limits = ClientLimits(extra_ca_file=self._absolute(self.config.upstream_ca_file))
         self.upstream = UpstreamClient(limits=limits)
@@ -197,7 +204,9 @@ class Proxy:
             attacher_of=self._attacher_of,
             settings=http_settings(self.config),
         )
-        self.callbacks = HostCallbacks(http=self.http, kv=KvCallbacks(MemoryStore()), tasks=self.tasks)
+        self.callbacks = HostCallbacks(
+            http=self.http, kv=KvCallbacks(self.shared.store, nodes=lambda: self.shared.nodes), tasks=self.tasks
+        )
         self.invoker = Invoker(observe=self.metrics.plugins.observe)
         processes = Processes(
             callbacks=self.callbacks, tasks=self.tasks, timings=lambda: timings_of(self.config.plugins)
@@ -329,7 +338,7 @@ class Proxy:
         return public_listener_problem(listening, has_frontend_auth=FRONTEND_AUTH in snapshot.bindings)
 
     def _note_restart_keys(self, config: Config) -> None:
-        changed = [key for key in ("host", "port", "tls") if getattr(config, key) != getattr(self.config, key)]
+        changed = [key for key in ("host", "port", "tls", "state") if getattr(config, key) != getattr(self.config, key)]
         if changed:
             log.warning("config.needs_restart", keys=changed)
 

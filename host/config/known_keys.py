@@ -28,7 +28,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "claude-header-defaults": "set `headers` on the key instead",
     "codex-header-defaults": "set `headers` on the key instead",
     "workers": "one process serves; several share nothing yet",
-    "state": "state is kept in memory",
     "limits.websocket-message": "there is no WebSocket endpoint yet",
     "limits.websocket-transcript": "there is no WebSocket endpoint yet",
     "routing.session-affinity": "a scheduler plugin can do the same",

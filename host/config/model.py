@@ -172,6 +172,19 @@ class Plugins(Section, frozen=True, kw_only=True):
     hello_timeout: Duration = "10s"
 
 
+class State(Section, frozen=True, kw_only=True):
+    """What outlives a request: cooldowns, plugins' key-value pairs, limits. One node keeps it itself, several share."""
+
+    url: str = ""
+    """Redis or Valkey: `redis://[user:password@]host:port/db`, `rediss://…`, `unix://path`. Empty: this node alone."""
+    prefix: str = "jackfield"
+    """Of every key on the server; nodes with the same one share."""
+    timeout: Duration = "500ms"
+    """How long one command may take before the server counts as away."""
+    file: str = "state.bin"
+    """Without `url`: where it is kept over restarts, beside the configuration file; empty: nowhere."""
+
+
 class RemoteManagement(Section, frozen=True, kw_only=True):
     """The management API."""
 
@@ -218,6 +231,7 @@ class Config(Section, frozen=True, kw_only=True):
     """Keys of the provider `vertex`; served when a plugin executes that provider."""
     openai_compatibility: Sequence[CompatProvider] = ()
     plugins: Plugins = field(default_factory=Plugins)
+    state: State = field(default_factory=State)
     remote_management: RemoteManagement = field(default_factory=RemoteManagement)
     demo: bool = False
     """Run the embedded demo (model `echo` and `demo-*`); `make run` switches it on."""

@@ -1,11 +1,12 @@
 """host.kv.*: a plugin's own small store. A miss is an answer, a failure is an error."""
 
+from collections.abc import Callable
 from typing import Final
 
 from msgspec import Raw
 
 from host.runtime.scope import CallScope
-from host.state.store import NotAnInteger, StateError, StateFull, StateStore
+from host.state.store import NotAnInteger, StateError, StateFull, StateStore, StateUnavailable
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.callbacks import (
     KvDeleteRequest,
@@ -25,16 +26,21 @@ MAX_VALUE_BYTES: Final = 1024 * 1024
 
 
 class KvCallbacks:
-    """Serves the methods from one store; every plugin has a namespace of its own."""
+    """Serves the methods from one store; every plugin has a namespace of its own.
 
-    def __init__(self, store: StateStore) -> None:
+    `nodes` says how many hosts share it: while a shared store cannot be reached, the error `kv_unavailable` carries the
+    number, so that a plugin which counts for all of them can go on with its share.
+    """
+
+    def __init__(self, store: StateStore, *, nodes: Callable[[], int] = lambda: 1) -> None:
         self._store: Final = store
+        self._nodes: Final = nodes
 
     async def get(self, scope: CallScope, params: KvGetRequest) -> KvGetResponse:
         try:
             value = await self._store.get(_namespace(scope), _key(params.key))
         except StateError as error:
-            raise _failed(error) from error
+            raise self._failed(error) from error
         return KvGetResponse() if value is None else KvGetResponse(found=True, value=Raw(value))
 
     async def set(self, scope: CallScope, params: KvSetRequest) -> KvSetResponse:
@@ -51,20 +57,20 @@ class KvCallbacks:
                 only_if_absent=params.only_if_absent,
             )
         except StateError as error:
-            raise _failed(error) from error
+            raise self._failed(error) from error
         return KvSetResponse(stored=stored)
 
     async def delete(self, scope: CallScope, params: KvDeleteRequest) -> KvDeleteResponse:
         try:
             return KvDeleteResponse(deleted=await self._store.delete(_namespace(scope), _key(params.key)))
         except StateError as error:
-            raise _failed(error) from error
+            raise self._failed(error) from error
 
     async def expire(self, scope: CallScope, params: KvExpireRequest) -> KvExpireResponse:
         try:
             found = await self._store.expire(_namespace(scope), _key(params.key), _seconds(params.ttl_ms))
         except StateError as error:
-            raise _failed(error) from error
+            raise self._failed(error) from error
         return KvExpireResponse(found=found)
 
     async def increment(self, scope: CallScope, params: KvIncrementRequest) -> KvIncrementResponse:
@@ -73,8 +79,17 @@ class KvCallbacks:
                 _namespace(scope), _key(params.key), params.by, ttl_s=_seconds(params.ttl_ms)
             )
         except StateError as error:
-            raise _failed(error) from error
+            raise self._failed(error) from error
         return KvIncrementResponse(value=value)
+
+    def _failed(self, error: StateError) -> PluginError:
+        if isinstance(error, NotAnInteger):
+            return _refused(409, "kv_not_an_integer", str(error))
+        if isinstance(error, StateFull):
+            return _refused(507, "kv_full", str(error))
+        if isinstance(error, StateUnavailable):
+            return _refused(503, "kv_unavailable", str(error), nodes=self._nodes())
+        return _refused(503, "kv_unavailable", str(error))
 
 
 def _namespace(scope: CallScope) -> str:
@@ -95,13 +110,5 @@ def _seconds(ttl_ms: int | None) -> float | None:
     return ttl_ms / 1000
 
 
-def _failed(error: StateError) -> PluginError:
-    if isinstance(error, NotAnInteger):
-        return _refused(409, "kv_not_an_integer", str(error))
-    if isinstance(error, StateFull):
-        return _refused(507, "kv_full", str(error))
-    return _refused(503, "kv_unavailable", str(error))
-
-
-def _refused(http_status: int, code: str, message: str) -> PluginError:
-    return PluginError(ErrorBody(message=message, code=code, http_status=http_status, origin="host"))
+def _refused(http_status: int, code: str, message: str, **details: int) -> PluginError:
+    return PluginError(ErrorBody(message=message, code=code, http_status=http_status, origin="host", details=details))

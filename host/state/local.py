@@ -33,12 +33,12 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
 class LocalState:
     """A `SharedState` shared with nobody. `path` None: gone at exit."""
 
-    def __init__(self, path: Path | None, tasks: TaskGroup, *, memory: MemoryStore | None = None) -> None:
+    def __init__(self, path: Path | None, *, memory: MemoryStore | None = None) -> None:
         self.node: Final = secrets.token_hex(4)
         self.available: Final = True
         self.nodes: Final = 1
         self._path = path
-        self._tasks = tasks
+        self._tasks = TaskGroup("state")
         self._memory = memory or MemoryStore()
         self._pending: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
@@ -79,6 +79,7 @@ class LocalState:
             self._pending.cancel()
             self._pending = None
             await self._write()
+        await self._tasks.join()
 
     def _changed(self) -> None:
         if self._pending is None:

@@ -104,12 +104,12 @@ class RedisStore:
 class RedisState:
     """A `SharedState`: one client, one subscription, one prober. Start and stop it on one event loop."""
 
-    def __init__(self, url: str, tasks: TaskGroup, *, prefix: str = "jackfield", timeout_s: float = 0.5) -> None:
+    def __init__(self, url: str, *, prefix: str = "jackfield", timeout_s: float = 0.5) -> None:
         """`url` as `redis://[user:password@]host:port/db`, `rediss://…` or `unix://path`. Raises ValueError."""
         self.node: Final = secrets.token_hex(4)
         self.available = False
         self.nodes = 1
-        self._tasks = tasks
+        self._tasks = TaskGroup("state")
         self._prefix = prefix
         self._timeout_s = timeout_s
         self._client: Redis = Redis.from_url(
@@ -152,6 +152,7 @@ class RedisState:
         if self._stopped:
             return
         self._stopped = True
+        await self._tasks.stop()
         if self.available:
             # A node that says goodbye leaves its share to the others at once.
             with contextlib.suppress(StateError):

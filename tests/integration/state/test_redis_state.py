@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from host.runtime.callback_kv import KvCallbacks
+from host.runtime.scope import CallScope
 from host.state import redis as shared
 from host.state.redis import RedisState
 from host.state.store import NotAnInteger, StateUnavailable
-from host.tasks import TaskGroup
+from pluginabi.errors import PluginError
+from pluginabi.payloads.callbacks import KvIncrementRequest
 from tests.support.redis_server import RedisServer, redis_server
 
 
@@ -20,20 +23,16 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
         yield running
 
 
-@pytest.fixture
-async def tasks(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskGroup]:
+@pytest.fixture(autouse=True)
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
-    group = TaskGroup("test")
-    yield group
-    await group.stop()
 
 
 @pytest.fixture
-async def state(server: RedisServer, tasks: TaskGroup) -> AsyncIterator[RedisState]:
-    made = RedisState(server.url, tasks)
+async def state(server: RedisServer) -> AsyncIterator[RedisState]:
+    made = RedisState(server.url)
     await made.start()
     yield made
-    await tasks.stop()
     await made.stop()
 
 
@@ -98,8 +97,8 @@ async def test_a_namespace_is_listed_whatever_its_name_looks_like(state: RedisSt
     assert await state.store.items("none") == {}
 
 
-async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisServer, tasks: TaskGroup):
-    one, two = RedisState(server.url, tasks), RedisState(server.url, tasks)
+async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisServer):
+    one, two = RedisState(server.url), RedisState(server.url)
     heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
     one.subscribe("t", lambda message: heard.put_nowait(("one", message)))
     two.subscribe("t", lambda message: heard.put_nowait(("two", message)))
@@ -114,35 +113,32 @@ async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisSer
         assert await heard.get() == ("two", b"hi:there")
     senders = {heard.get_nowait()[0] for _ in range(heard.qsize())}
     assert senders <= {"two"}
-    await tasks.stop()
     await one.stop()
     await two.stop()
 
 
-async def test_each_node_knows_how_many_there_are(server: RedisServer, tasks: TaskGroup):
-    one, two = RedisState(server.url, tasks), RedisState(server.url, tasks)
+async def test_each_node_knows_how_many_there_are(server: RedisServer):
+    one, two = RedisState(server.url), RedisState(server.url)
     await one.start()
     assert one.nodes == 1
     await two.start()
     assert two.nodes == 2
     await two.stop()
-    third = RedisState(server.url, tasks)
+    third = RedisState(server.url)
     await third.start()
     assert third.nodes == 2
-    await tasks.stop()
     await one.stop()
     await third.stop()
 
 
-async def test_K10_without_a_server_every_command_fails_at_once_and_is_no_miss(tasks: TaskGroup):
-    state = RedisState("redis://127.0.0.1:1/0", tasks)
+async def test_K10_without_a_server_every_command_fails_at_once_and_is_no_miss():
+    state = RedisState("redis://127.0.0.1:1/0")
     await state.start()
     assert state.available is False
     for command in (state.store.get("a", "k"), state.store.set("a", "k", b"1"), state.store.items("a")):
         with pytest.raises(StateUnavailable):
             await command
     assert await state.publish("t", b"x") is False
-    await tasks.stop()
     await state.stop()
 
 
@@ -160,16 +156,28 @@ async def test_a_server_that_went_away_and_came_back_is_used_again_without_a_res
     assert await state.store.set("a", "k", b"2") is True
 
 
-async def test_a_server_that_hangs_holds_a_command_for_the_time_limit_only(tasks: TaskGroup):
+async def test_a_server_that_hangs_holds_a_command_for_the_time_limit_only():
     writers: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    state = RedisState(f"redis://127.0.0.1:{port}/0", tasks, timeout_s=0.05)
+    state = RedisState(f"redis://127.0.0.1:{port}/0", timeout_s=0.05)
     async with asyncio.timeout(5):
         await state.start()
     assert state.available is False
-    await tasks.stop()
     await state.stop()
     silent.close()
     for writer in writers:
         writer.close()
+
+
+async def test_a_plugin_is_told_by_how_many_hosts_it_counts_while_the_server_is_away(
+    server: RedisServer, state: RedisState
+):
+    kv = KvCallbacks(state.store, nodes=lambda: 3)
+    scope = CallScope(plugin_id="p", method="model.route", permissions=frozenset({"kv"}))
+    assert (await kv.increment(scope, KvIncrementRequest(key="n", by=2))).value == 2
+    await server.stop()
+    with pytest.raises(PluginError) as refused:
+        await kv.increment(scope, KvIncrementRequest(key="n"))
+    assert (refused.value.body.http_status, refused.value.body.code) == (503, "kv_unavailable")
+    assert refused.value.body.details == {"nodes": 3}

@@ -1,0 +1,30 @@
+"""Which state a configuration asks for."""
+
+from pathlib import Path
+
+from host.config.model import Config, config_path
+from host.config.values import seconds
+from host.state.local import LocalState
+from host.state.store import SharedState
+
+
+class StateSetupError(Exception):
+    """The configured state cannot be used; the message says what to do."""
+
+
+def open_state(config: Config) -> SharedState:
+    """The state, not yet started. Raises StateSetupError."""
+    if not config.state.url:
+        path = Path(config_path(config, config.state.file)) if config.state.file else None
+        return LocalState(path)
+    try:
+        # Most proxies run alone: the client library is an extra.
+        from host.state.redis import RedisState
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise StateSetupError("`state.url` needs the extra: pip install 'jackfield[redis]'") from None
+    try:
+        return RedisState(config.state.url, prefix=config.state.prefix, timeout_s=seconds(config.state.timeout))
+    except ValueError as error:
+        raise StateSetupError(f"`state.url` cannot be used: {error}") from None
