@@ -32,6 +32,7 @@ from host.runtime.model_lists import list_models
 from host.runtime.plan import Plan, SourceCheck, is_wanted, make_plan, unchecked
 from host.runtime.policy import PolicyError
 from host.runtime.resolve import UnresolvedValue
+from host.runtime.retirement import Retirement
 from host.runtime.snapshot import RegistrationError, SnapshotLeases, build_snapshot
 from host.runtime.status import PluginStatus, status_of_slot, status_of_source, statuses_of_unusable
 from host.tasks import TaskGroup
@@ -43,7 +44,6 @@ log = structlog.get_logger("host.runtime.apply")
 
 STOP_DRAIN_S: Final = 10.0
 """How long calls may finish at shutdown, or when a plugin was disabled."""
-MAX_GENERATIONS: Final = 4
 _NOT_SERVING: Final = frozenset({PluginState.FAILED, PluginState.BACKOFF, PluginState.STOPPED})
 
 SnapshotListener = Callable[[PluginSnapshot], None]
@@ -87,8 +87,7 @@ class PluginRegistry:
         self._slots: dict[str, Slot] = {}
         self._lock = asyncio.Lock()
         self._leases: Final = SnapshotLeases()
-        self._to_retire: list[tuple[Slot | None, Generation, float]] = []
-        self._draining: set[Generation] = set()
+        self._retirement: Final = Retirement(leases=self._leases, tasks=tasks, on_room=self._room_made)
 
     async def apply(self, config: Config, *, reload_files: bool = False) -> PluginSnapshot:
         """Start, change and stop plugins until they match `config`; returns the snapshot to use from now on.
@@ -124,7 +123,7 @@ class PluginRegistry:
             await self._bring(source, force=True)
             self._changed()
         if slot.current is before:
-            return f"{plugin_id} goes on as it was: {slot.problem}"
+            return f"{plugin_id} goes on as it was: {slot.reason}"
         if slot.problem:
             return f"{plugin_id} was loaded anew and did not start: {slot.problem}"
         return f"{plugin_id} {source.manifest.version} is loaded; calls in progress finish in the old one"
@@ -142,14 +141,10 @@ class PluginRegistry:
     async def stop(self) -> None:
         """Stop all plugins, running calls first. Idempotent."""
         async with self._lock:
-            for slot in self._slots.values():
-                self._draining.add(slot.current)
+            generations = [slot.current for slot in self._slots.values()]
             self._slots.clear()
             self.snapshot = EMPTY_SNAPSHOT
-            await asyncio.gather(
-                *(generation.handle.drain_and_stop(drain_s=STOP_DRAIN_S) for generation in self._draining)
-            )
-            self._draining.clear()
+            await self._retirement.stop_all(generations, drain_s=STOP_DRAIN_S)
             self._carriers.stop()
 
     def statuses(self) -> list[PluginStatus]:
@@ -214,11 +209,13 @@ class PluginRegistry:
     def _remove(self, plugin_ids: Iterable[str]) -> None:
         for plugin_id in list(plugin_ids):
             slot = self._slots.pop(plugin_id)
-            self._to_retire.append((None, slot.current, STOP_DRAIN_S))
+            self._retirement.after_publish(None, slot.current, drain_s=STOP_DRAIN_S)
 
     async def _bring(self, source: PluginSource, *, force: bool) -> None:
         """Make one plugin match the configuration."""
         slot = self._slots.get(source.plugin_id)
+        if slot is not None and slot.waiting is not None:
+            source, force = source if force else slot.waiting, True
         try:
             plan = make_plan(source, self._config, check=self._check)
         except (PolicyError, UnresolvedValue) as error:
@@ -242,7 +239,7 @@ class PluginRegistry:
             generation = blocked_generation(source, self._config, problem)
             self._slots[source.plugin_id] = Slot(generation, attempted=None, problem=problem)
         else:
-            slot.problem = problem
+            slot.problem, slot.waiting = problem, None
 
     async def _start_first(self, slot: Slot | None, plan: Plan) -> None:
         number = slot.last_number + 1 if slot is not None else 1
@@ -256,22 +253,30 @@ class PluginRegistry:
 
     async def _upgrade(self, slot: Slot, plan: Plan) -> None:
         """Start a new generation beside the current one, which keeps serving until the new one is ready."""
+        if not await self._retirement.has_room(slot):
+            slot.waiting = plan.source
+            slot.current.plan = kept_plan(slot.current.plan, plan)
+            return
         slot.attempted = plan
         slot.last_number += 1
         old, new = slot.current, self._new_generation(plan, slot.last_number)
         problem = await self._start(new)
+        slot.waiting = None
         if problem is None:
             slot.problem, slot.recovers = "", False
         elif old.handle.state in _NOT_SERVING:
             # There is nothing to keep: the new generation tries on with the new configuration.
             slot.problem, slot.recovers = problem, True
         else:
-            await new.handle.stop()
             slot.problem = problem
             old.plan = kept_plan(old.plan, plan)
+            await new.handle.stop()
             return
         slot.current = new
-        self._to_retire.append((slot, old, seconds(self._config.plugins.upgrade_drain)))
+        if problem is None:
+            version, generation = plan.source.manifest.version, new.handle.generation
+            log.info("plugin.upgraded", plugin_id=plan.plugin_id, version=version, generation=generation)
+        self._retirement.after_publish(slot, old, drain_s=seconds(self._config.plugins.upgrade_drain))
         if problem is not None:
             await self._silence(slot)
 
@@ -352,9 +357,7 @@ class PluginRegistry:
         }
         self._leases.issue(snapshot)
         self.snapshot = snapshot
-        for slot, generation, drain_s in self._to_retire:
-            self._retire(slot, generation, drain_s)
-        self._to_retire.clear()
+        self._retirement.published()
         return snapshot
 
     def _changed(self) -> None:
@@ -362,6 +365,16 @@ class PluginRegistry:
         snapshot = self._publish()
         if self.on_change is not None:
             self.on_change(snapshot)
+
+    def _room_made(self, slot: Slot) -> None:
+        """An upgrade that waited for an older generation to end may be tried again."""
+        self._tasks.start(self._upgrade_waiting(slot), name=f"upgrade:{slot.plugin_id}")
+
+    async def _upgrade_waiting(self, slot: Slot) -> None:
+        async with self._lock:
+            if self._slots.get(slot.plugin_id) is slot and slot.waiting is not None:
+                await self._bring(slot.waiting, force=True)
+                self._changed()
 
     def _handle_changed(self, handle: ManagedHandle) -> None:
         """A process registered by itself, after a restart or a late start."""
@@ -387,33 +400,3 @@ class PluginRegistry:
                 self._changed()
             elif generation.declaration != before:
                 self._changed()
-
-    def _retire(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
-        self._draining.add(generation)
-        if slot is not None:
-            slot.retiring.append(generation)
-            # The current one counts as well.
-            if len(slot.retiring) >= MAX_GENERATIONS:
-                oldest = slot.retiring.pop(0)
-                log.warning("plugin.too_many_generations", plugin_id=slot.plugin_id)
-                self._tasks.start(
-                    oldest.handle.drain_and_stop(drain_s=0.0, successor=slot.current.handle),
-                    name=f"stop:{slot.plugin_id}",
-                )
-        self._tasks.start(self._drain(slot, generation, drain_s), name=f"drain:{generation.plan.plugin_id}")
-
-    async def _drain(self, slot: Slot | None, generation: Generation, drain_s: float) -> None:
-        """Stop a generation once no request can reach it any more and its last call has ended."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + drain_s
-        try:
-            async with asyncio.timeout(drain_s):
-                await self._leases.released(generation.handle)
-        except TimeoutError:
-            log.warning("plugin.drain_timeout", plugin_id=generation.plan.plugin_id)
-        await generation.handle.drain_and_stop(
-            drain_s=max(0.0, deadline_s - loop.time()), successor=slot.current.handle if slot is not None else None
-        )
-        self._draining.discard(generation)
-        if slot is not None and generation in slot.retiring:
-            slot.retiring.remove(generation)

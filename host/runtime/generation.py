@@ -1,5 +1,6 @@
 """One plugin's slot in the gateway: the generation that serves, those that drain, and what was tried last."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
@@ -61,6 +62,9 @@ class Generation:
     declaration: Declaration
     models: tuple[ModelInfo, ...] = ()
     models_provider: str = ""
+    in_the_way: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it was replaced and a newer one needs its place: it ends at its first moment without a call."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def redeclare(self) -> None:
         """Take over what the handle declares now. Raises RegistrationError; then nothing changes."""
@@ -83,11 +87,20 @@ class Slot:
     recovers: bool = False
     """`current` did not start, and may still become ready by itself."""
     retiring: list[Generation] = field(default_factory=list)
+    waiting: PluginSource | None = None
+    """What an upgrade wanted to load that has to wait until one of `retiring` has ended its last call."""
     last_number: int = 0
 
     @property
     def plugin_id(self) -> str:
         return self.current.plan.plugin_id
+
+    @property
+    def reason(self) -> str:
+        """Why what is wanted is not what serves; empty when it does."""
+        if self.waiting is None:
+            return self.problem
+        return f"the next version starts when one of {len(self.retiring)} older ones has finished its calls"
 
 
 class UnavailableHandle:

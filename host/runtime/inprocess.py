@@ -182,7 +182,7 @@ class InProcessPlugin:
         self._code = load_plugin_code(self._source, generation=self.generation)
         try:
             plugin = self._code.plugin_class()
-        except Exception as error:  # a constructor is the author's code: whatever it raises is the reason
+        except (Exception, SystemExit) as error:  # a constructor is the author's code: whatever it raises is the reason
             raise LoadError(f"{self._source.manifest.entry}() failed: {type(error).__name__}: {error}") from error
         hooks.register(self._manager, plugin, name=self._registered_name)
         self._dispatcher = Dispatcher(plugin)

@@ -65,7 +65,7 @@ def load_plugin_code(source: PluginSource, *, generation: int) -> PluginCode:
 def _loaded(source: PluginSource, module_name: str, attribute: str, *, package: "_Package | None") -> PluginCode:
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # module code is the author's: whatever it raises is the reason
+    except (Exception, SystemExit) as error:  # module code is the author's: whatever it raises is the reason
         raise LoadError(f"importing {source.manifest.entry!r} failed: {type(error).__name__}: {error}") from error
     plugin_class = getattr(module, attribute, None)
     if not isinstance(plugin_class, type) or not issubclass(plugin_class, Plugin):

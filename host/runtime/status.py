@@ -48,7 +48,7 @@ def status_of_slot(slot: Slot) -> PluginStatus:
     generation = slot.current
     plan, handle = generation.plan, generation.handle
     manifest = plan.source.manifest
-    reason = slot.problem
+    reason = slot.reason
     if not reason and handle.state is not PluginState.READY:
         reason = handle.last_error
     if not reason and not generation.declaration.capabilities and handle.state is PluginState.READY:

@@ -110,6 +110,7 @@ class FakeProcess(FakeHandle):
         self.register = register
         self.script = script
         self.requests: list[RegisterRequest] = []
+        self.successor: Any = None
         self.stopped = asyncio.Event()
 
     async def start(self) -> None:
@@ -143,6 +144,9 @@ class FakeProcess(FakeHandle):
         return await super().call(method, params, scope=scope, timeout_s=timeout_s, stream=stream)
 
     async def drain_and_stop(self, *, drain_s: float, reason: str = "", successor: Any = None) -> None:
+        self.successor = successor
+        if self.script.busy is not None:
+            await self.script.busy.wait()
         await self.stop()
 
     async def stop(self) -> None:
@@ -165,6 +169,8 @@ class Script:
     start_error: str = ""
     gate: asyncio.Event | None = None
     starting: asyncio.Event = field(default_factory=asyncio.Event)
+    busy: asyncio.Event | None = None
+    """A drain takes until it is set."""
     answers: dict[str, Any] = field(default_factory=dict)
 
 
@@ -259,8 +265,9 @@ async def bench(directory: Path, **fields: Any) -> AsyncIterator[Bench]:
         yield made
     finally:
         for script in made.scripts.values():
-            if script.gate is not None:
-                script.gate.set()
+            for event in (script.gate, script.busy):
+                if event is not None:
+                    event.set()
         await made.registry.stop()
         await tasks.stop()
 

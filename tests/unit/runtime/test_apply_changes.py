@@ -1,8 +1,11 @@
 """A changed configuration, changed files, and what an operator does by hand."""
 
+import asyncio
+
 import pytest
 
 from host.config.model import PluginPolicy, PluginSection
+from host.runtime import retirement
 from host.runtime.handle import PluginState
 from pluginabi.errors import PluginError
 from pluginabi.payloads.lifecycle import RegisterResponse
@@ -113,6 +116,56 @@ async def test_at_most_four_generations_of_a_plugin_live(stage: Bench):
     await settled(stage)
     assert [made.state for made in stage.made] == [PluginState.STOPPED] * 2 + [PluginState.READY] * 4
     assert len(held) == 6
+    # What requests of those that had to go still call goes to what served then.
+    assert [made.successor for made in stage.made[:2]] == stage.made[3:5]
+
+
+async def test_an_upgrade_waits_for_the_calls_of_older_generations_instead_of_ending_them(
+    stage: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retirement, "ROOM_WAIT_S", 0.0)
+    calls_ended = asyncio.Event()
+    stage.process_plugin("a", Script(busy=calls_ended))
+    for number in range(4):
+        await stage.registry.apply(stage.config(a={"x": number}))
+    await settled(stage)
+    for number in (4, 5):
+        await stage.registry.apply(stage.config(a={"x": number}))
+        assert len(stage.made) == 4
+        assert stage.status("a").reason == "the next version starts when one of 3 older ones has finished its calls"
+    assert "starts when one of 3" in await stage.registry.reload("a")
+    calls_ended.set()
+    await settled(stage)
+    assert stage.status("a").reason == ""
+    # What was wanted last is loaded, once.
+    assert [made.requests[0].config["x"] for made in stage.made] == [0, 1, 2, 3, 5]
+    assert stage.changes[-1].plugins["a"].handle is stage.made[-1]
+
+
+async def test_a_permission_taken_back_is_gone_while_the_upgrade_waits(stage: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(retirement, "ROOM_WAIT_S", 0.0)
+    stage.process_plugin("a", Script(busy=asyncio.Event()), manifest='permissions = ["kv"]\n')
+    granted = {"a": PluginPolicy(permissions=["kv"])}
+    for number in range(4):
+        await stage.registry.apply(stage.config(a={"x": number}, policies=granted))
+    await settled(stage)
+    snapshot = await stage.registry.apply(stage.config(a={"x": 4}))
+    assert len(stage.made) == 4
+    assert snapshot.bindings["model.route"][0].permissions == frozenset()
+
+
+async def test_a_plugin_that_is_no_longer_wanted_is_not_upgraded_when_there_is_room(
+    stage: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retirement, "ROOM_WAIT_S", 0.0)
+    calls_ended = asyncio.Event()
+    stage.process_plugin("a", Script(busy=calls_ended))
+    for number in range(5):
+        await stage.registry.apply(stage.config(a={"x": number}))
+    await stage.registry.apply(stage.config())
+    calls_ended.set()
+    await settled(stage)
+    assert [made.state for made in stage.made] == [PluginState.STOPPED] * 4
 
 
 async def test_L23_disabling_a_plugin_stops_it_alone_and_enabling_starts_it_alone(stage: Bench):

@@ -21,6 +21,8 @@ from tests.support.runtime import not_started, started
     ("code", "reason"),
     [
         ("raise OSError('no disk')", "importing 'plugin:P' failed: OSError: no disk"),
+        ("raise SystemExit('no licence')", "importing 'plugin:P' failed: SystemExit: no licence"),
+        ("class P(Plugin):\n    def __init__(self):\n        raise SystemExit(3)", "failed: SystemExit: 3"),
         ("X = 1", "is no subclass of pluginapi.Plugin"),
         ("class P: pass", "is no subclass of pluginapi.Plugin"),
         ("class P(Plugin):\n    id = 'other'", "the class calls itself 'other', plugin.toml 'p'"),
