@@ -24,13 +24,14 @@ from pluginapi.conformance.samples import callable_methods, read_samples, sample
 from pluginapi.conformance.subject import Subject, group_members
 from pluginapi.dispatch import Dispatcher
 from pluginapi.service import PluginService
+from tests.support.example_languages import need_compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 BROKEN = Path(__file__).with_name("broken")
 CONFIG = {"relay": {"url": "http://127.0.0.1:1/v1/chat/completions"}}
 """What an example does not run without."""
-LEVELS = {"jq-router": "minimal"}
+LEVELS = {"jq-router": "minimal", "shell-gate": "minimal"}
 
 
 def folders() -> list[str]:
@@ -43,6 +44,7 @@ def broken(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", folders())
 async def test_every_example_keeps_the_contract(name):
+    need_compiler(name)
     report = await run(target_of_folder(EXAMPLES / name), Options(config=CONFIG.get(name), timeout_s=20))
     assert [(outcome.id, outcome.expected, outcome.got) for outcome in report.failed] == []
     assert report.level == LEVELS.get(name, "full")

@@ -13,6 +13,7 @@ import pytest
 from pluginabi.payloads.lifecycle import RegisterRequest
 from pluginapi import HttpResponse, Plugin
 from pluginapi.testing import FakeHost, PluginHarness
+from tests.support.example_languages import need_compiler
 from tests.support.example_scripts import RELAY, SCRIPTS, STORYTELLER
 from tests.support.example_steps import EXAMPLES, Script, chat, execute, run_step
 from tests.support.in_process import in_process, load_class
@@ -102,6 +103,7 @@ def test_every_example_has_a_script_a_manifest_and_a_readme_of_one_screen():
 
 @pytest.mark.parametrize("script", OTHERS, ids=lambda script: script.folder)
 async def test_an_example_without_the_sdk_answers_its_script(script, tmp_path):
+    need_compiler(script.folder)
     assert await transcript(script, "pipes", tmp_path) == expected(script)
 
 

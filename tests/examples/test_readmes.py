@@ -13,6 +13,7 @@ import pytest
 
 from host.app import Proxy
 from host.config.load import load_config
+from tests.support.example_languages import need_compiler
 from tests.support.example_scripts import SCRIPTS
 from tests.support.example_steps import EXAMPLES
 from tests.support.fake_upstream import FakeUpstream, running_upstream
@@ -56,7 +57,9 @@ async def proxy_with(
 ) -> AsyncIterator[tuple[Proxy, FakeUpstream]]:
     """The proxy as the README says, with the example copied into `plugins/` and its upstream replaced by a fake."""
     shutil.copytree(
-        EXAMPLES / folder, tmp_path / "plugins" / folder, ignore=shutil.ignore_patterns("__pycache__", "README.md")
+        EXAMPLES / folder,
+        tmp_path / "plugins" / folder,
+        ignore=shutil.ignore_patterns("__pycache__", "target", "README.md"),
     )
     if protocol is not None:
         speak(tmp_path / "plugins" / folder / "plugin.toml", protocol)
@@ -115,6 +118,7 @@ def packed(text: str) -> str:
 
 @pytest.mark.parametrize("folder", WITHOUT_SDK)
 async def test_the_commands_of_a_readme_print_what_it_says(folder, tmp_path):
+    need_compiler(folder)
     async with proxy_with(folder, tmp_path) as (proxy, _):
         await check_readme(folder, proxy)
 

@@ -1,0 +1,3 @@
+module jackfield-plugin
+
+go 1.19
