@@ -41,7 +41,8 @@ class Content:
     ) -> None:
         """From bytes or from a body. `is_json`: known to be; `model`: known to be named."""
         self.data = data if body is None else body.to_bytes()
-        self._body = body
+        # In whatever form one plugin answered, the next one sees JSON as JSON.
+        self._body = body if body is not None and body.json is not UNSET else None
         self._is_json = is_json
         self._model = model
 

@@ -27,7 +27,7 @@ from host.pipeline.execution import Attempt, Execution
 from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
 from host.pipeline.settle import CLIENT_GONE, Settler
-from host.pipeline.stream_hooks import StreamHooks
+from host.pipeline.stream_hooks import StreamHooks, event_of
 from host.runtime.handle import ItemStream
 from host.runtime.invoke import Invoker
 from pluginabi.body import Body, StreamItem
@@ -285,7 +285,7 @@ class GatewayStream:
                     if item.body is UNSET:
                         continue
                     watch.event(item.event, item.body.to_bytes())
-                    batch = [item]
+                    batch = [event_of(item)]
                 else:
                     out = cutter.feed(item.raw.to_bytes())
                     watch.raw(out)

@@ -37,6 +37,14 @@ _NORMALIZE_AFTER: Final = "response.normalize_after"
 _INTERCEPT: Final = "response.intercept_stream_chunk"
 
 
+def event_of(item: StreamItem) -> StreamItem:
+    """The item as the next hook sees it: a body that is JSON as JSON, in whatever form a plugin gave it."""
+    body = item.body
+    if body is UNSET or body.json is not UNSET:
+        return item
+    return StreamItem(event=item.event, body=Body.from_bytes(body.to_bytes()))
+
+
 class StreamHooks:
     """The hooks of one stream, and what they have seen. Made only when there is somebody to call."""
 
@@ -167,7 +175,7 @@ class StreamHooks:
             return None
         if answer.value.end is not UNSET:
             self.ended = answer.value.end
-        return None if answer.value.items is UNSET else list(answer.value.items)
+        return None if answer.value.items is UNSET else [event_of(item) for item in answer.value.items]
 
     async def _intercepted(self, items: Sequence[StreamItem], index: int, *, last: bool) -> Sequence[StreamItem]:
         if not self._header_call_made:
@@ -181,7 +189,7 @@ class StreamHooks:
             if answer is None:
                 continue
             if answer.items is not UNSET:
-                items = [item for item in answer.items if not item.is_progress]
+                items = [event_of(item) for item in answer.items if not item.is_progress]
             if answer.end is not UNSET:
                 # What this hook lets pass is the end: the hooks after it flush with it.
                 self.ended, last = answer.end, True

@@ -4,9 +4,11 @@ import asyncio
 import time
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from pluginabi.body import Body
+from pluginabi.codec import encode
 from pluginabi.limits import BODY_HEADROOM_BYTES, CANCEL_GRACE_S, STREAM_WINDOW_ITEMS
 from pluginapi.conformance.bench import PARENT_CLOSED, REGISTER, SLOW_S, Bench, answer_problem, registration_problem
 from pluginapi.conformance.ledger import CREDIT
@@ -15,6 +17,8 @@ from pluginapi.conformance.samples import STREAMING, has_body, sample
 from pluginapi.conformance.subject import resident_bytes
 
 UNKNOWN_METHOD: Final = "conformance.unknown"
+LINE_ENDS_ELSEWHERE: Final = "line\u2028paragraph\u2029next\x85end"
+"""What Unicode counts as the end of a line and JSON does not have to escape."""
 LARGE_MAX_BYTES: Final = 32 * 1024 * 1024
 """Plugins that accept even more are not tried with it."""
 PARALLEL_CALLS: Final = 8
@@ -89,6 +93,15 @@ async def unknown_kind(bench: Bench) -> None:
     talk = await bench.talk()
     if not talk.send_unknown_kind():
         raise NotApplicable("in gRPC an unknown kind is an unknown field, which the library skips")
+    await bench.still_there(talk)
+
+
+async def line_ends(bench: Bench) -> None:
+    """Readers of lines in many languages also stop at characters that JSON allows inside of a string."""
+    talk = await bench.talk()
+    method = bench.quick()
+    params = {**msgspec.json.decode(bench.params(method)), "x_conformance": LINE_ENDS_ELSEWHERE}
+    await talk.closed(talk.call(method, encode(params)))
     await bench.still_there(talk)
 
 

@@ -50,6 +50,7 @@ SESSION_CHECKS: Final = (
     Check("calls.deadline", "A call past its deadline is still closed, once.", _C.deadline_passed),
     Check("frames.unknown_fields", "Unknown fields are ignored.", _C.unknown_fields),
     Check("frames.unknown_kind", "Frames of an unknown kind are ignored.", _C.unknown_kind),
+    Check("frames.line_ends", "A line ends at LF and nowhere else.", _C.line_ends),
     Check("frames.large", "A body just below the frame limit is taken.", _C.large_body),
     Check("frames.oversize", "A frame above the limit fails at most its own call.", _C.oversize_frame, "full"),
     Check("streams.opened", "A stream is opened by a result and closed by an end.", _C.stream_opens),

@@ -53,6 +53,14 @@ async def test_every_example_keeps_the_contract(name):
     assert report.measured.call_count > 0 and report.measured.hello_ms is not None
 
 
+async def test_the_javascript_handler_keeps_the_contract_while_its_script_works():
+    folder = ROOT / "plugins" / "js_handler"
+    config = {"script": str(folder / "examples" / "redact.js")}
+    report = await run(target_of_folder(folder), Options(config=config, timeout_s=20))
+    assert [(outcome.id, outcome.expected, outcome.got) for outcome in report.failed] == []
+    assert (report.level, report.plugin) == ("full", "js-handler")
+
+
 async def test_a_stream_longer_than_the_window_is_held_and_looked_at_while_it_is_held():
     report = await run(target_of_command(broken("plugin")), Options())
     notes = {outcome.id: outcome.note for outcome in report.outcomes}

@@ -51,6 +51,13 @@ async def test_I43_IN_02_an_absent_body_keeps_the_very_bytes_and_an_empty_text_m
     assert (kept.body.to_bytes(), emptied.body.to_bytes()) == (body, b"")
 
 
+@pytest.mark.parametrize("given", [Body(text='{"id":"x"}'), Body.exact(b'{"id":"x"}')], ids=["text", "exact"])
+async def test_a_response_interceptor_sees_json_as_json_in_whatever_form_the_executor_answered(given):
+    seen = hook("p1", RESPONSE, None)
+    await world(seen, executor(lambda _: ExecutorResponse(body=given))).gateway.execute(client_request())
+    assert seen.seen(RESPONSE)[0].body == Body(json=Raw(b'{"id":"x"}'))
+
+
 @pytest.mark.parametrize("method", [BEFORE, AFTER])
 async def test_I44_I48_header_deltas_are_authoritative_removal_included(method):
     delta = RequestInterceptResponse(clear_headers=["x-old"], headers={"X-New": ["1"]})

@@ -350,3 +350,13 @@ async def test_a_stream_that_no_translator_takes_is_refused_with_both_names():
     with pytest.raises(RequestError) as refused:
         await w.gateway.execute_stream(client_request(stream=True))
     assert refused.value.body.code == "unsupported_protocol_pair"
+
+
+@pytest.mark.parametrize("given", [Body(text='{"t":"a"}'), Body.exact(b'{"t":"a"}')], ids=["text", "exact"])
+async def test_a_hook_sees_json_as_json_in_whatever_form_it_was_given(given):
+    first = hook("p1", lambda seen: StreamInterceptResponse(items=[StreamItem(body=given)]) if seen.items else None)
+    second = hook("p2", priority=-1)
+    await stream_of(world_of(first, second, script=[StreamItem(body=given)]))
+    for plugin in (first, second):
+        (item,) = [item for seen in plugin.seen(CHUNK) for item in seen.items]
+        assert item.body == Body(json=msgspec.Raw(b'{"t":"a"}'))
