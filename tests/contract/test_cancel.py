@@ -81,7 +81,7 @@ async def test_a_callee_learns_of_a_cancellation_that_came_before_it_asked(full_
     assert reasons == ["client_gone"]
 
 
-async def test_closing_a_stream_early_cancels_it_and_items_on_the_way_are_dropped(bare: BareFactory) -> None:
+async def test_X84_closing_a_stream_early_cancels_it_and_items_on_the_way_are_dropped(bare: BareFactory) -> None:
     async with bare() as (host, plugin):
         call = host.session.start_call("executor.execute_stream", b"{}", stream=True)
         await plugin.next(Call)

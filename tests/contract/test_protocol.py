@@ -204,7 +204,7 @@ async def test_an_id_that_was_used_before_is_a_protocol_error(bare: BareFactory)
         assert isinstance(await within(host.reader), ProtocolError)
 
 
-async def test_frames_for_a_forgotten_id_are_dropped(bare: BareFactory) -> None:
+async def test_H119_frames_for_a_forgotten_id_are_dropped(bare: BareFactory) -> None:
     async with bare() as (host, plugin):
         call = host.session.start_call("model.route", b"{}")
         plugin.send(Result(id=1, ok=True))

@@ -197,7 +197,7 @@ async def test_without_callback_streams_a_callback_cannot_take_one(bare: BareFac
         assert streamed == [False]
 
 
-async def test_sending_after_the_end_is_a_mistake_that_is_told(full_pair: Pair) -> None:
+async def test_X83_sending_after_the_end_is_a_mistake_that_is_told(full_pair: Pair) -> None:
     told = asyncio.get_running_loop().create_future()
 
     async def execute(call: IncomingCall) -> None:

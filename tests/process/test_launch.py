@@ -81,7 +81,7 @@ async def test_a_relative_program_and_files_beside_the_manifest_are_found_from_t
     )
 
 
-async def test_a_binary_for_this_platform_is_preferred_to_the_one_beside_the_manifest(directory):
+async def test_L11_a_binary_for_this_platform_is_preferred_to_the_one_beside_the_manifest(directory):
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
     folder = directory / sys.platform / machine
     folder.mkdir(parents=True)

@@ -79,7 +79,7 @@ async def test_R63_a_router_without_opinion_or_with_an_error_leaves_it_to_the_ne
         ("R66 unknown plugin", to_executor("nobody")),
         ("R66 unsupported format", to_executor("claude-only")),
         ("R66 scope oauth", to_executor("needs-credential")),
-        ("R66 failed plugin", to_executor("failed")),
+        ("R66 R73 failed plugin", to_executor("failed")),
         ("R66 starting plugin", to_executor("starting")),
         ("R68 provider without credential", to_provider("gemini")),
         ("R68 blank provider", to_provider(" ")),

@@ -342,6 +342,24 @@ async def test_a_stream_is_translated_normalised_and_finished_in_the_clients_pro
     assert stream.terminal_seen is False
 
 
+async def test_X81_X82_what_a_translator_swallows_is_not_forwarded_and_it_is_told_of_the_end_once():
+    seen = []
+
+    def translate(request):
+        seen.append(([item.body.value().get("type") for item in request.items], request.last))
+        made = [{"finish_reason": "stop"}] if request.last else []
+        return ResponseTranslateResponse(items=tuple(as_item(document) for document in made))
+
+    w = translating(
+        request__translate=lambda seen: RequestTranslateResponse(body=Body.from_value({})),
+        response__translate=translate,
+    )
+    _, items = await stream_of(w)
+    assert [item.body.value() for item in items] == [{"finish_reason": "stop"}]
+    # The end marker of a protocol is not an item: the last call says it, whatever the protocol.
+    assert seen == [(["message_start"], False), (["message_stop"], False), ([], True)]
+
+
 async def test_a_stream_that_no_translator_takes_is_refused_with_both_names():
     w = translating(
         request__translate=lambda seen: RequestTranslateResponse(body=Body.from_value({})),

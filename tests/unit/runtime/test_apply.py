@@ -83,7 +83,7 @@ async def test_implementers_leave_out_skipped_plugins(stage: Bench):
     assert snapshot.implementers("scheduler.pick") == ()
 
 
-async def test_L06_the_plugin_gets_its_section_once_as_values_and_as_text(stage: Bench):
+async def test_L06_L21_the_plugin_gets_its_section_once_as_values_and_as_text(stage: Bench):
     stage.process_plugin("a", manifest='permissions = ["kv", "http"]\n')
     section = PluginSection(enabled=True, priority=7, config={"x": [1]}, config_yaml="enabled: true\nx: [1]\n")
     config = stage.config(a=section, policies={"a": PluginPolicy(permissions=("kv", "model"))})

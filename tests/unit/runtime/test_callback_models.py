@@ -151,7 +151,7 @@ async def test_an_error_in_the_middle_of_a_nested_stream_keeps_its_status(callba
     assert (caught.value.http_status, caught.value.code, caught.value.body.origin) == (502, "plugin_crashed", "host")
 
 
-async def test_H116_a_parent_that_closes_closes_its_nested_stream(
+async def test_H116_H117_a_parent_that_closes_closes_its_nested_stream(
     callbacks: HostCallbacks, tasks: TaskGroup, within: Any
 ):
     inner = Items(StreamItem(), hangs=True)

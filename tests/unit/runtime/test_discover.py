@@ -32,6 +32,13 @@ def test_L09_only_folders_with_a_manifest_are_plugins_in_the_order_of_their_name
     assert ids(discover(None, tmp_path)) == ["a", "b"]
 
 
+def test_L12_a_folder_may_have_any_name_and_the_id_keeps_its_case(tmp_path: Path):
+    plugin_folder(tmp_path, "x").rename(tmp_path / "Some Folder.SO")
+    manifest = tmp_path / "Some Folder.SO" / "plugin.toml"
+    manifest.write_text(manifest.read_text().replace('id = "x"', 'id = "Plugin"'))
+    assert ids(discover(None, tmp_path)) == ["Plugin"]
+
+
 def test_a_missing_plugins_folder_does_not_hide_the_bundled_ones(tmp_path: Path):
     plugin_folder(tmp_path / "bundled", "a")
     found = discover(tmp_path / "bundled", tmp_path / "plugins")

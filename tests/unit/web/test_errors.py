@@ -184,14 +184,14 @@ async def send(proxy: Proxy, **fields: Any) -> Any:
     return await proxy.post("/v1/chat/completions", {"model": "m"})
 
 
-async def test_ER01_retry_after_is_sent_without_passthrough(proxy: Proxy) -> None:
+async def test_E41_ER01_retry_after_is_sent_without_passthrough(proxy: Proxy) -> None:
     answer = await send(proxy, origin="upstream", headers={k.lower(): v for k, v in LIMITED.items()})
     assert answer.status == 429
     assert answer.headers["Retry-After"] == "30"
     assert "X-Quota" not in answer.headers
 
 
-async def test_ER02_with_passthrough_the_errors_headers_come_along_but_the_request_id_is_ours(proxy: Proxy) -> None:
+async def test_E41_ER02_with_passthrough_the_errors_headers_come_along_but_the_request_id_is_ours(proxy: Proxy) -> None:
     proxy.config = Config(passthrough_headers=True)
     answer = await send(proxy, origin="upstream", headers={k.lower(): v for k, v in LIMITED.items()})
     assert answer.headers["Retry-After"] == "30"
