@@ -230,6 +230,8 @@ class Config(Section, frozen=True, kw_only=True):
     vertex_api_key: Sequence[ProviderKey] = ()
     """Keys of the provider `vertex`; served when a plugin executes that provider."""
     openai_compatibility: Sequence[CompatProvider] = ()
+    oauth_excluded_models: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Provider key -> patterns of models that no credential file of the provider serves."""
     plugins: Plugins = field(default_factory=Plugins)
     state: State = field(default_factory=State)
     remote_management: RemoteManagement = field(default_factory=RemoteManagement)

@@ -13,6 +13,7 @@ from host.credentials.records import (
     Credential,
     CredentialModel,
     HandleMint,
+    exclusion_attributes,
     visible_attributes,
 )
 from host.credentials.secret import Secret
@@ -120,6 +121,7 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
     header = SECRET_HEADER.get(provider)
     source = f"config:{'vertex-apikey' if provider == 'vertex' else provider}[{short}]"
     family = "" if provider == "vertex" else f"{provider}-api-key"
+    excluded = folded_patterns(key.excluded_models)
     return Credential(
         id=credential_id,
         provider=provider,
@@ -133,6 +135,7 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
             provider_key="vertex" if provider == "vertex" else "",
             websockets="true" if key.websockets else "",
             priority=key.priority,
+            **exclusion_attributes(excluded),
         ),
         auth_kind="apikey",
         secret=Secret(api_key) if api_key else None,
@@ -146,7 +149,7 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
         prefix=path_segment(key.prefix),
         models=_models(key.models),
         model_patterns=DEFAULT_MODELS.get(provider, ()),
-        excluded_models=folded_patterns(key.excluded_models),
+        excluded_models=excluded,
         owned_by=provider,
         disable_cooling=key.disable_cooling,
         request_retry=key.request_retry,
@@ -206,7 +209,7 @@ def _of_compat_key(
         priority=provider.priority,
         weight=1 if key.weight is None else key.weight,
         prefix=path_segment(provider.prefix),
-        models=_models(provider.models),
+        models=compat_models(provider),
         owned_by=name,
         disable_cooling=provider.disable_cooling,
         request_retry=provider.request_retry,
@@ -230,6 +233,11 @@ def path_segment(prefix: str) -> str:
 def folded_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
     """Model patterns in lower case, each once, sorted."""
     return tuple(sorted({pattern.strip().lower() for pattern in patterns if pattern.strip()}))
+
+
+def compat_models(provider: CompatProvider) -> tuple[CredentialModel, ...]:
+    """The models of an OpenAI-compatible provider."""
+    return _models(provider.models)
 
 
 def _models(entries: Sequence[ModelEntry]) -> tuple[CredentialModel, ...]:

@@ -86,24 +86,61 @@ class CredentialManager:
     def apply_config(self, config: Config) -> CredentialChange:
         """Take over the keys of a configuration; records of entries that did not change stay the same objects."""
         before = self._config_part
-        self._config_part = self._configured.read(config, now_s=self.clock())
+        found = self._configured.read(config, now_s=self.clock())
+        self._config_part = {credential_id: self._settled(record) for credential_id, record in found.items()}
         change = self._replace(before.values(), self._config_part.values())
         if not change and tuple(before) != tuple(self._config_part):
             self._ordered = None  # only their order changed
         return change
 
+    def records_of(self, source: str) -> tuple[Credential, ...]:
+        """The records that come from one file."""
+        return self._file_part.get(source, ())
+
     def set_source(self, source: str, records: Sequence[Credential]) -> CredentialChange:
-        """Replace the records that come from one file; none of them removes the file's. Tells `on_change`."""
-        before = self._file_part.get(source, ())
-        if records:
-            self._file_part[source] = tuple(records)
-        else:
-            self._file_part.pop(source, None)
-        change = self._replace(before, records)
+        """As `set_sources`, for one file."""
+        return self.set_sources({source: records})
+
+    def set_sources(
+        self, sources: Mapping[str, Sequence[Credential]], *, refreshed: frozenset[str] = frozenset()
+    ) -> CredentialChange:
+        """Replace the records that come from some files; no records remove a file's. Tells `on_change` once.
+
+        `refreshed`: ids whose token was renewed. Raises ValueError when an id is another source's already, before
+        anything has changed.
+        """
+        settled = {source: tuple(self._settled(record) for record in records) for source, records in sources.items()}
+        before = [record for source in settled for record in self._file_part.get(source, ())]
+        after = [record for records in settled.values() for record in records]
+        free = {record.id for record in before}
+        for record in after:
+            if record.id in self._by_id and record.id not in free:
+                raise ValueError(f"the id {record.id!r} belongs to another credential")
+        for source, records in settled.items():
+            if records:
+                self._file_part[source] = records
+            else:
+                self._file_part.pop(source, None)
+        change = self._replace(before, after, refreshed)
         self._tell(change)
         return change
 
-    def _replace(self, before: Iterable[Credential], after: Iterable[Credential]) -> CredentialChange:
+    def update(self, record: Credential, *, refreshed: bool = False) -> CredentialChange:
+        """Replace one record of a file by its next version. Nothing happens when it is gone. Tells `on_change`."""
+        known = self._by_id.get(record.id)
+        if known is None or known.path != record.path:
+            return CredentialChange()
+        records = tuple(record if it.id == record.id else it for it in self._file_part.get(record.path, ()))
+        return self.set_sources({record.path: records}, refreshed=frozenset({record.id} if refreshed else ()))
+
+    def _settled(self, record: Credential) -> Credential:
+        """The record as it is known already, when nothing but its times of change differ."""
+        known = self._by_id.get(record.id)
+        return known if known is not None and known.same_as(record) else record
+
+    def _replace(
+        self, before: Iterable[Credential], after: Iterable[Credential], refreshed: frozenset[str] = frozenset()
+    ) -> CredentialChange:
         old = {record.id: record for record in before}
         new = {record.id: record for record in after}
         added, changed, touched, reset = set[str](), set[str](), set[str](), set[str]()
@@ -130,6 +167,7 @@ class CredentialManager:
             changed=frozenset(changed),
             touched=frozenset(touched),
             reset=frozenset(reset | removed),
+            refreshed=refreshed & new.keys(),
         )
         if change:
             self.generation += 1

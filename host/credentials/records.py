@@ -7,9 +7,11 @@ does (cooldowns, counters) is kept apart from it, by id.
 import hashlib
 import hmac
 import secrets as entropy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
 
 from host.credentials.secret import EMPTY_DOCUMENT, Secret, SecretDocument
 from pluginabi.immutable import FrozenDict
@@ -221,6 +223,14 @@ def visible_attributes(*, priority: int = 0, **values: str) -> Mapping[str, str]
     if priority:
         found["priority"] = str(priority)
     return FrozenDict(found)
+
+
+def exclusion_attributes(patterns: Sequence[str]) -> dict[str, str]:
+    """How plugins see which models are excluded: the patterns, and a digest of them; nothing when there are none."""
+    if not patterns:
+        return {}
+    digest = hashlib.sha256(msgspec.json.encode(patterns)).hexdigest()
+    return {"excluded_models": ",".join(patterns), "excluded_models_hash": digest}
 
 
 @dataclass(slots=True)

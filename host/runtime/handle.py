@@ -117,6 +117,8 @@ class PluginView:
     executor: ExecutorRegistration | None = None
     frontend_auth: FrontendAuthRegistration | None = None
     thinking_provider: str | None = None
+    auth_provider: str = ""
+    """What it is called as an auth provider (`auth.*`), in lower case; empty: by its executor's keys, else its id."""
     models: tuple[ModelInfo, ...] = ()
     bundled: bool = False
 

@@ -83,6 +83,7 @@ def view_of(
         executor=registration.executor,
         frontend_auth=frontend_auth,
         thinking_provider=registration.thinking_provider,
+        auth_provider=(registration.auth_provider or "").strip().lower(),
         models=(*(registration.models or ()), *models),
         bundled=plan.bundled,
     )

@@ -1,0 +1,345 @@
+"""The auth directory: its files and the records made of them, read once and then changed file by file.
+
+A file that cannot be used keeps the record it had, and is reported. Reading and writing happen in a thread; everything
+else on the event loop.
+"""
+
+import asyncio
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+import structlog
+from msgspec import Raw
+
+from host.config.model import Config, config_path
+from host.credentials import files
+from host.credentials.files import FileContent
+from host.credentials.manager import CredentialManager
+from host.credentials.parse import (
+    InvalidCredential,
+    ParseSettings,
+    parse_settings,
+    provider_of_document,
+    record_of_file,
+)
+from host.credentials.plugin_port import AuthPlugins
+from host.credentials.records import Credential, CredentialChange
+from host.credentials.virtual import records_of_plugin
+from pluginabi.payloads.credentials import AuthParseRequest
+
+log = structlog.get_logger("host.credentials.files")
+
+PARSE_AT_ONCE: Final = 64
+"""Files that plugins are asked about at the same time."""
+_YIELD_EVERY: Final = 200
+"""Files parsed in one go before others get the event loop."""
+
+Adjust = Callable[[Credential], Credential]
+
+
+class AuthDirectory:
+    """The files of `auth-dir` and the records that the manager has of them."""
+
+    def __init__(self, manager: CredentialManager, plugins: AuthPlugins, config: Config) -> None:
+        self.manager: Final = manager
+        self.problems: dict[str, str] = {}
+        """Path -> why its newest content has no effect."""
+        self.moved = asyncio.Event()
+        """Set when `directory` has become another one; whoever watches it clears it."""
+        self._plugins: Final = plugins
+        self._contents: dict[str, FileContent] = {}
+        self._made_of: dict[str, bytes] = {}
+        """Path -> digest of the content that the present records were made of."""
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._applying: Final = asyncio.Lock()
+        self._settings = _settings(config)
+
+    @property
+    def directory(self) -> str:
+        return self._settings.auth_dir
+
+    @property
+    def settings(self) -> ParseSettings:
+        return self._settings
+
+    def providers(self) -> frozenset[str]:
+        """Whom the files and their records belong to: the executors that are needed."""
+        named = {provider_of_document(it.members) for it in self._contents.values() if it.members is not None}
+        return frozenset(named | {record.provider for record in self.manager.credentials if record.path})
+
+    def path_of(self, name: str) -> str:
+        """The path of a file by its name. Raises files.InvalidName."""
+        return os.path.join(self.directory, files.checked_name(name))
+
+    def content(self, path: str) -> FileContent | None:
+        """What was read of a file last."""
+        return self._contents.get(path)
+
+    async def scan(self) -> None:
+        """Read every file; records are made by `load`. Raises NotADirectoryError."""
+        self._contents = await asyncio.to_thread(_read_all, self.directory)
+        self._made_of.clear()
+        self.problems.clear()
+
+    async def load(self) -> CredentialChange:
+        """Make the records of all files anew from what was read: at the start, and when plugins or settings changed."""
+        async with self._applying:
+            gone = {path for path in self._known_paths() if path not in self._contents}
+            return await self._apply([*self._contents.values()], removed=gone)
+
+    async def apply_config(self, config: Config) -> CredentialChange:
+        """Follow the configuration: another directory, other exclusions, other OpenAI-compatible providers."""
+        settings = _settings(config)
+        if settings == self._settings:
+            return CredentialChange()
+        is_elsewhere = settings.auth_dir != self._settings.auth_dir
+        self._settings = settings
+        if is_elsewhere:
+            await self.scan()
+            self.moved.set()
+        return await self.load()
+
+    async def refresh(self, paths: Iterable[str]) -> CredentialChange:
+        """Read some files again: what is new, changed or gone takes effect, what says the same does nothing."""
+        wanted = sorted(set(paths))
+        async with self._applying, AsyncExitStack() as locks:
+            for path in wanted:
+                await locks.enter_async_context(self._lock(path))
+            found = await asyncio.to_thread(_read_some, wanted)
+            changed, removed = [], []
+            for path, content in found.items():
+                known = self._contents.get(path)
+                if content is None:
+                    if known is not None:
+                        self._forget(path)
+                        removed.append(path)
+                elif known is None or known.digest != content.digest:
+                    self._contents[path] = content
+                    changed.append(content)
+            return await self._apply(changed, removed=removed)
+
+    async def store(self, path: str, data: bytes) -> tuple[Credential, ...]:
+        """Write a file whose content can be used, and take its records over at once.
+
+        Raises InvalidCredential when it cannot: an existing file is left as it is then. Raises OSError.
+        """
+        async with self._lock(path):
+            return await self._store(path, data, None)
+
+    async def change(
+        self, path: str, edit: Callable[[bytes], bytes], *, adjust: Adjust | None = None
+    ) -> tuple[Credential, ...]:
+        """Write what `edit` makes of the file as it is on disk. Raises FileNotFoundError, else as `store`.
+
+        `adjust` finishes the records of a file whose token was renewed.
+        """
+        async with self._lock(path):
+            present = await asyncio.to_thread(_read_bytes, path)
+            try:
+                data = edit(present)
+            except msgspec.DecodeError as error:
+                raise InvalidCredential(f"the file is no JSON object: {error}") from None
+            return await self._store(path, data, adjust)
+
+    async def discard(self, path: str) -> bool:
+        """Delete a file and drop its records; False when it was gone already. Raises OSError."""
+        async with self._lock(path):
+            existed = await asyncio.to_thread(files.remove, path)
+            self._forget(path)
+            self.manager.set_source(path, ())
+            return existed
+
+    async def check(self, path: str, data: bytes) -> tuple[Credential, ...]:
+        """The records that a file with this content would have. Raises InvalidCredential."""
+        return await self._records(_usable(files.content_of(path, data)))
+
+    async def _store(self, path: str, data: bytes, adjust: Adjust | None) -> tuple[Credential, ...]:
+        content = _usable(files.content_of(path, data))
+        records = self._carried(content, await self._records(content))
+        if adjust is not None:
+            records = tuple(adjust(record) for record in records)
+        self._check_ids(path, records)
+        await asyncio.to_thread(files.write, path, data)
+        # The watcher finds nothing new in the file then.
+        self._contents[path] = content
+        self._made_of[path] = content.digest
+        self.problems.pop(path, None)
+        refreshed = frozenset(record.id for record in records) if adjust is not None else frozenset[str]()
+        self.manager.set_sources({path: records}, refreshed=refreshed)
+        return self.manager.records_of(path)
+
+    async def _apply(self, contents: Sequence[FileContent], *, removed: Iterable[str]) -> CredentialChange:
+        """Make the records of these contents and hand all of them to the manager at once."""
+        made: list[tuple[FileContent, Sequence[Credential]]] = []
+        asked: list[FileContent] = []
+        for number, content in enumerate(contents, 1):
+            if content.members is not None and self._plugins.parses(provider_of_document(content.members)):
+                asked.append(content)
+            else:
+                try:
+                    made.append((content, self._plain_record(_usable(content))))
+                except InvalidCredential as error:
+                    self._reject(content, str(error))
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        await self._ask(asked, made)
+        sources: dict[str, Sequence[Credential]] = dict.fromkeys(removed, ())
+        taken: set[str] = set()
+        for content, records in made:
+            if self._contents.get(content.path) is not content:
+                continue  # written meanwhile: whoever wrote it has made its records
+            records = self._carried(content, records)
+            try:
+                self._check_ids(content.path, records, taken)
+            except InvalidCredential as error:
+                self._reject(content, str(error))
+                continue
+            sources[content.path] = records
+            taken.update(record.id for record in records)
+            self._made_of[content.path] = content.digest
+            self.problems.pop(content.path, None)
+        return self.manager.set_sources(sources)
+
+    async def _ask(self, contents: Sequence[FileContent], made: list[tuple[FileContent, Sequence[Credential]]]) -> None:
+        """Have plugins parse these."""
+        places = asyncio.Semaphore(PARSE_AT_ONCE)
+
+        async def one(content: FileContent) -> None:
+            async with places:
+                try:
+                    made.append((content, await self._records(content)))
+                except InvalidCredential as error:
+                    self._reject(content, str(error))
+
+        if contents:
+            async with asyncio.TaskGroup() as group:
+                for content in contents:
+                    group.create_task(one(content), name=f"auth.parse:{os.path.basename(content.path)}")
+
+    async def _records(self, content: FileContent) -> tuple[Credential, ...]:
+        """The records of a usable content: a plugin's, if one claims it. Raises InvalidCredential."""
+        members = _members(content)
+        provider = provider_of_document(members)
+        if self._plugins.parses(provider):
+            claimed = await self._plugins.parse(
+                AuthParseRequest(
+                    provider=provider,
+                    path=content.path,
+                    file_name=os.path.basename(content.path),
+                    file=Raw(msgspec.json.encode(members)),
+                )
+            )
+            if claimed is not None:
+                return records_of_plugin(
+                    claimed.records,
+                    plugin_id=claimed.plugin_id,
+                    provider=provider or claimed.provider,
+                    document=members,
+                    path=content.path,
+                    settings=self._settings,
+                    mint=self.manager.mint,
+                    now_s=self.manager.clock(),
+                )
+        return self._plain_record(content)
+
+    def _plain_record(self, content: FileContent) -> tuple[Credential, ...]:
+        now_s = self.manager.clock()
+        return (record_of_file(_members(content), content.path, self._settings, self.manager.mint, now_s=now_s),)
+
+    def _carried(self, content: FileContent, records: Sequence[Credential]) -> tuple[Credential, ...]:
+        """The records with what the host knows of their earlier versions."""
+        same_content = self._made_of.get(content.path) == content.digest
+        found = []
+        for record in records:
+            known = self.manager.by_id.get(record.id)
+            is_next = known is not None and known.path == record.path
+            found.append(carried(record, known, same_content=same_content) if known and is_next else record)
+        return tuple(found)
+
+    def _check_ids(self, path: str, records: Sequence[Credential], taken: set[str] | None = None) -> None:
+        for record in records:
+            known = self.manager.by_id.get(record.id)
+            if (known is not None and known.path != path) or (taken is not None and record.id in taken):
+                raise InvalidCredential(f"its id {record.id!r} belongs to another credential")
+
+    def _reject(self, content: FileContent, reason: str) -> None:
+        if self._contents.get(content.path) is content:
+            self.problems[content.path] = reason
+            kept = len(self.manager.records_of(content.path))
+            log.warning("credential.file_rejected", path=content.path, reason=reason, records_kept=kept)
+
+    def _forget(self, path: str) -> None:
+        self._contents.pop(path, None)
+        self._made_of.pop(path, None)
+        self.problems.pop(path, None)
+
+    def _known_paths(self) -> set[str]:
+        return {record.path for record in self.manager.credentials if record.path}
+
+    def _lock(self, path: str) -> asyncio.Lock:
+        """One change of a file at a time; whoever holds or awaits a lock keeps it alive."""
+        lock = self._locks.get(path)
+        if lock is None:
+            lock = self._locks[path] = asyncio.Lock()
+        return lock
+
+
+def carried(new: Credential, known: Credential, *, same_content: bool) -> Credential:
+    """The next version of a record: the host still knows when it was made and refreshed.
+
+    With the same content it also keeps the token that a refresh has changed in memory only, and why it failed.
+    """
+    last_s = max(new.last_refreshed_at_s or 0.0, known.last_refreshed_at_s or 0.0) or None
+    new = replace(new, created_at_s=known.created_at_s, last_refreshed_at_s=last_s)
+    if not same_content:
+        return new
+    new = replace(
+        new,
+        next_refresh_at_s=known.next_refresh_at_s or new.next_refresh_at_s,
+        refresh_error=known.refresh_error,
+    )
+    if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
+        return new
+    return replace(
+        new,
+        secret=known.secret,
+        secret_place=known.secret_place,
+        secret_name=known.secret_name,
+        metadata=known.metadata,
+        expires_at_s=known.expires_at_s,
+    )
+
+
+def _settings(config: Config) -> ParseSettings:
+    return parse_settings(config, config_path(config, config.auth_dir))
+
+
+def _usable(content: FileContent) -> FileContent:
+    if content.members is None:
+        raise InvalidCredential(f"the file {content.problem}")
+    return content
+
+
+def _members(content: FileContent) -> Mapping[str, Any]:
+    assert content.members is not None, "asked for the members of a file that cannot be used"
+    return content.members
+
+
+def _read_all(directory: str) -> dict[str, FileContent]:
+    files.prepare_directory(directory)
+    found = (files.read(path) for path in files.scan(directory))
+    return {content.path: content for content in found if content is not None}
+
+
+def _read_some(paths: Sequence[str]) -> dict[str, FileContent | None]:
+    return {path: files.read(path) for path in paths}
+
+
+def _read_bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(files.MAX_FILE_BYTES + 1)

@@ -1,0 +1,193 @@
+"""Credential files on disk: reading, atomic writing with mode 0600, changing members while all others keep their bytes.
+
+Everything here blocks; callers on the event loop go through a thread.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+SUFFIX: Final = ".json"
+MAX_FILE_BYTES: Final = 1024 * 1024
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+
+
+class InvalidName(Exception):
+    """A name is no name of a credential file; the message is for the caller."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """One file as it was read: its members, or why there are none."""
+
+    path: str
+    digest: bytes
+    members: Mapping[str, Any] | None
+    problem: str = ""
+
+
+def checked_name(name: str) -> str:
+    """`name` as the plain name of a credential file. Raises InvalidName: no separators, no drive, no hidden file."""
+    plain = name.strip()
+    if not plain or "/" in plain or "\\" in plain or "\0" in plain or plain[1:2] == ":" or plain.startswith("."):
+        raise InvalidName("invalid auth file name")
+    if not plain.lower().endswith(SUFFIX):
+        raise InvalidName("auth file name must end with .json")
+    return plain
+
+
+def is_credential_file(path: str) -> bool:
+    """Whether a path has the name of a credential file; hidden ones are somebody's drafts."""
+    name = os.path.basename(path)
+    return name.lower().endswith(SUFFIX) and not name.startswith(".")
+
+
+def prepare_directory(directory: str) -> None:
+    """Make the auth directory where it is missing. Raises NotADirectoryError and other OSError."""
+    if not os.path.isdir(directory):
+        if os.path.exists(directory):
+            raise NotADirectoryError(f"{directory} is no directory")
+        os.makedirs(directory, mode=DIRECTORY_MODE)
+
+
+def scan(directory: str) -> Iterator[str]:
+    """The paths of the credential files of a directory, not of those below it; none when it does not exist."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [entry.path for entry in entries if is_credential_file(entry.name) and entry.is_file()]
+    except FileNotFoundError:
+        return
+    yield from sorted(found)
+
+
+def read(path: str) -> FileContent | None:
+    """The content of a file; None when there is none. What cannot be used is content with a problem."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return FileContent(path, b"", None, f"cannot be read: {error.strerror}")
+    return content_of(path, data)
+
+
+def content_of(path: str, data: bytes) -> FileContent:
+    """The content that `data` would be."""
+    digest = hashlib.sha256(data).digest()
+    if len(data) > MAX_FILE_BYTES:
+        return FileContent(path, digest, None, f"is larger than {MAX_FILE_BYTES} bytes")
+    if not data.strip():
+        return FileContent(path, digest, None, "is empty")
+    try:
+        return FileContent(path, digest, msgspec.json.decode(data, type=dict[str, Any]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return FileContent(path, digest, None, f"is no JSON object: {error}")
+
+
+def write(path: str, data: bytes) -> bool:
+    """Write a file, whole or not at all; False when it already says the same and was left alone. Raises OSError.
+
+    The content goes into a temporary file in the same directory, to disk, and then takes the file's name.
+    """
+    target = os.path.realpath(path)
+    if _says(target, data):
+        return False
+    directory = os.path.dirname(target)
+    os.makedirs(directory, mode=DIRECTORY_MODE, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=f".{os.path.basename(target)}.")
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_directory(directory)
+    return True
+
+
+def _says(path: str, data: bytes) -> bool:
+    """Whether a file holds the same JSON; its mode must be right too."""
+    try:
+        if os.stat(path).st_mode & 0o777 != FILE_MODE:
+            return False
+        present = Path(path).read_bytes()
+    except OSError:
+        return False
+    if present == data:
+        return True
+    try:
+        return bool(msgspec.json.decode(present) == msgspec.json.decode(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _sync_directory(directory: str) -> None:
+    """Make the new name itself survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: str) -> bool:
+    """Delete a file; False when it was gone already. Raises OSError."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def render(members: Mapping[str, Any]) -> bytes:
+    """The text of a file."""
+    return msgspec.json.format(msgspec.json.encode(members), indent=2) + b"\n"
+
+
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
+
+
+def with_members(data: bytes, changes: Mapping[str, Any], *, removed: Sequence[str] = ()) -> bytes:
+    """The text of a file with some top-level members set or removed; all others keep their bytes, numbers included.
+
+    Raises msgspec.DecodeError when `data` is no JSON object.
+    """
+    members = _MEMBERS.decode(data)
+    for name in removed:
+        members.pop(name, None)
+    for name, value in changes.items():
+        members[name] = value if isinstance(value, Raw) else Raw(msgspec.json.encode(value))
+    return render(members)
+
+
+def with_value(data: bytes, path: Sequence[str], value: Any) -> bytes:
+    """The text of a file with the value at a path set; what is no object on the way is replaced by one.
+
+    Raises msgspec.DecodeError when `data` is no JSON object.
+    """
+    return render(_set(_MEMBERS.decode(data), path, value))
+
+
+def _set(members: dict[str, Raw], path: Sequence[str], value: Any) -> dict[str, Raw]:
+    name, rest = path[0], path[1:]
+    if rest:
+        try:
+            inner = _MEMBERS.decode(members.get(name, Raw(b"{}")))
+        except msgspec.DecodeError:
+            inner = {}
+        value = _set(inner, rest, value)
+    members[name] = value if isinstance(value, Raw) else Raw(msgspec.json.encode(value))
+    return members
