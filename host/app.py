@@ -20,7 +20,7 @@ from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlActions, ControlServer, socket_path
-from host.credentials.manager import CredentialManager
+from host.credential_parts import CredentialParts
 from host.install.lock import Seals, note_enabled
 from host.observe.explain import TracedRequest, traced
 from host.observe.metrics import Metrics
@@ -134,6 +134,7 @@ class Proxy:
         self._demo = demo
         self._stack = AsyncExitStack()
         self._ready = asyncio.Event()
+        self._applying = asyncio.Lock()
         self._draining = False
         self._port = loaded.config.port
 
@@ -154,6 +155,10 @@ class Proxy:
         await self.shared.start()
         # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
         await self._listen()
+        try:
+            await self.credential_parts.open()
+        except OSError as error:
+            raise StartError(f"`auth-dir` cannot be used: {error}") from None
         await self._apply_plugins(self.config)
         if (problem := self._listener_problem(self.config, self.registry.snapshot)) is not None:
             raise StartError(problem)
@@ -219,11 +224,19 @@ class Proxy:
             tasks=self.tasks,
             bundled_dir=bundled_dir(),
             bundled_package=BUNDLED_PACKAGE,
+            needed=lambda config: self.credential_parts.needed(config),
             check=Seals(Path(self.config.directory)),
         )
         self._stack.push_async_callback(self.registry.stop)
-        self.credentials = CredentialManager()
-        self.credentials.apply_config(self.config)
+        self.credential_parts = CredentialParts(
+            self.config,
+            invoker=self.invoker,
+            tasks=self.tasks,
+            snapshot=lambda: self.registry.snapshot,
+            rebuild=lambda: self._swap(self.config, self.registry.snapshot),
+            reapply=self._apply_plugins,
+        )
+        self.credentials = self.credential_parts.manager
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
         self.trace = DecisionTrace() if self.config.decision_trace else None
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
@@ -272,12 +285,17 @@ class Proxy:
             raise StartError(f"`tls.cert` and `tls.key` cannot be used: {error}") from None
         return context
 
-    async def _apply_plugins(self, config: Config) -> None:
-        """Start, stop and upgrade plugins for `config`, then swap the state in one assignment."""
-        self.http.settings = http_settings(config)
-        await self._note_enabled(config)
-        snapshot = await self.registry.apply(config)
-        self._swap(config, snapshot)
+    async def _apply_plugins(self, config: Config | None = None) -> None:
+        """Start, stop and upgrade plugins for `config` (the present one), then swap the state in one assignment."""
+        async with self._applying:
+            config = config if config is not None else self.config
+            self.http.settings = http_settings(config)
+            await self._note_enabled(config)
+            snapshot = await self.registry.apply(config)
+            if await self.credential_parts.follow(config):
+                snapshot = await self.registry.apply(config)
+                await self.credential_parts.follow(config)
+            self._swap(config, snapshot)
 
     async def _note_enabled(self, config: Config) -> None:
         """What the file of the operator enables, the management API may enable again later."""
@@ -289,16 +307,16 @@ class Proxy:
             log.info("plugins.lock_not_written", reason=problem)
 
     def _swap(self, config: Config, snapshot: PluginSnapshot) -> None:
-        if config is not self.config:
-            self.credentials.apply_config(config)
         self.config = config
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
+        self.credential_parts.plugins_changed()
 
     async def _watch_for_changes(self) -> None:
         self.reloader = Reloader(self, watch_plugins=self._watch)
         self._stack.push_async_callback(self.reloader.stop)
         self.registry.on_change = lambda snapshot: self._swap(self.config, snapshot)
         await self.reloader.start()
+        await self.credential_parts.start()
         if self._file_has_changed():
             self.reloader.trigger(reload_plugins=False)
         control = ControlServer(socket_path(self.config_path), self._control_actions())

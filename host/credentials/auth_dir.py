@@ -27,9 +27,10 @@ from host.credentials.parse import (
     provider_of_document,
     record_of_file,
 )
-from host.credentials.plugin_port import AuthPlugins
+from host.credentials.plugin_port import AuthPlugins, Claimed
 from host.credentials.records import Credential, CredentialChange
 from host.credentials.virtual import records_of_plugin
+from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.credentials import AuthParseRequest
 
 log = structlog.get_logger("host.credentials.files")
@@ -51,6 +52,9 @@ class AuthDirectory:
         """Path -> why its newest content has no effect."""
         self.moved = asyncio.Event()
         """Set when `directory` has become another one; whoever watches it clears it."""
+        self.has_waiting = asyncio.Event()
+        """Set while there are files whose plugin could not be asked."""
+        self._waiting: set[str] = set()
         self._plugins: Final = plugins
         self._contents: dict[str, FileContent] = {}
         self._made_of: dict[str, bytes] = {}
@@ -91,6 +95,14 @@ class AuthDirectory:
         async with self._applying:
             gone = {path for path in self._known_paths() if path not in self._contents}
             return await self._apply([*self._contents.values()], removed=gone)
+
+    async def retry(self) -> CredentialChange:
+        """Parse again the files whose plugin could not be asked."""
+        async with self._applying:
+            contents = [self._contents[path] for path in sorted(self._waiting) if path in self._contents]
+            self._waiting.clear()
+            self.has_waiting.clear()
+            return await self._apply(contents, removed=())
 
     async def apply_config(self, config: Config) -> CredentialChange:
         """Follow the configuration: another directory, other exclusions, other OpenAI-compatible providers."""
@@ -226,14 +238,7 @@ class AuthDirectory:
         members = _members(content)
         provider = provider_of_document(members)
         if self._plugins.parses(provider):
-            claimed = await self._plugins.parse(
-                AuthParseRequest(
-                    provider=provider,
-                    path=content.path,
-                    file_name=os.path.basename(content.path),
-                    file=Raw(msgspec.json.encode(members)),
-                )
-            )
+            claimed = await self._claimed(content.path, provider, members)
             if claimed is not None:
                 return records_of_plugin(
                     claimed.records,
@@ -246,6 +251,21 @@ class AuthDirectory:
                     now_s=self.manager.clock(),
                 )
         return self._plain_record(content)
+
+    async def _claimed(self, path: str, provider: str, members: Mapping[str, Any]) -> Claimed | None:
+        request = AuthParseRequest(
+            provider=provider,
+            path=path,
+            file_name=os.path.basename(path),
+            file=Raw(msgspec.json.encode(members)),
+        )
+        try:
+            return await self._plugins.parse(request)
+        except PluginTransportError as error:
+            # Without its plugin nobody knows what the file means: the host's own reading could be wrong.
+            self._waiting.add(path)
+            self.has_waiting.set()
+            raise InvalidCredential(str(error)) from None
 
     def _plain_record(self, content: FileContent) -> tuple[Credential, ...]:
         now_s = self.manager.clock()

@@ -28,6 +28,8 @@ class IdGenerator:
 
 def extra_parts(*, proxy_url: str = "", prefix: str = "", headers: Mapping[str, str]) -> tuple[str, ...]:
     """Further parts of an id, for entries that differ only here; none for an entry that has none of them."""
+    if not (proxy_url or prefix or headers):
+        return ()
     parts = [f"{name}={value.strip()}" for name, value in (("proxy", proxy_url), ("prefix", prefix)) if value.strip()]
     folded = sorted((name.strip().lower(), value.strip()) for name, value in headers.items())
     return (*parts, *(f"header={name}:{value}" for name, value in folded if name and value))

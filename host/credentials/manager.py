@@ -136,7 +136,7 @@ class CredentialManager:
     def _settled(self, record: Credential) -> Credential:
         """The record as it is known already, when nothing but its times of change differ."""
         known = self._by_id.get(record.id)
-        return known if known is not None and known.same_as(record) else record
+        return known if known is not None and (known is record or known.same_as(record)) else record
 
     def _replace(
         self, before: Iterable[Credential], after: Iterable[Credential], refreshed: frozenset[str] = frozenset()

@@ -40,7 +40,10 @@ class AuthPlugins(Protocol):
         """Whether anybody would be asked about a file of this provider (empty: of no named one)."""
 
     async def parse(self, request: AuthParseRequest) -> Claimed | None:
-        """The records of a file; None when nobody claims it, which a plugin that fails does not do either."""
+        """The records of a file; None when nobody claims it, which a plugin that answers an error does not do either.
+
+        Raises PluginTransportError when whoever has to be asked cannot be.
+        """
 
     def refreshes(self, provider: str) -> bool: ...
 

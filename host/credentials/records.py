@@ -9,6 +9,7 @@ import hmac
 import secrets as entropy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -96,7 +97,7 @@ class Credential:
     secret_place: SecretPlace = "none"
     secret_name: str = ""
     """Header or query parameter that takes the secret."""
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Configured headers, lower-cased names; attached together with the secret, never shown to plugins."""
     proxy_url: str = ""
     base_url: str = ""
@@ -168,11 +169,11 @@ class Credential:
 
     def routes_like(self, other: "Credential") -> bool:
         """Whether nothing that selection or the model lists look at differs: only secrets, times and notes may."""
-        return all(getattr(self, name) == getattr(other, name) for name in _ROUTING_FIELDS)
+        return bool(_ROUTING(self) == _ROUTING(other))
 
     def same_as(self, other: "Credential") -> bool:
         """Whether nothing differs but when it was noticed."""
-        return all(getattr(self, name) == getattr(other, name) for name in _COMPARED_FIELDS)
+        return bool(_COMPARED(self) == _COMPARED(other))
 
 
 _UNCOMPARED: Final = frozenset({"created_at_s", "updated_at_s"})
@@ -180,8 +181,8 @@ _UNROUTED: Final = _UNCOMPARED | {
     *("secret", "metadata", "note", "headers", "proxy_url", "auth_plugin", "status_message"),
     *("refresh_interval_s", "expires_at_s", "last_refreshed_at_s", "next_refresh_at_s", "refresh_error"),
 }
-_COMPARED_FIELDS: Final = tuple(it.name for it in fields(Credential) if it.name not in _UNCOMPARED)
-_ROUTING_FIELDS: Final = tuple(it.name for it in fields(Credential) if it.name not in _UNROUTED)
+_COMPARED: Final = attrgetter(*(it.name for it in fields(Credential) if it.name not in _UNCOMPARED))
+_ROUTING: Final = attrgetter(*(it.name for it in fields(Credential) if it.name not in _UNROUTED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from host.runtime.handle import Binding, PluginSnapshot, PluginView
 from host.runtime.invoke import Invoker
-from pluginabi.errors import AbiError
+from pluginabi.errors import PluginError
 from pluginabi.payloads.common import CredentialRecord, HostSummary
 from pluginabi.payloads.credentials import (
     AuthLoginPollRequest,
@@ -65,20 +65,19 @@ class AuthProviders:
         return any(True for _ in self._of(PARSE, provider))
 
     async def parse(self, request: AuthParseRequest) -> ClaimedFile | None:
-        """A plugin that fails does not claim the file: the next one may, or the host reads it."""
+        """A plugin that answers an error does not claim the file, and nobody else is asked: the host reads it.
+
+        Raises PluginTransportError when a plugin cannot be asked.
+        """
         for binding, view in self._of(PARSE, request.provider):
             try:
                 answer: AuthRecordsResponse = await self._call(binding, request)
-            except AbiError as error:
+            except PluginError as error:
                 log.warning("credential.parse_failed", plugin_id=binding.plugin_id, path=request.path, error=str(error))
-                if request.provider:
-                    return None
-                continue
+                return None
             if answer.records:
                 own = next(iter(_names(view)), "")
                 return ClaimedFile(binding.plugin_id, own, tuple(answer.records))
-            if request.provider:
-                return None
         return None
 
     def refreshes(self, provider: str) -> bool:

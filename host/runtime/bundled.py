@@ -1,6 +1,7 @@
 """First-party plugins: where they lie, and which of them a configuration needs."""
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -31,3 +32,11 @@ def bundled_needed(config: Config) -> frozenset[str]:
     }
     enabled = {plugin_id for plugin_id, section in config.plugins.configs.items() if section.enabled}
     return frozenset({plugin_id for plugin_id, wanted in needed.items() if wanted} | enabled)
+
+
+def bundled_for(providers: Iterable[str]) -> frozenset[str]:
+    """Ids of the bundled plugins that execute some of these providers, for credentials that stand in files."""
+    found = {provider for provider in providers if provider in ("claude", "gemini")}
+    if any(provider.startswith("openai-compat") for provider in providers):
+        found.add("openai-compat")
+    return frozenset(found)

@@ -27,7 +27,18 @@ LAYERS = {
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream"}
 """Every layer may import these."""
-COMPOSITION_ROOT = {"app", "serve", "cli", "cli_plugins", "control", "init", "reload", "__main__", "__init__"}
+COMPOSITION_ROOT = {
+    "app",
+    "serve",
+    "cli",
+    "cli_plugins",
+    "control",
+    "credential_parts",
+    "init",
+    "reload",
+    "__main__",
+    "__init__",
+}
 """Modules of host that put the parts together and may import all of them."""
 
 GRPC_ALLOWED = ("pluginabi/grpc_channel.py", "pluginabi/_pb/")

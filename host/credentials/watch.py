@@ -1,0 +1,100 @@
+"""Watching the auth directory: whatever changes in it takes effect, file by file."""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+from watchfiles import Change, awatch
+
+from host.credentials import files
+from host.credentials.auth_dir import AuthDirectory
+
+log = structlog.get_logger("host.credentials.watch")
+
+DEBOUNCE_MS: Final = 150
+REPLACE_CHECK_S: Final = 0.05
+"""How long a file that went may take to come back before it counts as removed: editors replace files in two steps."""
+RETRY_S: Final = 5.0
+"""After a watch that could not be set up, and for files whose plugin cannot be asked right now."""
+
+
+class AuthDirWatcher:
+    """Watches the directory that the configuration names, and the next one when it names another."""
+
+    def __init__(self, directory: AuthDirectory, *, retry_s: float = RETRY_S) -> None:
+        self.tried = asyncio.Event()
+        """Set once changes are seen, or the first attempt to see them has failed."""
+        self._directory: Final = directory
+        self._retry_s: Final = retry_s
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            try:
+                await self._watch()
+            except* OSError as errors:
+                reasons = "; ".join(str(error) for error in errors.exceptions)
+                log.warning("credential.watch_failed", path=self._directory.directory, reason=reasons)
+                await asyncio.sleep(self._retry_s)
+
+    async def retry_waiting(self) -> None:
+        """Ask plugins again about the files they could not be asked about, until cancelled."""
+        while True:
+            await self._directory.has_waiting.wait()
+            await asyncio.sleep(self._retry_s)
+            await self._directory.retry()
+
+    async def _watch(self) -> None:
+        path = self._directory.directory
+        files.prepare_directory(path)
+        self._directory.moved.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(path), name="credentials:follow")
+                # The system is asked to watch in the first step of the task.
+                await asyncio.sleep(0)
+                await self._catch_up()
+                self.tried.set()
+        finally:
+            self.tried.set()
+
+    async def _follow(self, path: str) -> None:
+        async for found in awatch(
+            path,
+            watch_filter=_is_relevant,
+            stop_event=self._directory.moved,
+            debounce=DEBOUNCE_MS,
+            recursive=False,
+            yield_on_timeout=True,
+        ):
+            if found:
+                await self._apply({name for _, name in found})
+            if not os.path.isdir(path):
+                return  # the watch went with the directory
+
+    async def _catch_up(self) -> None:
+        """What changed between reading the files and watching them was seen by nobody."""
+        known = {record.path for record in self._directory.manager.credentials if record.path}
+        await self._refresh({*files.scan(self._directory.directory), *known})
+
+    async def _apply(self, paths: Iterable[str]) -> None:
+        paths = list(paths)
+        if any(not os.path.exists(path) for path in paths):
+            await asyncio.sleep(REPLACE_CHECK_S)
+        await self._refresh(paths)
+
+    async def _refresh(self, paths: Iterable[str]) -> None:
+        change = await self._directory.refresh(paths)
+        if change:
+            log.info(
+                "credential.files_changed",
+                added=len(change.added),
+                changed=len(change.changed | change.touched),
+                removed=len(change.removed),
+            )
+
+
+def _is_relevant(_: Change, path: str) -> bool:
+    return files.is_credential_file(path)

@@ -1,0 +1,276 @@
+"""The auth directory: what is read, what takes effect, what stays when something is wrong."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from host.config.model import Config
+from host.credentials import files
+from host.credentials.auth_dir import AuthDirectory
+from host.credentials.manager import CredentialManager
+from host.credentials.parse import InvalidCredential
+from host.credentials.plugin_port import NoAuthPlugins
+from host.credentials.records import CredentialChange
+from host.credentials.secret import Secret
+from tests.support.auth_plugins import ScriptedAuth, record
+
+
+class Site:
+    """A directory with its manager, and everything the manager told."""
+
+    def __init__(self, directory: Path, plugins: Any = None, **config: Any) -> None:
+        self.path = directory / "auths"
+        self.config = Config(directory=str(directory), **config)
+        self.now_s = 1000.0
+        self.manager = CredentialManager(clock=lambda: self.now_s)
+        self.told: list[CredentialChange] = []
+        self.manager.on_change = self.told.append
+        self.directory = AuthDirectory(self.manager, plugins or NoAuthPlugins(), self.config)
+
+    def put(self, name: str, **members: Any) -> str:
+        self.path.mkdir(exist_ok=True)
+        (self.path / name).write_text(json.dumps({"type": "claude", **members}))
+        return str(self.path / name)
+
+    async def opened(self) -> "Site":
+        await self.directory.scan()
+        await self.directory.load()
+        return self
+
+    def ids(self) -> list[str]:
+        return [found.id for found in self.manager.credentials]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+async def test_every_file_becomes_a_record_and_the_directory_is_made_where_it_is_missing(site):
+    await site.opened()
+    assert site.path.is_dir() and site.ids() == []
+    site.put("b.json", access_token="t")
+    site.put("A.json", api_key="k")
+    await site.opened()
+    assert site.ids() == ["A.json", "b.json"]
+    assert site.directory.providers() == {"claude"}
+
+
+async def test_a_place_that_is_no_directory_is_an_error(site):
+    site.path.write_text("")
+    with pytest.raises(NotADirectoryError):
+        await site.directory.scan()
+
+
+async def test_I5_a_file_with_the_same_content_and_I10_one_that_only_looks_newer_are_no_update(site):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    told = len(site.told)
+    site.put("a.json", api_key="k")
+    assert not await site.directory.refresh([path])
+    site.now_s += 50
+    await site.directory.load()
+    assert len(site.told) == told
+    assert site.manager.by_id["a.json"].updated_at_s == 1000.0
+
+
+async def test_I6_a_file_that_was_replaced_with_new_content_is_one_change(site):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    (site.path / "draft").write_text('{"type": "claude", "api_key": "new"}')
+    os.replace(site.path / "draft", path)
+    change = await site.directory.refresh([path, path])
+    assert (change.ids, change.routing) == ({"a.json"}, False)
+    assert site.manager.by_id["a.json"].secret == Secret("new")
+
+
+async def test_I7_a_file_that_went_takes_its_records_along_and_I8_one_that_was_never_known_does_nothing(site):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    os.unlink(path)
+    change = await site.directory.refresh([path, str(site.path / "unknown.json")])
+    assert (change.removed, site.ids()) == ({"a.json"}, [])
+
+
+async def test_B17_a_file_that_comes_back_starts_from_nothing(site):
+    path = site.put("a.json", api_key="k", last_refresh="2026-01-01T00:00:00Z")
+    await site.opened()
+    os.unlink(path)
+    await site.directory.refresh([path])
+    site.now_s = 2000.0
+    site.put("a.json", api_key="k")
+    change = await site.directory.refresh([path])
+    found = site.manager.by_id["a.json"]
+    assert (found.created_at_s, found.last_refreshed_at_s, found.next_refresh_at_s) == (2000.0, None, None)
+    assert (change.added, change.reset) == ({"a.json"}, {"a.json"})
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"type": "claude", "weight": "many"}'])
+async def test_I2_a_file_that_became_unusable_keeps_its_record_and_is_reported(site, content):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    Path(path).write_text(content)
+    assert not await site.directory.refresh([path])
+    assert site.manager.by_id["a.json"].secret == Secret("k")
+    assert path in site.directory.problems
+    site.put("a.json", api_key="k2")
+    await site.directory.refresh([path])
+    assert site.directory.problems == {}
+
+
+async def test_the_stored_content_is_checked_first_then_written_and_known_to_the_watcher(site):
+    await site.opened()
+    path = site.directory.path_of("new.json")
+    with pytest.raises(InvalidCredential, match="proxy_url"):
+        await site.directory.store(path, b'{"type": "claude", "proxy_url": "ftp://x"}')
+    assert not os.path.exists(path)
+    (made,) = await site.directory.store(path, b'{"type": "claude", "api_key": "k"}')
+    assert (made.id, site.ids()) == ("new.json", ["new.json"])
+    told = len(site.told)
+    await site.directory.refresh([path])
+    assert len(site.told) == told
+
+
+async def test_B18_what_the_watcher_brings_is_not_written_and_what_is_stored_is_written_once(site, monkeypatch):
+    written: list[str] = []
+    real = files.write
+    monkeypatch.setattr(files, "write", lambda path, data: written.append(path) or real(path, data))
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    await site.directory.refresh([path])
+    assert written == []
+    await site.directory.store(path, b'{"type": "claude", "api_key": "new"}')
+    assert written == [path]
+
+
+async def test_B13_a_change_of_a_file_that_is_gone_makes_no_file(site):
+    path = site.put("a.json", api_key="k", disabled=True)
+    await site.opened()
+    os.unlink(path)
+    with pytest.raises(FileNotFoundError):
+        await site.directory.change(path, lambda data: files.with_members(data, {"a": 1}))
+    assert not os.path.exists(path)
+
+
+async def test_a_change_starts_from_what_is_on_disk_and_keeps_what_it_does_not_know(site):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    site.put("a.json", api_key="k", by_somebody_else=1)
+    await site.directory.change(path, lambda data: files.with_members(data, {"note": "n"}))
+    assert json.loads(Path(path).read_text()) == {"type": "claude", "api_key": "k", "by_somebody_else": 1, "note": "n"}
+    assert site.manager.by_id["a.json"].note == "n"
+
+
+async def test_changes_of_one_file_at_the_same_time_are_all_kept(site):
+    path = site.put("a.json", api_key="k")
+    await site.opened()
+    changes = [
+        site.directory.change(path, lambda data, name=f"m{number}": files.with_members(data, {name: 1}))
+        for number in range(5)
+    ]
+    await asyncio.gather(*changes)
+    assert {f"m{number}" for number in range(5)} <= json.loads(Path(path).read_text()).keys()
+
+
+async def test_another_directory_in_the_configuration_replaces_all_records(site, tmp_path):
+    site.put("a.json", api_key="k")
+    await site.opened()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.json").write_text('{"type": "claude"}')
+    change = await site.directory.apply_config(Config(directory=str(tmp_path), auth_dir="other"))
+    assert (change.added, change.removed, site.ids()) == ({"b.json"}, {"a.json"}, ["b.json"])
+    assert site.directory.moved.is_set()
+
+
+async def test_another_exclusion_in_the_configuration_changes_only_the_records_of_its_provider(site, tmp_path):
+    site.put("a.json", api_key="k")
+    site.put("b.json", type="acme")
+    await site.opened()
+    config = Config(directory=str(tmp_path), oauth_excluded_models={"acme": ["x"]})
+    assert (await site.directory.apply_config(config)).ids == {"b.json"}
+
+
+async def test_a_plugin_is_asked_first_and_only_about_its_provider(tmp_path):
+    plugins = ScriptedAuth({"acme": lambda request: [record({"access_token": "of-plugin"}, label="L")]})
+    site = Site(tmp_path, plugins)
+    site.put("a.json", type="Acme", session="x")
+    site.put("b.json", api_key="k")
+    await site.opened()
+    (asked,) = plugins.seen
+    assert (asked.provider, asked.file_name, json.loads(bytes(asked.file))["session"]) == ("acme", "a.json", "x")
+    found = site.manager.by_id["a.json"]
+    assert (found.secret, found.label, found.auth_plugin) == (Secret("of-plugin"), "L", "scripted")
+
+
+async def test_B2_a_plugin_that_answers_nothing_does_not_claim_the_file(tmp_path):
+    site = Site(tmp_path, ScriptedAuth({"claude": lambda request: []}))
+    site.put("a.json", api_key="k")
+    await site.opened()
+    assert site.manager.by_id["a.json"].secret == Secret("k")
+
+
+async def test_a_file_without_a_type_is_offered_to_plugins_that_take_any(tmp_path):
+    site = Site(tmp_path, ScriptedAuth({"": lambda request: [record({"access_token": "t"}, provider="acme")]}))
+    site.put("a.json", type="")
+    await site.opened()
+    assert site.manager.by_id["a.json"].provider == "acme"
+
+
+async def test_M103_one_file_becomes_several_credentials_and_they_go_with_it(tmp_path):
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: [record({"access_token": f"t{i}"}) for i in range(2)]}))
+    path = site.put("multi.json", type="acme")
+    await site.opened()
+    assert site.ids() == ["multi.json#0", "multi.json#1"]
+    assert len({found.auth_index for found in site.manager.credentials}) == 2
+    await site.directory.discard(path)
+    assert (site.ids(), os.path.exists(path)) == ([], False)
+
+
+async def test_a_record_whose_id_is_taken_already_makes_its_file_unusable_and_never_replaces_the_other(tmp_path):
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: [record({}, id="a.json")]}))
+    site.put("a.json", api_key="k")
+    thief = site.put("b.json", type="acme")
+    await site.opened()
+    assert site.manager.by_id["a.json"].secret == Secret("k")
+    assert "belongs to another credential" in site.directory.problems[thief]
+
+
+async def test_a_token_that_was_renewed_in_memory_only_survives_the_same_file_being_parsed_again(tmp_path):
+    from dataclasses import replace
+
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: [record({"access_token": f"t{i}"}) for i in range(2)]}))
+    path = site.put("multi.json", type="acme")
+    await site.opened()
+    renewed = replace(site.manager.by_id["multi.json#0"], secret=Secret("renewed"), last_refreshed_at_s=1500.0)
+    site.manager.update(renewed, refreshed=True)
+    await site.directory.load()
+    assert site.manager.by_id["multi.json#0"].secret == Secret("renewed")
+    site.put("multi.json", type="acme", changed=True)
+    await site.directory.refresh([path])
+    assert site.manager.by_id["multi.json#0"].secret == Secret("t0")
+
+
+async def test_a_file_that_is_written_while_it_is_parsed_ends_with_the_newest_content(tmp_path):
+    parsing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: Any) -> list[Any]:
+        token = json.loads(bytes(request.file))["access_token"]
+        if token == "old":
+            parsing.set()
+            await go_on.wait()
+        return [record({"access_token": token})]
+
+    site = Site(tmp_path, ScriptedAuth({"acme": slowly}))
+    path = site.put("a.json", type="acme", access_token="old")
+    await site.directory.scan()
+    async with asyncio.timeout(10):
+        loading = asyncio.create_task(site.directory.load())
+        await parsing.wait()
+        await site.directory.store(path, b'{"type": "acme", "access_token": "new"}')
+        go_on.set()
+        await loading
+    assert site.manager.by_id["a.json"].secret == Secret("new")
