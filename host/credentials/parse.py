@@ -108,15 +108,13 @@ def record_of_document(
 ) -> Credential:
     """The record of a document. Raises InvalidCredential."""
     document = canonical(document)
-    provider, given = identity.provider, identity.attributes
+    provider = identity.provider
     compat = settings.compat.get(provider)
-    priority = int_like(document.get("priority")) or 0
     base_url = _base_url(document, provider, compat)
-    secret, place, name, kind = _secret(document, given, provider)
-    websockets = bool_like(document.get("websockets"))
+    secret, place, name, kind = _secret(document, identity.attributes, provider)
     excluded = folded_patterns([*texts(document.get("excluded_models")), *settings.excluded.get(provider, ())])
     email, project = text(document.get("email")), text(document.get("project_id"))
-    responses = bool_like(document.get("responses", compat.responses if compat else False))
+    responses = bool_like(document.get("responses", compat.responses if compat else False)) is True
     is_disabled = bool_like(document.get("disabled")) is True
     return Credential(
         id=identity.id,
@@ -125,22 +123,7 @@ def record_of_document(
         source_kind=identity.source_kind,
         handle=identity.handle,
         auth_index=identity.auth_index,
-        attributes=visible_attributes(
-            priority=priority,
-            **{
-                **given,
-                "base_url": base_url,
-                "auth_kind": kind,
-                "compat_name": compat.name if compat else "",
-                "responses": "true" if responses and provider.startswith("openai-compat") else "",
-                "path": identity.path,
-                "source": identity.path,
-                "email": email,
-                "project_id": project,
-                "websockets": "" if websockets is None else str(websockets).lower(),
-                **exclusion_attributes(excluded),
-            },
-        ),
+        attributes=_attributes(document, identity, kind, base_url, compat, responses, excluded),
         auth_kind=kind,
         secret=secret,
         secret_place=place,
@@ -148,7 +131,7 @@ def record_of_document(
         headers=_headers(document, compat),
         proxy_url=_proxy(document),
         base_url=base_url,
-        priority=priority,
+        priority=_priority(document),
         weight=_weight(document),
         prefix=path_segment(text(document.get("prefix"))),
         models=_models(document) or (compat_models(compat) if compat else ()),
@@ -158,7 +141,7 @@ def record_of_document(
         owned_by=compat.name if compat else provider,
         disable_cooling=bool_like(document.get("disable_cooling")),
         request_retry=_retry(document),
-        websockets=websockets,
+        websockets=bool_like(document.get("websockets")),
         disabled=is_disabled,
         status="disabled" if is_disabled else "active" if provider else "error",
         status_message="" if provider else "the file has no `type`",
@@ -176,6 +159,32 @@ def record_of_document(
         updated_at_s=now_s,
         last_refreshed_at_s=last_refresh_of(document),
     )
+
+
+def _attributes(
+    document: Mapping[str, Any],
+    identity: Identity,
+    kind: str,
+    base_url: str,
+    compat: CompatProvider | None,
+    responses: bool,
+    excluded: Sequence[str],
+) -> Mapping[str, str]:
+    """What plugins may see: what a plugin added itself, and what the host has decided."""
+    websockets = bool_like(document.get("websockets"))
+    decided = {
+        "base_url": base_url,
+        "auth_kind": kind,
+        "compat_name": compat.name if compat else "",
+        "responses": "true" if responses and identity.provider.startswith("openai-compat") else "",
+        "path": identity.path,
+        "source": identity.path,
+        "email": text(document.get("email")),
+        "project_id": text(document.get("project_id")),
+        "websockets": "" if websockets is None else str(websockets).lower(),
+        **exclusion_attributes(excluded),
+    }
+    return visible_attributes(priority=_priority(document), **{**identity.attributes, **decided})
 
 
 def texts(value: Any) -> tuple[str, ...]:
@@ -239,6 +248,10 @@ def _proxy(document: Mapping[str, Any]) -> str:
     except InvalidRequest as error:
         raise InvalidCredential(f"`proxy_url`: {error}") from None
     return written
+
+
+def _priority(document: Mapping[str, Any]) -> int:
+    return int_like(document.get("priority")) or 0
 
 
 def _weight(document: Mapping[str, Any]) -> int:
