@@ -196,7 +196,9 @@ class Gateway:
         headers = answer.headers
         if "response.intercept_after" in ex.state.plugins.bindings:
             content, headers = await intercept_response(self._invoker, ex, attempt, content, headers)
-        shown = client_headers(answer.headers, headers, passthrough=ex.state.config.passthrough_headers)
+        shown = client_headers(
+            answer.headers, headers, passthrough=ex.state.config.passthrough_headers, added=ex.response_headers
+        )
         return ClientResponse(status=answer.status, headers=shown, body=content.data), usage
 
     async def _open_once(self, ex: Execution, attempt: Attempt) -> GatewayStream:

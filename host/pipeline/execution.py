@@ -92,6 +92,8 @@ class Execution(Struct, kw_only=True, eq=False):
     """Routed and through the before-interceptors; a bootstrap retry starts after that."""
     route: Any = None
     """`host.pipeline.route.Route` or None."""
+    response_headers: dict[str, Sequence[str]] | None = None
+    """What interceptors of the request add to the client's answer."""
     settled: bool = False
     _base: dict[str, Any] | None = None
     _full: Metadata | None = None

@@ -52,11 +52,18 @@ def apply_delta(
     return FrozenDict(changed), ignored
 
 
-def client_headers(upstream: Headers, final: Headers, *, passthrough: bool) -> Headers:
+def client_headers(
+    upstream: Headers, final: Headers, *, passthrough: bool, added: Mapping[str, Sequence[str]] | None = None
+) -> Headers:
     """What the client gets: with passthrough the final headers, else what interceptors added or changed; filtered.
+
+    `added` replaces what is there: it is what interceptors of the request have said.
 
     `upstream` are the headers as they came, `final` the same after all interceptors (the same object when none ran).
     """
+    if added:
+        shown = client_headers(upstream, final, passthrough=passthrough)
+        return FrozenDict({**shown, **filtered(FrozenDict(added))})
     if passthrough:
         return filtered(final)
     if final is upstream:

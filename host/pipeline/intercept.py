@@ -114,8 +114,16 @@ async def _request_chain(
         if delta.terminate is not UNSET:
             ex.record("terminated", plugin_id=hook.plugin_id, method=hook.method, status=delta.terminate.status)
             raise Terminated(_direct(delta.terminate), plugin_id=hook.plugin_id)
+        if delta.response_headers:
+            _add_response_headers(ex, hook, delta.response_headers)
         content, headers = apply(ex, hook, delta, content, headers)
     return content, headers
+
+
+def _add_response_headers(ex: Execution, hook: Binding, headers: Headers) -> None:
+    added = ex.response_headers = ex.response_headers or {}
+    added.update((name.lower(), tuple(values)) for name, values in headers.items())
+    ex.record("response_headers", plugin_id=hook.plugin_id, headers=names_of(headers))
 
 
 async def intercept_response(

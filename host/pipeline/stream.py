@@ -198,7 +198,9 @@ class GatewayStream:
         attempt.first_byte_ms = (time.monotonic() - attempt.started_s) * 1000
         upstream = attempt.response_headers
         final = self._hooks.headers if self._hooks is not None else upstream
-        self.headers = client_headers(upstream, final, passthrough=self._ex.state.config.passthrough_headers)
+        self.headers = client_headers(
+            upstream, final, passthrough=self._ex.state.config.passthrough_headers, added=self._ex.response_headers
+        )
 
     async def _pass_through(self) -> AsyncGenerator[StreamItem, None]:
         """Same protocol, no hooks: items go on as they came, raw ones cut at frame boundaries."""

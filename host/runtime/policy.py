@@ -13,7 +13,7 @@ from host.runtime.manifest import Carrier
 from host.runtime.projection import parse_inputs
 from pluginabi.methods import PERMISSIONS, PLUGIN_METHODS, OnError
 
-BUNDLED_PERMISSIONS: Final = frozenset({"http"})
+BUNDLED_PERMISSIONS: Final = frozenset({"http", "kv"})
 """What first-party plugins get without being granted it, as far as their manifests ask for it."""
 _EXECUTOR_PREFIX: Final = "executor."
 

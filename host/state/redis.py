@@ -143,7 +143,7 @@ class RedisState:
             action()
 
     async def start(self) -> None:
-        await self._probe()
+        await self.probe()
         self._tasks.start(self._keep_probing(), name="state-probe")
         if self._handlers:
             self._tasks.start(self._keep_listening(), name="state-listen")
@@ -186,9 +186,10 @@ class RedisState:
     async def _keep_probing(self) -> None:
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
-            await self._probe()
+            await self.probe()
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
+        """Contact the server now: whether it is there, and how many nodes there are. Raises nothing."""
         try:
             self.nodes = max(1, await self._translated(self._beat()))
         except StateError as error:

@@ -43,6 +43,8 @@ class RequestInterceptResponse(Payload, frozen=True, kw_only=True):
     body: Body | UnsetType = UNSET
     patch: Raw | UnsetType = UNSET
     terminate: Termination | UnsetType = UNSET
+    response_headers: Headers = field(default_factory=dict)
+    """Added to the client's answer when it is a success, in place of headers of the same name."""
 
 
 class ResponseInterceptRequest(RequestBound, frozen=True, kw_only=True):

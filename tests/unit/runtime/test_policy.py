@@ -34,8 +34,8 @@ def test_without_a_policy_nothing_is_granted():
     assert settled(permissions=("http", "kv")).permissions == frozenset()
 
 
-def test_bundled_plugins_get_http_when_they_ask_for_it_and_nothing_else():
-    assert settled(origin="bundled", permissions=("http", "kv")).permissions == {"http"}
+def test_bundled_plugins_get_http_and_kv_when_they_ask_for_it_and_nothing_else():
+    assert settled(origin="bundled", permissions=("http", "kv", "model")).permissions == {"http", "kv"}
     assert settled(origin="bundled").permissions == frozenset()
 
 

@@ -1,0 +1,1 @@
+"""Limits what clients may use, alone or together with other hosts."""

@@ -1,0 +1,121 @@
+"""Client limits in a running proxy: what SDKs see, and what two nodes on one Redis server grant together."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anthropic
+import openai
+from aiohttp import ClientSession
+
+from host.state.redis import RedisState
+from tests.support.proxy import RunningProxy, running_proxy
+from tests.support.redis_server import redis_server
+
+CONFIG = """
+api-keys: [{{key: key-ann, name: ann}}, {{key: key-bob, name: bob}}]
+state: {{url: "{state}"}}
+plugins:
+  configs:
+    limits:
+      enabled: true
+      rules: [{{requests-per-minute: {limit}}}]
+"""
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def in_one_minute(check: Callable[[], Awaitable[None]]) -> None:
+    """Counts begin anew with each minute: what ran into the next one is run once more."""
+    for _ in range(2):
+        began = time.time() // 60
+        try:
+            await check()
+        except AssertionError:
+            if time.time() // 60 == began:
+                raise
+        else:
+            return
+
+
+async def test_an_sdk_sees_what_is_left_and_a_refusal_in_its_own_shape(tmp_path: Path):
+    async def check() -> None:
+        async with running_proxy(CONFIG.format(state="", limit=2), directory=tmp_path, demo=True) as proxy:
+            (tmp_path / "state.bin").unlink(missing_ok=True)
+            client = openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="key-ann", max_retries=0)
+            messages = [{"role": "user", "content": "hi"}]
+            async with client.chat.completions.with_streaming_response.create(
+                model="echo", messages=messages, stream=True
+            ) as streamed:
+                assert streamed.headers["x-ratelimit-remaining-requests"] == "1"
+                await streamed.read()
+            answer = await client.chat.completions.with_raw_response.create(model="echo", messages=messages)
+            assert answer.headers["x-ratelimit-limit-requests"] == "2"
+            assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+            try:
+                await client.chat.completions.create(model="echo", messages=messages)
+                raise AssertionError("a third request was let in")
+            except openai.RateLimitError as refused:
+                assert refused.code == "rate_limit_exceeded"
+                assert 1 <= int(refused.response.headers["retry-after"]) <= 60
+                assert refused.response.headers["x-ratelimit-remaining-requests"] == "0"
+            claude = anthropic.AsyncAnthropic(base_url=proxy.url, api_key="key-ann", max_retries=0)
+            try:
+                await claude.messages.create(model="echo", max_tokens=10, messages=messages)
+                raise AssertionError("a fourth request was let in")
+            except anthropic.RateLimitError as refused:
+                assert refused.body["error"]["type"] == "rate_limit_error"
+            await client.close()
+            await claude.close()
+
+    await in_one_minute(check)
+
+
+async def granted(proxies: list[RunningProxy], key: str, *, asked: int) -> int:
+    """How many of `asked` requests, spread over the nodes, were let in; the others were told to come later."""
+    async with ClientSession(headers={"authorization": f"Bearer {key}"}) as client:
+
+        async def ask(proxy: RunningProxy) -> int:
+            async with asyncio.timeout(10), client.post(f"{proxy.url}/v1/chat/completions", json=CHAT) as answer:
+                return answer.status
+
+        statuses = await asyncio.gather(*(ask(proxies[turn % len(proxies)]) for turn in range(asked)))
+    assert set(statuses) <= {200, 429}
+    return statuses.count(200)
+
+
+async def test_two_nodes_share_a_limit_and_never_exceed_it_while_the_server_is_away(tmp_path: Path):
+    async with redis_server(tmp_path) as server:
+        config = CONFIG.format(state=server.url, limit=20)
+        one, two = tmp_path / "one", tmp_path / "two"
+        one.mkdir()
+        two.mkdir()
+        async with (
+            running_proxy(config, directory=one, demo=True) as first,
+            running_proxy(config, directory=two, demo=True) as second,
+        ):
+            nodes = [first, second]
+            # The first node learns of the second with its next heartbeat.
+            shared, second_shared = first.proxy.shared, second.proxy.shared
+            assert isinstance(shared, RedisState) and isinstance(second_shared, RedisState)
+            await shared.probe()
+            assert shared.nodes == 2
+
+            async def check() -> None:
+                ann = await granted(nodes, "key-ann", asked=30)
+                await server.stop()
+                # Each node goes on with its half.
+                bob = await granted(nodes, "key-bob", asked=40)
+                away = first.proxy.ready()[1]["state"]
+                # The server comes back empty while the minute goes on.
+                await server.start()
+                await shared.probe()
+                await second_shared.probe()
+                ann_again = await granted(nodes, "key-ann", asked=10)
+                bob_again = await granted(nodes, "key-bob", asked=10)
+                assert (ann, away) == (20, "unavailable")
+                assert ann_again <= 2
+                assert 18 <= bob + bob_again <= 22
+                assert first.proxy.ready()[1]["state"] == "available"
+
+            await in_one_minute(check)
