@@ -19,10 +19,13 @@ from msgspec.structs import replace
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
-from host.control import ControlActions, ControlServer, socket_path
+from host.control import ControlServer, socket_path
 from host.credential_parts import CredentialParts
-from host.install.lock import Seals, note_enabled
-from host.observe.explain import TracedRequest, traced
+from host.install.lock import Seals, may_enable, note_enabled
+from host.management.applier import ConfigApplier
+from host.management.listener import OwnListener
+from host.management.secret import with_hashed_key
+from host.management.wiring import Parts, management
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
 from host.pipeline.access import Access
@@ -38,7 +41,7 @@ from host.runtime.callback_kv import KvCallbacks
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import Carriers
 from host.runtime.discover import Discovery, discover, installed_entry_points
-from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot, PluginState
+from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.runtime.scope import CallScope
@@ -128,8 +131,7 @@ class Proxy:
     def __init__(self, loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool = False) -> None:
         self.config_path: Final = config_path
         self.config = loaded.config
-        self._text = loaded.text
-        self._warnings = loaded.warnings
+        self._loaded = loaded
         self._watch = watch
         self._demo = demo
         self._stack = AsyncExitStack()
@@ -137,6 +139,8 @@ class Proxy:
         self._applying = asyncio.Lock()
         self._draining = False
         self._port = loaded.config.port
+        self.management_url = ""
+        """Of the management API's own listener, when it has one."""
 
     @property
     def url(self) -> str:
@@ -147,7 +151,9 @@ class Proxy:
 
     async def start(self) -> None:
         """Come up; returns when requests are served. Raises StartError; what was started is stopped by `stop`."""
-        for warning in self._warnings:
+        self._loaded = await with_hashed_key(self._loaded, self.config_path)
+        self.config = self._loaded.config
+        for warning in self._loaded.warnings:
             log.warning("config.warning", where=f"{warning.file}:{warning.line}", message=warning.message)
         if (problem := public_listener_problem(self.config, has_frontend_auth=None)) is not None:
             raise StartError(problem)
@@ -159,7 +165,7 @@ class Proxy:
             await self.credential_parts.open()
         except OSError as error:
             raise StartError(f"`auth-dir` cannot be used: {error}") from None
-        await self._apply_plugins(self.config)
+        await self.applier.apply(self._loaded, self.applier.stamp())
         if (problem := self._listener_problem(self.config, self.registry.snapshot)) is not None:
             raise StartError(problem)
         self._ready.set()
@@ -238,11 +244,30 @@ class Proxy:
         )
         self.credentials = self.credential_parts.manager
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
-        self.trace = DecisionTrace() if self.config.decision_trace else None
+        self.trace = DecisionTrace()
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
         self.callbacks.models = self.gateway.models
         access = Access(invoker=self.invoker, state=lambda: self.gateway.state, trace=self.trace)
         self.access = Door(access, self._ready)
+        tasks = TaskGroup("management")
+        self._stack.push_async_callback(tasks.stop)
+        self.applier = ConfigApplier(self._apply, tasks)
+        self.management = management(self._management_parts(tasks))
+
+    def _management_parts(self, tasks: TaskGroup) -> Parts:
+        return Parts(
+            file=self.config_path,
+            config=lambda: self.config,
+            registry=self.registry,
+            applier=self.applier,
+            metrics=self.metrics,
+            trace=self.trace,
+            logs=self.callbacks.logs,
+            invoker=self.invoker,
+            state=lambda: self.gateway.state,
+            may_enable=lambda plugin_id: may_enable(Path(self.config.directory), plugin_id),
+            tasks=tasks,
+        )
 
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:
         """Credentials of the state the request started with, so that a reload never pulls one away under it."""
@@ -250,23 +275,37 @@ class Proxy:
         return state.attacher
 
     async def _listen(self) -> None:
+        own_listener = bool(self.config.remote_management.listen)
         app = make_app(
-            self.gateway, self.access, state=lambda: self.gateway.state.config, health=self, metrics=self.metrics
+            self.gateway,
+            self.access,
+            state=lambda: self.gateway.state.config,
+            health=self,
+            metrics=self.metrics,
+            management=None if own_listener else self.management.app.handle,
         )
         runner = web.ServerRunner(app, shutdown_timeout=seconds(self.config.shutdown_timeout))
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(
-            runner, self.config.host, self.config.port, backlog=LISTEN_BACKLOG, ssl_context=self._tls_context()
-        )
+        tls = self._tls_context()
+        site = web.TCPSite(runner, self.config.host, self.config.port, backlog=LISTEN_BACKLOG, ssl_context=tls)
         try:
             await site.start()
         except OSError as error:
-            # A name that does not resolve has a number of another table.
-            number = error.errno or 0
-            reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-            raise StartError(f"cannot listen on {self.config.host}:{self.config.port}: {reason}") from None
+            raise _cannot_listen(f"{self.config.host}:{self.config.port}", error) from None
         self._port = runner.addresses[0][1]
+        if own_listener:
+            await self._listen_for_management(tls)
+
+    async def _listen_for_management(self, tls: ssl.SSLContext | None) -> None:
+        listener = OwnListener(self.management.app.handle)
+        self._stack.push_async_callback(listener.stop)
+        try:
+            await listener.start(self.config, tls=tls)
+        except OSError as error:
+            raise _cannot_listen(self.config.remote_management.listen, error) from None
+        self.management_url = listener.url
+        log.info("management.listening", url=listener.url)
 
     def _tls_context(self) -> ssl.SSLContext | None:
         tls = self.config.tls
@@ -310,6 +349,7 @@ class Proxy:
         self.config = config
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
         self.credential_parts.plugins_changed()
+        self.management.pages.sync()
 
     async def _watch_for_changes(self) -> None:
         self.reloader = Reloader(self, watch_plugins=self._watch)
@@ -319,7 +359,7 @@ class Proxy:
         await self.credential_parts.start()
         if self._file_has_changed():
             self.reloader.trigger(reload_plugins=False)
-        control = ControlServer(socket_path(self.config_path), self._control_actions())
+        control = ControlServer(socket_path(self.config_path), self.management.app.handle_local)
         try:
             await control.start()
         except OSError as error:
@@ -330,26 +370,36 @@ class Proxy:
     def _file_has_changed(self) -> bool:
         """Whether the file was edited after it was read and before anybody watched it."""
         try:
-            return self.config_path.read_text(encoding="utf-8") != self._text
+            return self.config_path.read_text(encoding="utf-8") != self._loaded.text
         except (OSError, UnicodeDecodeError):
             return False
 
     async def reload_config(self) -> bool:
         """Read the file and apply it; a broken one is reported and changes nothing. True when it was applied."""
+        generation = self.applier.stamp()
         try:
             loaded = load_config(self.config_path)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config.rejected", where=f"{problem.file}:{problem.line}", message=problem.message)
+            self.applier.rejected(error.problems, generation)
             return False
+        return await self.applier.apply(loaded, generation)
+
+    async def _apply(self, loaded: LoadedConfig) -> str | None:
+        """Make `loaded` the configuration in force; why it cannot be, if so."""
+        starting = not self._ready.is_set()
+        loaded = await with_hashed_key(loaded, self.config_path)
         config = replace(loaded.config, demo=True) if self._demo else loaded.config
-        if (problem_text := self._listener_problem(config, self.registry.snapshot)) is not None:
-            log.error("config.rejected", where=str(self.config_path), message=problem_text)
-            return False
+        # While starting nobody is served yet, and a frontend-auth plugin is not known before it has been started.
+        if not starting and (problem := self._listener_problem(config, self.registry.snapshot)) is not None:
+            log.error("config.rejected", where=str(self.config_path), message=problem)
+            return problem
         self._note_restart_keys(config)
         await self._apply_plugins(config)
-        log.info("config.applied", path=str(self.config_path))
-        return True
+        if not starting:
+            log.info("config.applied", path=str(self.config_path))
+        return None
 
     def _listener_problem(self, config: Config, snapshot: PluginSnapshot) -> str | None:
         listening = replace(config, host=self.config.host)
@@ -357,28 +407,17 @@ class Proxy:
 
     def _note_restart_keys(self, config: Config) -> None:
         changed = [key for key in ("host", "port", "tls", "state") if getattr(config, key) != getattr(self.config, key)]
+        if config.remote_management.listen != self.config.remote_management.listen:
+            changed.append("remote-management.listen")
         if changed:
             log.warning("config.needs_restart", keys=changed)
 
-    def _control_actions(self) -> ControlActions:
-        return ControlActions(
-            list_plugins=lambda: {"plugins": self.registry.statuses()},
-            reload_plugin=self._reload_plugin,
-            explain=self._explain,
-        )
-
-    async def _reload_plugin(self, plugin_id: str) -> tuple[str, bool]:
-        before = self.registry.status(plugin_id)
-        outcome = await self.registry.reload(plugin_id)
-        after = self.registry.status(plugin_id)
-        renewed = before is None or after is None or before.generation != after.generation
-        return outcome, renewed and after is not None and after.state == PluginState.READY
-
-    def _explain(self, request_id: str) -> TracedRequest:
-        found = self.trace.get(request_id) if self.trace is not None else None
-        if self.trace is None or found is None:
-            raise KeyError(request_id)
-        return traced(self.trace, found)
-
     def _absolute(self, path: str) -> str | None:
         return config_path(self.config, path) if path else None
+
+
+def _cannot_listen(where: str, error: OSError) -> StartError:
+    # A name that does not resolve has a number of another table.
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+    return StartError(f"cannot listen on {where}: {reason}")

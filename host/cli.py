@@ -6,16 +6,8 @@ from pathlib import Path
 import click
 
 from host import VERSION
-
-CONFIG_OPTION = click.option(
-    "--config",
-    "config_path",
-    default="config.yaml",
-    show_default=True,
-    type=click.Path(dir_okay=False),
-    envvar="JACKFIELD_CONFIG",
-    help="The configuration file.",
-)
+from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
+from host.cli_options import CONFIG_OPTION
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -79,7 +71,7 @@ def explain(request_id: str, config_path: str, as_json: bool) -> None:
 
 @main.group()
 def plugins() -> None:
-    """List, describe, enable, disable and reload plugins.
+    """List, describe, enable, disable, configure and reload plugins.
 
     With a proxy running on the same configuration file they act on it; otherwise on the file alone.
     """
@@ -149,3 +141,9 @@ def plugins_test(arguments: tuple[str, ...]) -> None:
     from pluginapi.conformance.command import main as conformance
 
     sys.exit(conformance(arguments, prog="jackfield plugins test"))
+
+
+main.add_command(management)
+plugins.add_command(plugins_config)
+plugins.add_command(plugins_reset)
+plugins.add_command(plugins_logs)

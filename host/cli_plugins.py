@@ -10,9 +10,11 @@ import msgspec
 
 from host import control
 from host.app import discover_plugins, public_listener_problem
-from host.config.edit import set_value
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
+from host.management.calls import ManagementError
+from host.management.enabled import EnabledRecord
+from host.management.plugin_config import SecretFields, edit_section, merged_with
 from host.observe.explain import TracedRequest, tree_lines
 from host.runtime.bundled import bundled_needed
 from host.runtime.discover import Discovery
@@ -97,20 +99,55 @@ def set_enabled(config_path: Path, plugin_id: str, *, enabled: bool) -> int:
     if source.origin == "bundled":
         click.echo(f"{plugin_id} is bundled: it runs when its section of the configuration needs it", err=True)
         return 1
+    word = "enabled" if enabled else "disabled"
+    answer = control.ask(config_path, "POST", f"/plugins/{plugin_id}/{word.removesuffix('d')}", timeout_s=120)
     try:
-        if enabled and not loaded.config.plugins.enabled:
-            set_value(config_path, ["plugins", "enabled"], True)
-        set_value(config_path, ["plugins", "configs", plugin_id, "enabled"], enabled)
-    except ConfigError as error:
+        if answer is None:
+            change_file(config_path, plugin_id, {"enabled": enabled}, switch_on=enabled)
+    except ManagementError as error:
         click.echo(str(error), err=True)
         return 1
-    running = control.ask(config_path, "GET", "/plugins") is not None
-    word = "enabled" if enabled else "disabled"
-    click.echo(f"{plugin_id} is {word} in {config_path}" + ("; the running proxy picks it up" if running else ""))
+    code = 0
+    if answer is None:
+        click.echo(f"{plugin_id} is {word} in {config_path}")
+    else:
+        code = report_change(answer, f"{plugin_id} is {word} in {config_path}")
     missing = sorted(set(source.manifest.permissions) - set(_granted(loaded.config, plugin_id)))
-    if enabled and missing:
+    if enabled and missing and code == 0:
         click.echo(f"It wishes for: {', '.join(missing)}. Grant it under plugins.policy.{plugin_id}.permissions.")
+    return code
+
+
+def change_file(config_path: Path, plugin_id: str, values: Mapping[str, Any], *, switch_on: bool = False) -> None:
+    """Merge `values` into the plugin's section while no proxy runs. Raises ManagementError."""
+    loaded = load_config(config_path)
+    source = discover_plugins(loaded.config).source(plugin_id)
+    secrets = SecretFields.of(source.manifest if source is not None else None, values)
+    changed = edit_section(config_path, plugin_id, merged_with(values, secrets, references=True), switch_on=switch_on)
+    if source is not None and values.get("enabled") is True:
+        EnabledRecord.of(changed.config).note([plugin_id])
+
+
+def report_change(answer: tuple[int, Mapping[str, Any]], done: str) -> int:
+    """Print what the running proxy made of a change; the exit code."""
+    status, document = answer
+    if status != 200:
+        click.echo(problem_of(document), err=True)
+        return 1
+    if not document.get("applied"):
+        click.echo(f"{done}, and the running proxy goes on as it was:", err=True)
+        for problem in document.get("problems") or ("a newer configuration came first",):
+            click.echo(f"  {problem}", err=True)
+        return 1
+    state, reason = document.get("state"), document.get("reason")
+    found = f": it is {state}" if state else ""
+    click.echo(f"{done}; the running proxy picks it up{found}{f' ({reason})' if reason and state != 'ready' else ''}")
     return 0
+
+
+def problem_of(document: Mapping[str, Any]) -> str:
+    """What an error answer of the running proxy says."""
+    return str(document.get("message") or document.get("error"))
 
 
 def reload_plugin(config_path: Path, plugin_id: str) -> int:
@@ -121,7 +158,7 @@ def reload_plugin(config_path: Path, plugin_id: str) -> int:
         return 1
     _, document = answer
     loaded = bool(document.get("loaded"))
-    click.echo(document.get("outcome") or document.get("error"), err=not loaded)
+    click.echo(document.get("outcome") or problem_of(document), err=not loaded)
     return 0 if loaded else 1
 
 
@@ -134,7 +171,7 @@ def explain_request(config_path: Path, request_id: str, *, as_json: bool) -> int
     status, document = answer
     if status != 200:
         click.echo(
-            f"{document.get('error')}; the latest requests only are, and only with `decision-trace: true`", err=True
+            f"{problem_of(document)}; the latest requests only are, and only with `decision-trace: true`", err=True
         )
         return 1
     if as_json:

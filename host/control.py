@@ -1,7 +1,7 @@
 """The local control socket: how `jackfield plugins …` talks to a running proxy on the same configuration file.
 
-A Unix socket in a directory only this user can enter; there is no other authentication, and nothing here installs or
-first enables code.
+A Unix socket in a directory only this user can enter; there is no other authentication. It serves the endpoints of the
+management API, below `/`, for callers who could edit the configuration file as well.
 """
 
 import hashlib
@@ -10,23 +10,11 @@ import os
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from aiohttp import web
-
-
-@dataclass(frozen=True, slots=True)
-class ControlActions:
-    """What the running proxy offers."""
-
-    list_plugins: Callable[[], Any]
-    reload_plugin: Callable[[str], Awaitable[tuple[str, bool]]]
-    """Returns what happened in a sentence, and whether the new files run now. Raises KeyError for an unknown id."""
-    explain: Callable[[str], Any]
-    """The decisions of a request by its id. Raises KeyError when it is unknown or forgotten."""
 
 
 def socket_path(config_path: Path) -> Path:
@@ -37,12 +25,12 @@ def socket_path(config_path: Path) -> Path:
 
 
 class ControlServer:
-    """Serves `ControlActions` until stopped."""
+    """Serves the control socket until stopped."""
 
-    def __init__(self, path: Path, actions: ControlActions) -> None:
+    def __init__(self, path: Path, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
         self._path = path
-        self._actions = actions
-        self._runner: web.AppRunner | None = None
+        self._handler = handler
+        self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
         """Listen; a socket left by a killed proxy is replaced. Raises PermissionError for a foreign directory."""
@@ -51,11 +39,7 @@ class ControlServer:
             raise PermissionError(f"{self._path.parent} belongs to somebody else")
         self._path.parent.chmod(0o700)
         self._path.unlink(missing_ok=True)
-        app = web.Application()
-        app.router.add_get("/plugins", self._list)
-        app.router.add_post("/plugins/{id}/reload", self._reload)
-        app.router.add_get("/requests/{id}", self._explain)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.ServerRunner(web.Server(self._handler, access_log=None))
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self._path)).start()
 
@@ -64,23 +48,6 @@ class ControlServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._path.unlink(missing_ok=True)
-
-    async def _list(self, request: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(self._actions.list_plugins()), content_type="application/json")
-
-    async def _explain(self, request: web.Request) -> web.Response:
-        try:
-            found = self._actions.explain(request.match_info["id"])
-        except KeyError:
-            return web.json_response({"error": f"no request {request.match_info['id']!r} is remembered"}, status=404)
-        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
-
-    async def _reload(self, request: web.Request) -> web.Response:
-        try:
-            outcome, loaded = await self._actions.reload_plugin(request.match_info["id"])
-        except KeyError:
-            return web.json_response({"error": f"no plugin {request.match_info['id']!r}"}, status=404)
-        return web.json_response({"outcome": outcome, "loaded": loaded})
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -94,15 +61,22 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(config_path: Path, method: str, path: str, *, timeout_s: float = 60.0) -> tuple[int, Mapping[str, Any]] | None:
-    """Ask the proxy that runs on this file; None when none runs."""
+def ask(
+    config_path: Path, method: str, path: str, *, body: Any = None, timeout_s: float = 60.0
+) -> tuple[int, Mapping[str, Any]] | None:
+    """Ask the proxy that runs on this file, with `body` as JSON; None when none runs.
+
+    A proxy that does not answer in time is status 504.
+    """
     connection = _UnixConnection(socket_path(config_path), timeout_s)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body=None if body is None else msgspec.json.encode(body))
         response = connection.getresponse()
         document = msgspec.json.decode(response.read())
     except (FileNotFoundError, ConnectionRefusedError):
         return None
+    except TimeoutError:
+        return 504, {"error": f"the running proxy did not answer within {timeout_s:g} s"}
     finally:
         connection.close()
     return response.status, document

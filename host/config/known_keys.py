@@ -47,7 +47,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "vertex-api-key.request-retry": "further rounds over the credentials are not built yet",
     "openai-compatibility.request-retry": "further rounds over the credentials are not built yet",
     "plugins.store-sources": "plugins are installed by copying their folder",
-    "remote-management": "the management API is not built yet",
 }
 
 DROPPED: Final[Mapping[str, str]] = {
@@ -60,6 +59,9 @@ DROPPED: Final[Mapping[str, str]] = {
     "antigravity-signature-bypass-strict": "belongs to a provider plugin",
     "auth": "a key of an old format",
     "ampcode": "a key of an old format",
+    "remote-management.disable-control-panel": "there is no control panel",
+    "remote-management.disable-auto-update-panel": "there is no control panel",
+    "remote-management.panel-github-repository": "there is no control panel",
     "generative-language-api-key": "write `gemini-api-key`",
     "openai-compatibility.api-keys": "write `api-key-entries`",
     "claude-api-key.cloak": "no imitation of another vendor's client",

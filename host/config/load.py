@@ -174,6 +174,8 @@ class _Walk:
             self._check_proxy(node, key, path)
         if key in _DURATION_KEYS or (path.startswith("plugins.policy.") and path.split(".")[-2] == "timeouts"):
             self._check_duration(node, key, path)
+        if path == "remote-management.listen" and value != "":
+            self._check_listen(node, key, path)
         if path == "plugins.configs":
             return value  # free-form; read by _plugin_sections
         if path == "api-keys":
@@ -192,6 +194,12 @@ class _Walk:
         try:
             values.seconds(node[key])
         except (ValueError, AttributeError) as error:
+            self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
+
+    def _check_listen(self, node: CommentedMap, key: str, path: str) -> None:
+        try:
+            values.listen_address(str(node[key]))
+        except ValueError as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
 
     def _check_proxy(self, node: CommentedMap, key: str, path: str) -> None:

@@ -186,13 +186,14 @@ class State(Section, frozen=True, kw_only=True):
 
 
 class RemoteManagement(Section, frozen=True, kw_only=True):
-    """The management API."""
+    """The management API under `/v0/management`; off without a key."""
 
+    listen: str = ""
+    """`127.0.0.1:8318`, `[::1]:8318`, a port, or `unix:path`: a listener of its own. Empty: the main listener."""
     allow_remote: bool = False
+    """Serve other machines than this one."""
     secret_key: str = ""
-    disable_control_panel: bool = False
-    disable_auto_update_panel: bool = False
-    panel_github_repository: str = ""
+    """The key, or its Argon2 or bcrypt hash; a plain one is replaced by its hash in the file."""
 
 
 class Config(Section, frozen=True, kw_only=True):

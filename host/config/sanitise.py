@@ -28,6 +28,7 @@ def sanitise(config: Config) -> tuple[Config, Removed]:
             codex_api_key=_provider_keys(config.codex_api_key, "codex-api-key", removed),
             vertex_api_key=_provider_keys(config.vertex_api_key, "vertex-api-key", removed),
             openai_compatibility=_compat(config.openai_compatibility, removed),
+            remote_management=replace(config.remote_management, secret_key=config.remote_management.secret_key.strip()),
             max_retry_credentials=max(0, config.max_retry_credentials),
             plugins=plugins,
         ),

@@ -25,3 +25,19 @@ def _one(text: str) -> float:
     if match is None:
         raise ValueError(f"{text!r} is no duration; write 500ms, 10s, 5m or 1h")
     return float(match[1]) * _UNIT_S[match[2] or "s"]
+
+
+def listen_address(text: str) -> tuple[str, int] | str:
+    """Where to listen: (host, port), or the path of a Unix socket. Raises ValueError with what would be right.
+
+    `127.0.0.1:8318`, `[::1]:8318`, a bare port (on 127.0.0.1), or `unix:path`.
+    """
+    text = text.strip()
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").strip()
+        if path:
+            return path
+    host, _, port = text.rpartition(":")
+    if port.isascii() and port.isdigit() and int(port) < 65536 and (":" not in host or host.startswith("[")):
+        return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+    raise ValueError(f"{text!r} is no address to listen on; write 127.0.0.1:8318, [::1]:8318 or unix:management.sock")

@@ -5,7 +5,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from host.observe.trace import DecisionTrace, RequestTrace
+from host.observe.logs import redact
+from host.observe.trace import Decision, DecisionTrace, RequestTrace
 
 
 class TracedDecision(Struct, frozen=True, kw_only=True):
@@ -28,6 +29,71 @@ class TracedRequest(Struct, frozen=True, kw_only=True):
     nested: Sequence["TracedRequest"] = ()
 
 
+class TracedSummary(Struct, frozen=True, kw_only=True):
+    """A request in a line: what was asked for, where it went, how it ended."""
+
+    request_id: str
+    parent_request_id: str | None = None
+    started_at_s: float
+    finished: bool
+    duration_ms: float
+    """Until its last decision."""
+    endpoint: str = ""
+    protocol: str = ""
+    caller: str = ""
+    model: str = ""
+    """As the client wrote it."""
+    upstream_model: str = ""
+    stream: bool = False
+    routed_by: str = ""
+    credential: str = ""
+    attempts: int = 0
+    outcome: str = ""
+    """`succeeded`, `failed`, `rejected`, `canceled`, `refused`; empty while it runs."""
+    status: int = 0
+    code: str = ""
+    failed_open: Sequence[str] = ()
+    """`plugin/method` of hooks that failed and were skipped."""
+
+
+def summary_of(request: RequestTrace) -> TracedSummary:
+    """The line of `request`."""
+    facts: dict[str, Any] = {}
+    attempts = 0
+    failed_open: dict[str, None] = {}
+    last_ms = 0.0
+    for decision in request.decisions:
+        last_ms, fields = decision.at_ms, decision.fields
+        match decision.kind:
+            case "request":
+                facts |= _some(fields, "protocol", "endpoint", "model", "stream", "caller")
+            case "route":
+                facts["routed_by"] = fields.get("plugin_id", "")
+            case "attempt":
+                attempts += 1
+                facts |= {"credential": fields.get("credential", ""), "upstream_model": fields.get("model", "")}
+            case "access_denied" | "access_provider_down":
+                facts |= {"outcome": "refused", **_some(fields, "status")}
+            case "outcome":
+                facts |= _some(fields, "outcome", "status", "code")
+        if fields.get("failed_open") or fields.get("outcome") == "failed_open":
+            failed_open[f"{fields.get('plugin_id')}/{fields.get('method')}"] = None
+    return TracedSummary(
+        request_id=request.request_id,
+        parent_request_id=request.parent_request_id,
+        started_at_s=request.started_at_s,
+        finished=request.finished,
+        duration_ms=last_ms,
+        attempts=attempts,
+        failed_open=tuple(failed_open),
+        **facts,
+    )
+
+
+def _some(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: fields[name] for name in names if name in fields}
+
+
 def traced(trace: DecisionTrace, request: RequestTrace) -> TracedRequest:
     """`request` with its descendants, as far as they are remembered."""
     return TracedRequest(
@@ -35,9 +101,15 @@ def traced(trace: DecisionTrace, request: RequestTrace) -> TracedRequest:
         started_at_s=request.started_at_s,
         finished=request.finished,
         dropped=request.dropped,
-        decisions=[TracedDecision(at_ms=d.at_ms, kind=d.kind, fields=d.fields) for d in request.decisions],
+        decisions=[_shown(decision) for decision in request.decisions],
         nested=[traced(trace, child) for child in trace.children(request.request_id)],
     )
+
+
+def _shown(decision: Decision) -> TracedDecision:
+    """Without what looks like a secret: messages come from plugins, and from upstreams that quote what they got."""
+    fields = {name: redact(value) if isinstance(value, str) else value for name, value in decision.fields.items()}
+    return TracedDecision(at_ms=decision.at_ms, kind=decision.kind, fields=fields)
 
 
 def tree_lines(request: TracedRequest, *, indent: str = "") -> Iterator[str]:

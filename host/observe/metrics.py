@@ -5,9 +5,10 @@ counters take a lock for every step. `prometheus_client` renders them when `/met
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -47,6 +48,10 @@ class _Histograms:
         series.count += 1
         series.sum += seconds
 
+    def series(self) -> Iterator[tuple[tuple[str, ...], _Histogram]]:
+        """Every label set and its histogram."""
+        yield from self._series.items()
+
     def _new(self, labels: tuple[str, ...]) -> _Histogram:
         if len(self._series) >= _MAX_SERIES:
             labels = (_OTHER,) * len(self._labels)
@@ -66,6 +71,19 @@ class _Histograms:
         return family
 
 
+class HookStats(Struct, frozen=True, kw_only=True):
+    """Calls of one plugin's hook since the proxy started; percentiles are estimated from the histogram's buckets."""
+
+    calls: int
+    errors: int
+    """Every outcome but `ok` and `cancelled`."""
+    outcomes: Mapping[str, int]
+    mean_ms: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+
+
 class PluginMetrics:
     """Calls to plugins: `observe` is called once per call by the door to plugin code."""
 
@@ -80,6 +98,14 @@ class PluginMetrics:
     def observe(self, plugin_id: str, method: str, outcome: str, seconds: float) -> None:
         """One call; the outcomes are those of `host.runtime.invoke.CallObserver`."""
         self._calls.observe((plugin_id, method, outcome), seconds)
+
+    def hooks_of(self, plugin_id: str) -> dict[str, HookStats]:
+        """Hook -> its calls; `<method>:items` is the time from a stream's result to its end."""
+        by_method: dict[str, dict[str, _Histogram]] = {}
+        for (plugin, method, outcome), series in self._calls.series():
+            if plugin == plugin_id:
+                by_method.setdefault(method, {})[outcome] = series
+        return {method: _hook_stats(outcomes) for method, outcomes in sorted(by_method.items())}
 
     def collect(self) -> Iterable[Metric]:
         yield self._calls.collect()
@@ -141,3 +167,31 @@ class Metrics(Collector):
         """Content type and body of `/metrics`, in the format that `accept` asks for."""
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self.registry)
+
+
+def _hook_stats(outcomes: Mapping[str, _Histogram]) -> HookStats:
+    counts = {outcome: series.count for outcome, series in sorted(outcomes.items())}
+    calls = sum(counts.values())
+    buckets = [sum(column) for column in zip(*(series.buckets for series in outcomes.values()), strict=True)]
+    return HookStats(
+        calls=calls,
+        errors=sum(count for outcome, count in counts.items() if outcome not in ("ok", "cancelled")),
+        outcomes=counts,
+        mean_ms=round(sum(series.sum for series in outcomes.values()) * 1000 / calls, 3),
+        p50_ms=_quantile_ms(buckets, 0.5),
+        p95_ms=_quantile_ms(buckets, 0.95),
+        p99_ms=_quantile_ms(buckets, 0.99),
+    )
+
+
+def _quantile_ms(buckets: Sequence[int], quantile: float) -> float:
+    """As Prometheus estimates it: evenly spread within a bucket; beyond the last bound, that bound."""
+    wanted = sum(buckets) * quantile
+    below = 0
+    lower_s = 0.0
+    for bound_s, count in zip(PLUGIN_BUCKETS_S, buckets, strict=False):
+        if count and below + count >= wanted:
+            return round((lower_s + (bound_s - lower_s) * (wanted - below) / count) * 1000, 3)
+        below += count
+        lower_s = bound_s
+    return round(PLUGIN_BUCKETS_S[-1] * 1000, 3)

@@ -5,7 +5,7 @@ Entries hold names, sizes and statuses, never secrets and never bodies.
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -61,9 +61,11 @@ class RequestTrace(Struct, eq=False):
         if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
-        if not self.has_long and fields.get("outcome") != "ok":
-            # A plugin call that went well holds names of the host's own only.
-            self.has_long = _has_long(fields)
+        if fields.get("outcome") != "ok" and _has_long(fields):
+            # A plugin call that went well holds names of the host's own only. Any other text is cut at once: until
+            # the request ends a plugin could pile up hundreds of long ones.
+            self.has_long = True
+            fields = _shortened(fields)
         self.entries.append((time.perf_counter(), kind, fields))
 
     def note(self, shape: Shape, *values: Any) -> None:
@@ -109,6 +111,7 @@ class DecisionTrace:
             self._traces[request_id] = trace
             while len(self._traces) > self._max_requests:
                 self._forget_oldest()
+        trace.finished = False
         return trace
 
     def finish(self, trace: RequestTrace) -> None:
@@ -128,6 +131,10 @@ class DecisionTrace:
     def latest(self, count: int) -> tuple[RequestTrace, ...]:
         """The newest requests, newest first."""
         return tuple(trace for trace, _ in zip(reversed(self._traces.values()), range(count), strict=False))
+
+    def newest_first(self) -> Iterator[RequestTrace]:
+        """All that are remembered; nothing may begin or end meanwhile."""
+        return reversed(self._traces.values())
 
     def children(self, request_id: str) -> tuple[RequestTrace, ...]:
         """Nested calls that plugins made for this request."""

@@ -163,6 +163,16 @@ class PluginRegistry:
         unusable = ("broken", "shadowed")
         return next((row for row in self.statuses() if row.id == plugin_id and row.state not in unusable), None)
 
+    def source(self, plugin_id: str) -> PluginSource | None:
+        """Where a plugin that runs or was found comes from, with its manifest."""
+        slot = self._slots.get(plugin_id)
+        return slot.current.plan.source if slot is not None else self._discovery.source(plugin_id)
+
+    def stderr_tail(self, plugin_id: str) -> tuple[str, ...]:
+        """The last lines a running plugin's process wrote; none when it does not run."""
+        slot = self._slots.get(plugin_id)
+        return tuple(slot.current.handle.stderr_tail()) if slot is not None else ()
+
     def unready_guards(self) -> list[str]:
         """Plugins that are not ready although one of their hooks must not be skipped: the gateway is not ready then."""
         return sorted(

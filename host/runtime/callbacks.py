@@ -11,8 +11,8 @@ from host.runtime.callback_http import HttpCallbacks
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.handle import ItemStream
 from host.runtime.loopwatch import LoopWatch
-from host.runtime.plugin_log import write_plugin_log
-from host.runtime.scope import CallScope
+from host.runtime.plugin_log import PluginLogs, write_plugin_log
+from host.runtime.scope import CallScope, RequestScope
 from host.tasks import TaskGroup
 from pluginabi.body import StreamItem
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError, host_error
@@ -67,6 +67,8 @@ class HostCallbacks:
         """Permissions by plugin, replaced when configuration is applied: they bind callbacks without a parent."""
         self._tasks: Final = tasks
         self.http: Final = http
+        self.logs: Final = PluginLogs()
+        """What plugins said last."""
         self._models_in_flight: dict[str, int] = {}
         self._unary: Final[Mapping[str, Unary]] = {
             "host.http.do": http.do,
@@ -103,7 +105,14 @@ class HostCallbacks:
     def log(self, plugin_id: str, frame: Log, scope: CallScope | None) -> None:
         """Write a plugin's log line, attributed to it and to its request."""
         request = scope.request if scope is not None else None
-        write_plugin_log(plugin_id, frame.level, frame.event, frame.fields, request=request)
+        self.write_log(plugin_id, frame.level, frame.event, frame.fields, request)
+
+    def write_log(
+        self, plugin_id: str, level: str, event: str, fields: Mapping[str, Any], request: RequestScope | None
+    ) -> None:
+        """Write and remember a line of a plugin."""
+        self.logs.keep(plugin_id, level, event, fields, request=request)
+        write_plugin_log(plugin_id, level, event, fields, request=request)
 
     def unary(self, scope: CallScope, method: str) -> Unary:
         """The function that serves `method` under `scope`. Raises PluginError when it may not be called."""
@@ -248,7 +257,7 @@ class InlinePort:
             self._context.cancelled.set()
 
     def _log(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
-        write_plugin_log(self.scope.plugin_id, level, event, fields, request=self.scope.request)
+        self._callbacks.write_log(self.scope.plugin_id, level, event, fields, self.scope.request)
 
 
 class _NestedItems:

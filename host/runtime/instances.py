@@ -70,6 +70,18 @@ class InstanceSet:
         return self._first.pid
 
     @property
+    def rss_bytes(self) -> int | None:
+        """Of all of them together."""
+        known = [instance.rss_bytes for instance in self.instances if instance.rss_bytes is not None]
+        return sum(known) if known else None
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Of all of them together; 1.0 is one processor."""
+        known = [instance.cpu_share for instance in self.instances if instance.cpu_share is not None]
+        return sum(known) if known else None
+
+    @property
     def restarts(self) -> int:
         return sum(instance.restarts for instance in self.instances)
 

@@ -39,6 +39,10 @@ class PluginStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Older generations that still finish calls."""
     restarts: int = 0
     pid: int | None = None
+    rss_bytes: int | None = None
+    """Memory of its process at the last look."""
+    cpu_share: float | None = None
+    """Of one processor, over the last half minute."""
     stderr: tuple[str, ...] = ()
     """Its last lines, when something is wrong."""
 
@@ -73,6 +77,8 @@ def status_of_slot(slot: Slot) -> PluginStatus:
         draining=len(slot.retiring),
         restarts=getattr(handle, "restarts", 0),
         pid=getattr(handle, "pid", None),
+        rss_bytes=getattr(handle, "rss_bytes", None),
+        cpu_share=getattr(handle, "cpu_share", None),
         stderr=tuple(handle.stderr_tail()) if reason else (),
     )
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from host.config.model import Config
 from host.tasks import TaskGroup
-from host.web.ports import AccessPort, GatewayPort, HealthSource, RequestMetrics
+from host.web.ports import AccessPort, GatewayPort, HealthSource, ManagementHandler, RequestMetrics
 from host.web.server import Frontend
 
 MAX_HEADER_BYTES: Final = 64 * 1024
@@ -62,6 +62,16 @@ def make_app(
     state: Callable[[], Config],
     health: HealthSource,
     metrics: RequestMetrics,
+    management: ManagementHandler | None = None,
 ) -> WebServer:
     """The server for `aiohttp.web.ServerRunner`. Call it inside the event loop."""
-    return WebServer(Frontend(gateway, access, state=state, health=health, metrics=metrics, tasks=TaskGroup("web")))
+    frontend = Frontend(
+        gateway,
+        access,
+        state=state,
+        health=health,
+        metrics=metrics,
+        tasks=TaskGroup("web"),
+        management=management,
+    )
+    return WebServer(frontend)

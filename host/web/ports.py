@@ -1,7 +1,9 @@
 """What the web layer needs from the rest of the host."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+from aiohttp import web
 
 from host.pipeline.request import ClientRequest, ClientResponse, ClientStream, Principal
 from pluginabi.immutable import Headers
@@ -72,3 +74,7 @@ class RequestMetrics(Protocol):
 
     def render(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of `/metrics`."""
+
+
+ManagementHandler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
+"""Answers what lies below `/v0/`; None when there is nothing."""

@@ -25,7 +25,7 @@ from host.web.clients import TrustedProxies, is_local_request, peer_address
 from host.web.exchange import STATUS_CLIENT_GONE, Exchange
 from host.web.headers import REQUEST_ID, header_lines, safe_headers
 from host.web.keepalive import KeepAlive
-from host.web.ports import AccessPort, GatewayPort, HealthSource, RequestMetrics
+from host.web.ports import AccessPort, GatewayPort, HealthSource, ManagementHandler, RequestMetrics
 from host.web.render_errors import Family, client_auth_legacy, render_http
 from host.web.routes import Route, Routes
 from host.web.streaming import STOPPING, Relay, close_stream, explained
@@ -37,6 +37,9 @@ EXAMPLE_API_KEYS = frozenset({"your-api-key", "your-api-key-1", "your-api-key-2"
 
 UNSAFE_KEY_CODE = "unsafe_example_api_key"
 UNSAFE_KEY_MESSAGE = "api-keys holds a key of the sample configuration; replace it with one of your own"
+
+MANAGED = "/v0/"
+"""Where the management API and the pages of plugins are."""
 
 STOP_S = 2.0
 """How long cancelled requests may take to leave."""
@@ -56,6 +59,7 @@ class Frontend:
         health: HealthSource,
         metrics: RequestMetrics,
         tasks: TaskGroup,
+        management: ManagementHandler | None = None,
     ) -> None:
         self._gateway = gateway
         self._access = access
@@ -63,6 +67,7 @@ class Frontend:
         self._health = health
         self._metrics = metrics
         self._tasks = tasks
+        self._management = management
         self._heads = HeadBuilder(time.monotonic)
         self._random = random.Random()
         self._log = RequestLog()
@@ -73,7 +78,7 @@ class Frontend:
         self._proxies = TrustedProxies(())
         self._unsafe_keys = False
 
-    async def handle(self, request: web.BaseRequest) -> Written:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; cancelled when its client is gone."""
         exchange = Exchange(request, config=self._current_config(), clock=time.monotonic)
         self._metrics.request_started()
@@ -81,11 +86,11 @@ class Frontend:
         assert task is not None
         self._running.add(task)
         try:
-            if exchange.method == "OPTIONS":
+            if exchange.method == "OPTIONS" and not exchange.path.startswith(MANAGED):
                 return self._send(exchange, 204, "", b"")
             found = self._routes.find(exchange.method, exchange.path)
             if found is None:
-                return self._unmatched(exchange)
+                return await self._managed(exchange) or self._unmatched(exchange)
             route, rest = found
             exchange.label = route.label
             exchange.headers = freeze_headers(request.headers.items())
@@ -275,6 +280,17 @@ class Frontend:
         exchange.family, exchange.protocol = Family.RESPONSES, "openai-response"
         await self._admit(exchange)
         raise RequestError(400, "websocket_unsupported", "the Responses API is served over HTTP: use POST")
+
+    async def _managed(self, exchange: Exchange) -> web.StreamResponse | None:
+        """The management API's answer, which has no CORS headers: no web page of another host may read it."""
+        if self._management is None or not exchange.path.startswith(MANAGED):
+            return None
+        exchange.client_address = peer_address(exchange.request)
+        answer = await self._management(exchange.request)
+        if answer is not None:
+            exchange.label, exchange.status = "management", answer.status
+            exchange.request_id = answer.headers.get(REQUEST_ID, "")
+        return answer
 
     def _unmatched(self, exchange: Exchange) -> Written:
         canonical = self._routes.canonical(exchange.method, exchange.path)

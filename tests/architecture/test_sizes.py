@@ -11,6 +11,7 @@ MAX_FUNCTION_LINES = 60
 LONG_MODULES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 BROAD_EXCEPT: dict[str, str] = {
+    "host/management/app.py": "error rendering: whatever a call raises becomes its answer, in one place",
     "host/runtime/drive.py": "an in-process plugin is stepped by hand, its errors and cancellation included",
     "host/runtime/inprocess.py": "the constructor of an in-process plugin is the author's code",
     "host/runtime/invoke.py": "whatever a call raises becomes one of the two plugin errors",

@@ -1,0 +1,119 @@
+"""One call of the management API: what a handler gets, what it raises and what it answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from host.errors import RequestError
+from host.web.body import read_body
+from pluginabi.immutable import EMPTY_HEADERS, Headers
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+JSON_TYPE: Final = "application/json; charset=utf-8"
+
+
+class ManagementError(Exception):
+    """A call is refused: `status`, and the JSON object of `error` (a code or a sentence), `message` and `fields`."""
+
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        message: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(message or error)
+        self.status: Final = status
+        self.headers: Final = headers or {}
+        self.document: Final[Mapping[str, Any]] = {
+            "error": error,
+            **({"message": message} if message else {}),
+            **fields,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call that was admitted and found its endpoint."""
+
+    method: str
+    path: str
+    """Below the base, decoded, with its leading slash."""
+    request: web.BaseRequest
+    request_id: str
+    caller: str
+    """Who it is, for the audit log: `key`, `environment key`, `local` (the control socket) or `public`."""
+    address: str = ""
+    headers: Headers = EMPTY_HEADERS
+    query: Headers = EMPTY_HEADERS
+    params: Mapping[str, str] = field(default_factory=dict)
+    """What the path's template names."""
+    _body: bytes | None = None
+
+    @property
+    def local(self) -> bool:
+        """Whether it came through the control socket of this user: the operator's own hands."""
+        return self.caller == "local"
+
+    def argument(self, name: str) -> str:
+        """The first value of a query parameter; empty when it is absent."""
+        return next(iter(self.query.get(name, ())), "")
+
+    def number(self, name: str, default: int, *, lowest: int = 1, highest: int) -> int:
+        """A whole number from the query, kept within bounds. Raises ManagementError 400 for anything else."""
+        text = self.argument(name).strip()
+        if not text:
+            return default
+        try:
+            return min(max(int(text), lowest), highest)
+        except ValueError:
+            raise ManagementError(400, "invalid_query", f"`{name}` must be a whole number") from None
+
+    async def body(self) -> bytes:
+        """The decoded body, read once. Raises ManagementError 413, or 400 when it cannot be read."""
+        if self._body is None:
+            transport = self.request.transport
+            if self.headers.get("expect", ("",))[0].lower() == "100-continue" and transport is not None:
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                self._body = await read_body(
+                    self.request,
+                    encodings=self.headers.get("content-encoding", ()),
+                    max_bytes=MAX_BODY_BYTES,
+                    max_decoded_bytes=MAX_BODY_BYTES,
+                )
+            except RequestError as error:
+                raise ManagementError(error.body.http_status, "invalid_body", error.body.message) from error
+        return self._body
+
+    async def json_object(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises ManagementError 400 `invalid_body`."""
+        try:
+            value = msgspec.json.decode(await self.body())
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ManagementError(400, "invalid_body", f"the body is not valid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise ManagementError(400, "invalid_body", "the body must be a JSON object")
+        return value
+
+    async def fields(self, **allowed: type) -> dict[str, Any]:
+        """The body as an object with exactly these members, each required. Raises ManagementError 400."""
+        found = await self.json_object()
+        for name, kind in allowed.items():
+            if name not in found:
+                raise ManagementError(400, "invalid_body", f"{name} is required")
+            if not isinstance(found[name], kind) or (kind is int and isinstance(found[name], bool)):
+                raise ManagementError(400, "invalid_body", f"{name} must be a {kind.__name__}")
+        for name in found.keys() - allowed.keys():
+            raise ManagementError(400, "invalid_body", f"{name!r} cannot be set here")
+        return found
+
+
+def reply(value: Any, *, status: int = 200) -> web.Response:
+    """A JSON answer; structs are fine."""
+    return web.Response(status=status, body=msgspec.json.encode(value), headers={"Content-Type": JSON_TYPE})

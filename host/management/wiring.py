@@ -1,0 +1,91 @@
+"""Puts the management API together. A further group of endpoints is one line in `endpoints_of`."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host.config.model import Config
+from host.management.actions import PluginActions
+from host.management.app import Build, ManagementApp
+from host.management.applier import ConfigApplier
+from host.management.auth import ENVIRONMENT_KEY, Authenticator
+from host.management.decisions import DecisionEndpoints
+from host.management.enabled import EnabledRecord, MayEnable, any_of, locally_enabled
+from host.management.plugin_pages import PluginPages
+from host.management.plugins import PluginEndpoints
+from host.management.rows import Menu
+from host.management.table import Endpoint, Table
+from host.observe.metrics import Metrics
+from host.observe.trace import DecisionTrace
+from host.runtime.apply import PluginRegistry
+from host.runtime.invoke import Invoker
+from host.runtime.plugin_log import PluginLogs
+from host.tasks import TaskGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the endpoints work on."""
+
+    file: Path
+    config: Callable[[], Config]
+    registry: PluginRegistry
+    applier: ConfigApplier
+    metrics: Metrics
+    trace: DecisionTrace
+    logs: PluginLogs
+    invoker: Invoker
+    state: Callable[[], Any]
+    """The gateway's, which calls of plugins' pages start with."""
+    record: EnabledRecord
+    tasks: TaskGroup
+    may_enable: Sequence[MayEnable] = ()
+    """Further reasons to let HTTP enable a plugin, beside its having been enabled on this machine before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """The API and what has to be told when plugins change."""
+
+    app: ManagementApp
+    pages: PluginPages
+
+
+def management(parts: Parts) -> Management:
+    """The whole API. Call it inside the event loop."""
+    table = Table(endpoints_of(parts, menus=lambda plugin_id: pages.menus(plugin_id)))
+    pages = PluginPages(
+        parts.invoker,
+        snapshot=lambda: parts.registry.snapshot,
+        state=parts.state,
+        native=table.has,
+        tasks=parts.tasks,
+    )
+    authenticator = Authenticator(
+        settings=lambda: parts.config().remote_management,
+        tasks=parts.tasks,
+        environment_key=os.environ.get(ENVIRONMENT_KEY, ""),
+    )
+    build = Build(
+        commit=os.environ.get("JACKFIELD_COMMIT", "unknown"), date=os.environ.get("JACKFIELD_BUILD_DATE", "unknown")
+    )
+    app = ManagementApp(table, authenticator, config=parts.config, pages=pages, tasks=parts.tasks, build=build)
+    return Management(app, pages)
+
+
+def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Iterator[Endpoint]:
+    """Every endpoint of the host, group by group."""
+    actions = PluginActions(
+        file=parts.file,
+        config=parts.config,
+        registry=parts.registry,
+        applier=parts.applier,
+        metrics=parts.metrics.plugins,
+        logs=parts.logs,
+        menus=menus,
+        may_enable=any_of(locally_enabled(parts.record), *parts.may_enable),
+    )
+    yield from PluginEndpoints(actions).endpoints()
+    yield from DecisionEndpoints(parts.trace).endpoints()
