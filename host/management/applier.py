@@ -43,6 +43,8 @@ class ConfigApplier:
         self._begun = 0
         self._pending: tuple[LoadedConfig, int] | None = None
         self._working = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def stamp(self) -> int:
         """The number of the configuration that is read, or was written, right now."""
@@ -55,6 +57,7 @@ class ConfigApplier:
             self._pending = (loaded, generation)
         if not self._working:
             self._working = True
+            self._idle.clear()
             self._tasks.start(self._work(), name="apply-config")
 
     async def apply(self, loaded: LoadedConfig, generation: int) -> bool:
@@ -72,6 +75,10 @@ class ConfigApplier:
                 self._note("failed" if problem else "applied", generation, [problem] if problem else ())
             return problem is None
 
+    async def settled(self) -> None:
+        """Wait until everything that was submitted so far is applied, or was not."""
+        await self._idle.wait()
+
     def rejected(self, problems: Sequence[Problem | str], generation: int) -> None:
         """A configuration could not even be read."""
         self._note("failed", generation, [str(problem) for problem in problems])
@@ -83,6 +90,7 @@ class ConfigApplier:
                 await self.apply(loaded, generation)
         finally:
             self._working = False
+            self._idle.set()
 
     def _note(
         self, state: Literal["applied", "applying", "failed"], generation: int, problems: Sequence[str] = ()

@@ -33,11 +33,12 @@ class OwnListener:
         self._runner = web.ServerRunner(serving(self._serve), shutdown_timeout=STOP_S)
         await self._runner.setup()
         if isinstance(where, str):
-            self._socket = Path(config_path(config, where))
-            _remove_stale(self._socket)
-            await web.UnixSite(self._runner, str(self._socket)).start()
-            self._socket.chmod(0o600)
-            self.url = f"unix:{self._socket}"
+            path = Path(config_path(config, where))
+            _remove_stale(path)
+            await web.UnixSite(self._runner, str(path)).start()
+            self._socket = path
+            path.chmod(0o600)
+            self.url = f"unix:{path}"
             return
         host, port = where
         await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
