@@ -12,8 +12,8 @@ from host import control
 from host.app import discover_plugins, public_listener_problem
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
+from host.install.lock import note_enabled
 from host.management.calls import ManagementError
-from host.management.enabled import EnabledRecord
 from host.management.plugin_config import SecretFields, edit_section, merged_with
 from host.observe.explain import TracedRequest, tree_lines
 from host.runtime.bundled import bundled_needed
@@ -125,7 +125,9 @@ def change_file(config_path: Path, plugin_id: str, values: Mapping[str, Any], *,
     secrets = SecretFields.of(source.manifest if source is not None else None, values)
     changed = edit_section(config_path, plugin_id, merged_with(values, secrets, references=True), switch_on=switch_on)
     if source is not None and values.get("enabled") is True:
-        EnabledRecord.of(changed.config).note([plugin_id])
+        problem = note_enabled(Path(changed.config.directory), [plugin_id])
+        if problem is not None:
+            click.echo(f"warning: {problem}", err=True)
 
 
 def report_change(answer: tuple[int, Mapping[str, Any]], done: str) -> int:

@@ -11,7 +11,6 @@ from host.config.load import ConfigError, LoadedConfig
 from host.config.model import Config
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
-from host.management.enabled import MayEnable
 from host.management.plugin_config import Edit, SecretFields, edit_section, merged_with, read_section, replaced_by
 from host.management.rows import Menu, plugin_row
 from host.observe.metrics import PluginMetrics
@@ -22,6 +21,10 @@ from host.runtime.plugin_log import PluginLogs
 from host.runtime.status import PluginStatus
 
 MAX_LOG_LINES: Final = 200
+MayEnable = Callable[[str], str | None]
+"""`may_enable(plugin_id)`: why HTTP must not enable this plugin; None when it may. Reads files, so it is called in a
+thread."""
+
 _UNUSABLE: Final = ("broken", "shadowed")
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from host.config.model import Config
-from host.management.actions import PluginActions
+from host.management.actions import MayEnable, PluginActions
 from host.management.app import Build, ManagementApp
 from host.management.applier import ConfigApplier
 from host.management.auth import ENVIRONMENT_KEY, Authenticator
 from host.management.decisions import DecisionEndpoints
-from host.management.enabled import EnabledRecord, MayEnable, any_of, locally_enabled
 from host.management.plugin_pages import PluginPages
 from host.management.plugins import PluginEndpoints
 from host.management.rows import Menu
@@ -39,10 +38,8 @@ class Parts:
     invoker: Invoker
     state: Callable[[], Any]
     """The gateway's, which calls of plugins' pages start with."""
-    record: EnabledRecord
+    may_enable: MayEnable
     tasks: TaskGroup
-    may_enable: Sequence[MayEnable] = ()
-    """Further reasons to let HTTP enable a plugin, beside its having been enabled on this machine before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
         metrics=parts.metrics.plugins,
         logs=parts.logs,
         menus=menus,
-        may_enable=any_of(locally_enabled(parts.record), *parts.may_enable),
+        may_enable=parts.may_enable,
     )
     yield from PluginEndpoints(actions).endpoints()
     yield from DecisionEndpoints(parts.trace).endpoints()

@@ -61,8 +61,6 @@ EVENTS: Final = (
     "plugin.not_recalled",
     "plugin.not_remembered",
     "plugin.reconfigure_failed",
-    "plugin.record_unreadable",
-    "plugin.record_unwritable",
     "plugin.registration_refused",
     "plugin.reload",
     "plugin.retired",
