@@ -243,6 +243,7 @@ class Proxy:
             reapply=self._apply_plugins,
         )
         self.credentials = self.credential_parts.manager
+        self.callbacks.auth.files = self.credential_parts.files
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
         self.trace = DecisionTrace()
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)

@@ -1,24 +1,89 @@
 """Everything about credentials of one proxy, put together: records, files, the plugins that know them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
 
 from host.config.model import Config, config_path
+from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
+from host.credentials.editor import CredentialEditor, CredentialError
+from host.credentials.listing import disk_listing, entry_for_index, listing, masked
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
 from host.credentials.watch import AuthDirWatcher
 from host.runtime.auth_plugins import AuthProviders
 from host.runtime.bundled import bundled_for, bundled_needed
+from host.runtime.callback_auth import AuthRefused
 from host.runtime.handle import PluginSnapshot
 from host.runtime.invoke import Invoker
 from host.tasks import TaskGroup
 from pluginabi.payloads.common import HostSummary
 
 log = structlog.get_logger("host.credentials")
+
+
+class PluginAuthFiles:
+    """`AuthFiles` over the manager: what `host.auth.*` sees."""
+
+    def __init__(self, manager: CredentialManager, directory: AuthDirectory, editor: CredentialEditor) -> None:
+        self._manager: Final = manager
+        self._directory: Final = directory
+        self._editor: Final = editor
+
+    async def list(self) -> Sequence[Mapping[str, Any]]:
+        return await listing(self._manager, self._directory)
+
+    async def read(self, auth_index: str, *, secrets: bool) -> tuple[str, str, Mapping[str, Any]]:
+        record = self._manager.by_index(auth_index)
+        if record is None:
+            raise AuthRefused(404, "auth_not_found", f"auth not found for auth_index {auth_index}")
+        if not record.path:
+            raise AuthRefused(404, "auth_file_not_found", f"auth file path not found for auth_index {auth_index}")
+        content = await asyncio.to_thread(files.read, record.path)
+        if content is None:
+            raise AuthRefused(404, "auth_file_not_found", f"auth file not found for auth_index {auth_index}")
+        if content.members is None:
+            raise AuthRefused(500, "auth_file_invalid", f"auth file for auth_index {auth_index} {content.problem}")
+        return record.file_name, record.path, content.members if secrets else masked(content.members)
+
+    async def runtime(self, auth_index: str) -> Mapping[str, Any]:
+        found = await entry_for_index(self._manager, self._directory, auth_index)
+        if found is None:
+            raise AuthRefused(404, "auth_not_found", f"auth runtime info not found for auth_index {auth_index}")
+        return found
+
+    async def save(self, name: str, members: Mapping[str, Any]) -> tuple[str, str]:
+        try:
+            path, _ = await self._editor.save_for_plugin(name, members)
+        except CredentialError as error:
+            raise AuthRefused(error.http_status, "auth_file_invalid", str(error)) from None
+        return os.path.basename(path), path
+
+
+class DiskAuthFiles:
+    """`AuthFiles` for a host that manages no credentials: the directory can be listed, and that is all."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory: Final = directory
+
+    async def list(self) -> Sequence[Mapping[str, Any]]:
+        return await asyncio.to_thread(disk_listing, self._directory)
+
+    async def read(self, auth_index: str, *, secrets: bool) -> tuple[str, str, Mapping[str, Any]]:
+        raise self._unavailable()
+
+    async def runtime(self, auth_index: str) -> Mapping[str, Any]:
+        raise self._unavailable()
+
+    async def save(self, name: str, members: Mapping[str, Any]) -> tuple[str, str]:
+        raise self._unavailable()
+
+    def _unavailable(self) -> AuthRefused:
+        return AuthRefused(503, "auth_unavailable", "core auth manager unavailable")
 
 
 class CredentialParts:
@@ -39,6 +104,8 @@ class CredentialParts:
         self.manager.on_change = self._changed
         self.plugins: Final = AuthProviders(invoker, snapshot=snapshot, host=lambda: host_summary(self._config))
         self.directory: Final = AuthDirectory(self.manager, self.plugins, config)
+        self.editor: Final = CredentialEditor(self.manager, self.directory, self.plugins)
+        self.files: Final = PluginAuthFiles(self.manager, self.directory, self.editor)
         self.watcher: Final = AuthDirWatcher(self.directory)
         self._config = config
         self._tasks: Final = tasks

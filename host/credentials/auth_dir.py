@@ -40,7 +40,7 @@ PARSE_AT_ONCE: Final = 64
 _YIELD_EVERY: Final = 200
 """Files parsed in one go before others get the event loop."""
 
-Adjust = Callable[[Credential], Credential]
+Note = Callable[[Credential], Credential]
 
 
 class AuthDirectory:
@@ -141,22 +141,24 @@ class AuthDirectory:
         Raises InvalidCredential when it cannot: an existing file is left as it is then. Raises OSError.
         """
         async with self._lock(path):
-            return await self._store(path, data, None)
+            return await self._store(path, data)
 
     async def change(
-        self, path: str, edit: Callable[[bytes], bytes], *, adjust: Adjust | None = None
+        self, path: str, edit: Callable[[bytes], bytes], *, note: Note | None = None, refreshed: bool = False
     ) -> tuple[Credential, ...]:
         """Write what `edit` makes of the file as it is on disk. Raises FileNotFoundError, else as `store`.
 
-        `adjust` finishes the records of a file whose token was renewed.
+        `note` adds to its records what the file does not say. `refreshed`: their token was renewed.
         """
         async with self._lock(path):
-            present = await asyncio.to_thread(_read_bytes, path)
+            present = await asyncio.to_thread(files.read_bytes, path)
+            if present is None:
+                raise FileNotFoundError(path)
             try:
                 data = edit(present)
             except msgspec.DecodeError as error:
                 raise InvalidCredential(f"the file is no JSON object: {error}") from None
-            return await self._store(path, data, adjust)
+            return await self._store(path, data, note=note, refreshed=refreshed)
 
     async def discard(self, path: str) -> bool:
         """Delete a file and drop its records; False when it was gone already. Raises OSError."""
@@ -170,19 +172,21 @@ class AuthDirectory:
         """The records that a file with this content would have. Raises InvalidCredential."""
         return await self._records(_usable(files.content_of(path, data)))
 
-    async def _store(self, path: str, data: bytes, adjust: Adjust | None) -> tuple[Credential, ...]:
+    async def _store(
+        self, path: str, data: bytes, *, note: Note | None = None, refreshed: bool = False
+    ) -> tuple[Credential, ...]:
         content = _usable(files.content_of(path, data))
         records = self._carried(content, await self._records(content))
-        if adjust is not None:
-            records = tuple(adjust(record) for record in records)
+        if note is not None:
+            records = tuple(note(record) for record in records)
         self._check_ids(path, records)
         await asyncio.to_thread(files.write, path, data)
         # The watcher finds nothing new in the file then.
         self._contents[path] = content
         self._made_of[path] = content.digest
         self.problems.pop(path, None)
-        refreshed = frozenset(record.id for record in records) if adjust is not None else frozenset[str]()
-        self.manager.set_sources({path: records}, refreshed=refreshed)
+        renewed = frozenset(record.id for record in records) if refreshed else frozenset[str]()
+        self.manager.set_sources({path: records}, refreshed=renewed)
         return self.manager.records_of(path)
 
     async def _apply(self, contents: Sequence[FileContent], *, removed: Iterable[str]) -> CredentialChange:
@@ -322,6 +326,7 @@ def carried(new: Credential, known: Credential, *, same_content: bool) -> Creden
         new,
         next_refresh_at_s=known.next_refresh_at_s or new.next_refresh_at_s,
         refresh_error=known.refresh_error,
+        status_message=new.status_message or known.status_message,
     )
     if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
         return new
@@ -358,8 +363,3 @@ def _read_all(directory: str) -> dict[str, FileContent]:
 
 def _read_some(paths: Sequence[str]) -> dict[str, FileContent | None]:
     return {path: files.read(path) for path in paths}
-
-
-def _read_bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(files.MAX_FILE_BYTES + 1)

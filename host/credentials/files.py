@@ -68,16 +68,22 @@ def scan(directory: str) -> Iterator[str]:
     yield from sorted(found)
 
 
+def read_bytes(path: str) -> bytes | None:
+    """The bytes of a file, one more than allowed at most; None when there is none. Raises other OSError."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+
+
 def read(path: str) -> FileContent | None:
     """The content of a file; None when there is none. What cannot be used is content with a problem."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return None
+        data = read_bytes(path)
     except OSError as error:
         return FileContent(path, b"", None, f"cannot be read: {error.strerror}")
-    return content_of(path, data)
+    return content_of(path, data) if data is not None else None
 
 
 def content_of(path: str, data: bytes) -> FileContent:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeAlias
 
 from host.errors import RequestError, to_error_body
+from host.runtime.callback_auth import AuthCallbacks
 from host.runtime.callback_http import HttpCallbacks
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.handle import ItemStream
@@ -60,7 +61,13 @@ class HostCallbacks:
     """
 
     def __init__(
-        self, *, http: HttpCallbacks, kv: KvCallbacks, tasks: TaskGroup, models: ModelRunner | None = None
+        self,
+        *,
+        http: HttpCallbacks,
+        kv: KvCallbacks,
+        tasks: TaskGroup,
+        models: ModelRunner | None = None,
+        auth: AuthCallbacks | None = None,
     ) -> None:
         self.models = models
         self.grants: Mapping[str, frozenset[str]] = {}
@@ -69,10 +76,16 @@ class HostCallbacks:
         self.http: Final = http
         self.logs: Final = PluginLogs()
         """What plugins said last."""
+        self.auth: Final = auth if auth is not None else AuthCallbacks()
+        self.auth.granted_to = self._granted_to
         self._models_in_flight: dict[str, int] = {}
         self._unary: Final[Mapping[str, Unary]] = {
             "host.http.do": http.do,
             "host.model.execute": self._model_execute,
+            "host.auth.list": self.auth.list,
+            "host.auth.get": self.auth.get,
+            "host.auth.get_runtime": self.auth.get_runtime,
+            "host.auth.save": self.auth.save,
             "host.kv.get": kv.get,
             "host.kv.set": kv.set,
             "host.kv.delete": kv.delete,
@@ -134,18 +147,19 @@ class HostCallbacks:
         """Whether this call may be made at all. Raises PluginError."""
         if scope.closed:
             raise host_error("parent_closed", f"{method}: the call it belongs to has ended")
-        granted = scope.permissions
-        if not scope.method:
-            if method in _NEEDS_PARENT:
-                raise host_error("parent_closed", f"{method} needs a parent: the call of the host it belongs to")
-            granted = self.grants.get(scope.plugin_id, granted)
+        if not scope.method and method in _NEEDS_PARENT:
+            raise host_error("parent_closed", f"{method} needs a parent: the call of the host it belongs to")
         permission = PERMISSION_OF_CALLBACK[method]
-        if permission not in granted:
+        if permission not in self._granted_to(scope):
             raise host_error(
                 "permission_denied",
                 f"plugin {scope.plugin_id!r} has no permission {permission!r} for {method}; it needs"
                 f" permissions = [{permission!r}] in plugin.toml and plugins.policy.{scope.plugin_id}.permissions",
             )
+
+    def _granted_to(self, scope: CallScope) -> frozenset[str]:
+        """The permissions of a call; without a parent, those that the plugin has now."""
+        return scope.permissions if scope.method else self.grants.get(scope.plugin_id, scope.permissions)
 
     async def _model_execute(self, scope: CallScope, params: ModelCallRequest) -> Payload:
         runner = self._enter_model(scope)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,10 @@ import pytest
 
 from host.config.model import Config
 from host.credentials import files
-from host.credentials.auth_dir import AuthDirectory
-from host.credentials.manager import CredentialManager
 from host.credentials.parse import InvalidCredential
-from host.credentials.plugin_port import NoAuthPlugins
-from host.credentials.records import CredentialChange
 from host.credentials.secret import Secret
 from tests.support.auth_plugins import ScriptedAuth, record
-
-
-class Site:
-    """A directory with its manager, and everything the manager told."""
-
-    def __init__(self, directory: Path, plugins: Any = None, **config: Any) -> None:
-        self.path = directory / "auths"
-        self.config = Config(directory=str(directory), **config)
-        self.now_s = 1000.0
-        self.manager = CredentialManager(clock=lambda: self.now_s)
-        self.told: list[CredentialChange] = []
-        self.manager.on_change = self.told.append
-        self.directory = AuthDirectory(self.manager, plugins or NoAuthPlugins(), self.config)
-
-    def put(self, name: str, **members: Any) -> str:
-        self.path.mkdir(exist_ok=True)
-        (self.path / name).write_text(json.dumps({"type": "claude", **members}))
-        return str(self.path / name)
-
-    async def opened(self) -> "Site":
-        await self.directory.scan()
-        await self.directory.load()
-        return self
-
-    def ids(self) -> list[str]:
-        return [found.id for found in self.manager.credentials]
+from tests.support.auth_site import Site
 
 
 @pytest.fixture
@@ -240,8 +212,6 @@ async def test_a_record_whose_id_is_taken_already_makes_its_file_unusable_and_ne
 
 
 async def test_a_token_that_was_renewed_in_memory_only_survives_the_same_file_being_parsed_again(tmp_path):
-    from dataclasses import replace
-
     site = Site(tmp_path, ScriptedAuth({"acme": lambda request: [record({"access_token": f"t{i}"}) for i in range(2)]}))
     path = site.put("multi.json", type="acme")
     await site.opened()

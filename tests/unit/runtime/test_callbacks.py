@@ -19,7 +19,6 @@ from pluginabi.errors import PluginError
 from pluginabi.frames import Log
 from pluginabi.methods import HOST_METHODS, PERMISSION_OF_CALLBACK
 from pluginabi.payloads.callbacks import (
-    AuthListRequest,
     HttpRequest,
     KvDeleteRequest,
     KvExpireRequest,
@@ -36,7 +35,7 @@ from tests.support.runtime import binding, new_callbacks, started
 # -- permissions and parents
 
 
-@pytest.mark.parametrize("method", sorted(name for name in PERMISSION_OF_CALLBACK if ".auth." not in name))
+@pytest.mark.parametrize("method", sorted(PERMISSION_OF_CALLBACK))
 async def test_every_callback_needs_its_permission_and_only_that(callbacks: HostCallbacks, method: str):
     needed = PERMISSION_OF_CALLBACK[method]
     opens = HOST_METHODS[method].stream
@@ -47,14 +46,6 @@ async def test_every_callback_needs_its_permission_and_only_that(callbacks: Host
     assert refusal(caught) == ("permission_denied", 500)
     assert needed in caught.value.body.message
     assert callable(look_up(scope(permissions=frozenset({needed})), method))
-
-
-@pytest.mark.parametrize("method", ["host.auth.list", "host.auth.get", "host.auth.get_runtime", "host.auth.save"])
-async def test_H123_H124_auth_callbacks_say_honestly_that_they_are_not_available(callbacks: HostCallbacks, method: str):
-    with pytest.raises(PluginError) as caught:
-        await callbacks.call(scope(), method, AuthListRequest())
-    assert refusal(caught) == ("method_not_found", 500)
-    assert "not available" in caught.value.body.message
 
 
 @pytest.mark.parametrize(

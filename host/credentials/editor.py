@@ -1,0 +1,268 @@
+"""Changes of credentials that somebody asks for: upload, patch, switch off, delete, save a login (spec 7.3, 8.3)."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+import structlog
+from msgspec import UNSET, Raw
+
+from host.credentials import files
+from host.credentials.auth_dir import AuthDirectory
+from host.credentials.files import InvalidName
+from host.credentials.listing import unmasked
+from host.credentials.manager import CredentialManager
+from host.credentials.parse import InvalidCredential
+from host.credentials.plugin_port import AuthPlugins
+from host.credentials.records import Credential
+from host.credentials.secret import MASK
+from host.credentials.virtual import OPERATOR_MEMBERS, storage_members, stored_document, stored_name
+from pluginabi.errors import AbiError
+from pluginabi.payloads.common import CredentialRecord
+from pluginabi.payloads.credentials import AuthSaveRequest
+
+log = structlog.get_logger("host.credentials.editor")
+
+VIRTUAL_TEXT: Final = "plugin virtual auth cannot be modified directly; edit or delete the source auth file"
+DISABLED_TEXT: Final = "disabled via management API"
+SetExcluded = Callable[[str, bool], Awaitable[None]]
+"""`set_excluded(credential_id, excluded)`: edit the configuration and apply it. Raises KeyError for no such key."""
+
+
+class CredentialError(Exception):
+    """A change that cannot be made; `http_status` and the message are for whoever asked for it."""
+
+    def __init__(self, http_status: int, message: str) -> None:
+        super().__init__(message)
+        self.http_status: Final = http_status
+
+
+@dataclass(frozen=True, slots=True)
+class Toggled:
+    """A credential was switched on or off; `via_config`: by its excluded models in the configuration."""
+
+    disabled: bool
+    via_config: bool = False
+
+
+class CredentialEditor:
+    """What management, plugins and logins may do with credentials. Everything raises CredentialError."""
+
+    def __init__(
+        self,
+        manager: CredentialManager,
+        directory: AuthDirectory,
+        plugins: AuthPlugins,
+        *,
+        set_excluded: SetExcluded | None = None,
+    ) -> None:
+        self._manager: Final = manager
+        self._directory: Final = directory
+        self._plugins: Final = plugins
+        self._set_excluded: Final = set_excluded
+
+    async def upload(self, name: str, data: bytes) -> tuple[Credential, ...]:
+        """Store a file of the operator, as written; its records take effect at once. 400 when it cannot be used."""
+        return await self._store(self._path(name), data)
+
+    async def save_for_plugin(self, name: str, members: Mapping[str, Any]) -> tuple[str, tuple[Credential, ...]]:
+        """Store a file for a plugin; returns its path. A masked text means what stands there now (400 when nothing
+        does)."""
+        path = self._path(name)
+        known = self._directory.content(path)
+        try:
+            document = unmasked(members, known.members if known is not None else None)
+        except KeyError:
+            raise CredentialError(400, f"invalid auth json: {MASK} stands for a secret that is not there") from None
+        return path, await self._store(path, files.render(document))
+
+    async def delete(self, name: str) -> None:
+        """Delete a file and everything made of it. 404 when there is none, 409 for one credential of several."""
+        plain = name.strip()
+        known = self._manager.by_id.get(plain)
+        if known is not None and known.source_kind == "virtual" and known.file_name.lower() != plain.lower():
+            raise CredentialError(409, VIRTUAL_TEXT)
+        if known is None or not known.path:
+            known = self._by_file_name(plain)
+        path = known.path if known is not None else self._path(plain)
+        try:
+            existed = await self._directory.discard(path)
+        except OSError as error:
+            raise CredentialError(500, f"cannot delete the auth file: {error.strerror}") from None
+        if not existed and known is None:
+            raise CredentialError(404, "auth file not found")
+
+    async def delete_all(self) -> int:
+        """Delete every file of the auth directory; how many there were."""
+        deleted = 0
+        for path in list(files.scan(self._directory.directory)):
+            deleted += await self._directory.discard(path)
+        return deleted
+
+    async def set_disabled(self, name: str, disabled: bool, *, auth_index: str = "") -> Toggled:
+        """Switch a credential off or on. `auth_index` guards against another one of the same name (409)."""
+        known = self._find(name, auth_index)
+        if known.source_kind == "config":
+            return await self._toggle_key(known, disabled)
+
+        def edit(data: bytes) -> bytes:
+            return files.with_members(data, {"disabled": disabled})
+
+        def note(record: Credential) -> Credential:
+            return replace(record, status_message=DISABLED_TEXT if record.disabled else record.status_message)
+
+        await self._change(known, edit, note)
+        return Toggled(disabled)
+
+    async def patch(self, name: str, fields: Mapping[str, Any], *, auth_index: str = "") -> tuple[Credential, ...]:
+        """Set members of a file; a dotted name is a place inside. Values may be `msgspec.Raw`, which keeps them as
+        written.
+
+        `headers` is merged (an empty text removes one), `priority` 0 and an empty `note` remove the member.
+        """
+        if not fields:
+            raise CredentialError(400, "no fields to update")
+        for field in fields:
+            if not all(part.strip() for part in field.split(".")):
+                raise CredentialError(400, f"invalid field path: {field}")
+        known = self._find(name, auth_index)
+        if known.source_kind == "config":
+            raise CredentialError(404, "auth file not found")
+
+        def edit(data: bytes) -> bytes:
+            for field, value in fields.items():
+                data = _patched(data, field, value)
+            return data
+
+        return await self._change(known, edit)
+
+    async def save_login(self, provider: str, records: Sequence[CredentialRecord]) -> tuple[Credential, ...]:
+        """Store what a login brought, all of it or nothing: what was stored before a failure is deleted again.
+
+        A file that is there already keeps what the operator wrote into it. Raises CredentialError 500.
+        """
+        stored: list[tuple[str, bytes | None]] = []
+        found: list[Credential] = []
+        try:
+            for record in records:
+                path, before, data = await self._login_file(provider, record)
+                stored.append((path, before))
+                found += await self._directory.store(path, data)
+        except (InvalidCredential, InvalidName, OSError) as error:
+            log.warning("credential.login_not_saved", provider=provider, reason=str(error))
+            await self._roll_back(stored)
+            raise CredentialError(500, "Failed to save authentication tokens") from None
+        return tuple(found)
+
+    async def _login_file(self, provider: str, record: CredentialRecord) -> tuple[str, bytes | None, bytes]:
+        """Where a new record is stored, what stands there now, and the new content."""
+        path = self._path(stored_name(record, provider=provider))
+        document = await self.wished(record, provider, stored_document(record, provider=provider))
+        present = await asyncio.to_thread(files.read_bytes, path)
+        if present is None:
+            return path, None, files.render(document)
+        known = files.content_of(path, present).members
+        if known is None:
+            return path, present, files.render(document)
+        own = {name: value for name, value in document.items() if name not in OPERATOR_MEMBERS or name not in known}
+        return path, present, files.with_members(present, own)
+
+    async def wished(self, record: CredentialRecord, provider: str, document: dict[str, Any]) -> dict[str, Any]:
+        """The document to store: `auth.save` lets the provider's plugin put another one in its place."""
+        shown = msgspec.structs.replace(record, storage=Raw(msgspec.json.encode(document)))
+        try:
+            answer = await self._plugins.save(provider, AuthSaveRequest(record=shown))
+        except AbiError as error:
+            log.warning("credential.save_hook_failed", provider=provider, error=str(error))
+            return document
+        if answer is None or answer.record is None or answer.record.storage is UNSET:
+            return document
+        return {**storage_members(answer.record), "type": document["type"]}
+
+    async def _roll_back(self, stored: Sequence[tuple[str, bytes | None]]) -> None:
+        for path, before in reversed(stored):
+            try:
+                if before is None:
+                    await self._directory.discard(path)
+                else:
+                    await self._directory.store(path, before)
+            except (InvalidCredential, OSError) as error:
+                log.error("credential.rollback_failed", path=path, reason=str(error))
+
+    async def _toggle_key(self, known: Credential, disabled: bool) -> Toggled:
+        if self._set_excluded is None:
+            raise CredentialError(404, "config api key entry not found")
+        try:
+            await self._set_excluded(known.id, disabled)
+        except KeyError:
+            raise CredentialError(404, "config api key entry not found") from None
+        return Toggled(disabled, via_config=True)
+
+    def _find(self, name: str, auth_index: str) -> Credential:
+        plain = name.strip()
+        if not plain:
+            raise CredentialError(400, "name is required")
+        known = self._manager.by_id.get(plain) or self._by_file_name(plain)
+        if known is None:
+            raise CredentialError(404, "auth file not found")
+        if auth_index and known.auth_index != auth_index.strip():
+            raise CredentialError(409, "auth_index belongs to another credential")
+        if known.source_kind == "virtual":
+            raise CredentialError(409, VIRTUAL_TEXT)
+        return known
+
+    def _by_file_name(self, name: str) -> Credential | None:
+        folded = name.lower()
+        return next((it for it in self._manager.credentials if it.path and it.file_name.lower() == folded), None)
+
+    def _path(self, name: str) -> str:
+        try:
+            return self._directory.path_of(name)
+        except InvalidName as error:
+            raise CredentialError(400, str(error)) from None
+
+    async def _store(self, path: str, data: bytes) -> tuple[Credential, ...]:
+        try:
+            return await self._directory.store(path, data)
+        except InvalidCredential as error:
+            raise CredentialError(400, f"invalid auth json: {error}") from None
+        except OSError as error:
+            raise CredentialError(500, f"cannot write {os.path.basename(path)}: {error.strerror}") from None
+
+    async def _change(
+        self, known: Credential, edit: Callable[[bytes], bytes], note: Callable[[Credential], Credential] | None = None
+    ) -> tuple[Credential, ...]:
+        try:
+            return await self._directory.change(known.path, edit, note=note)
+        except FileNotFoundError:
+            raise CredentialError(404, "auth file not found") from None
+        except InvalidCredential as error:
+            raise CredentialError(400, str(error)) from None
+        except OSError as error:
+            raise CredentialError(500, f"cannot write {known.file_name}: {error.strerror}") from None
+
+
+def _patched(data: bytes, field: str, value: Any) -> bytes:
+    if field == "headers":
+        return _with_headers(data, value)
+    plain = msgspec.json.decode(value) if isinstance(value, Raw) else value
+    if (field == "priority" and plain == 0) or (field == "note" and isinstance(plain, str) and not plain.strip()):
+        return files.with_members(data, {}, removed=[field])
+    return files.with_value(data, field.split("."), value)
+
+
+def _with_headers(data: bytes, value: Any) -> bytes:
+    wanted = msgspec.json.decode(value) if isinstance(value, Raw) else value
+    if not isinstance(wanted, Mapping):
+        raise InvalidCredential("`headers` is an object of texts")
+    present = msgspec.json.decode(data, type=dict[str, Any]).get("headers")
+    merged = dict(present) if isinstance(present, Mapping) else {}
+    for name, text in wanted.items():
+        if text == "":
+            merged.pop(name, None)
+        else:
+            merged[name] = text
+    return files.with_members(data, {"headers": merged}) if wanted else data
