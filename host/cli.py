@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from host import VERSION
+from host.cli_install import COMMANDS
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
 
@@ -125,6 +126,10 @@ def plugins_reload(plugin_id: str, config_path: str) -> None:
     from host.cli_plugins import reload_plugin
 
     sys.exit(reload_plugin(Path(config_path), plugin_id))
+
+
+for _command in COMMANDS:
+    plugins.add_command(_command)
 
 
 class _PassedOn(click.Command):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.load import dump_subtree, parse_config, parse_yaml
+from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
 
 
 def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> None:
@@ -29,6 +29,65 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
     text = dump_subtree(tree, like=before)
     parse_config(text, file=file)
     write_atomically(file, text)
+
+
+def remove_value(path: str | os.PathLike[str], keys: Sequence[str]) -> bool:
+    """Remove one value and write the file back; False, and nothing written, when it is not there.
+
+    Comments inside of what is removed go with it, all others stay. Raises ConfigError when the file is invalid before
+    or after the change; the file is untouched then.
+    """
+    file = os.fspath(path)
+    before = Path(file).read_text(encoding="utf-8")
+    tree = parse_yaml(before, file)
+    node = tree
+    for key in keys[:-1]:
+        node = node.get(key) if isinstance(node, CommentedMap) else None
+    if not isinstance(node, CommentedMap) or keys[-1] not in node:
+        return False
+    text = _without_lines_of(before, node, keys[-1])
+    del node[keys[-1]]
+    if text is None or not _says(text, tree):
+        # Written in a style whose lines cannot be taken out; the comments behind it are lost then.
+        text = dump_subtree(tree, like=before)
+    parse_config(text, file=file)
+    write_atomically(file, text)
+    return True
+
+
+def _without_lines_of(text: str, node: CommentedMap, key: str) -> str | None:
+    """The text without a member of a block mapping; None when the mapping is written on one line.
+
+    The library would drop the comments that follow a member together with it.
+    """
+    if node.fa.flow_style():
+        return None
+    lines = text.splitlines(keepends=True)
+    start, column = node.lc.key(key)
+    end = start + 1
+    while end < len(lines) and (not lines[end].strip() or _indent(lines[end]) > column):
+        end += 1
+    while end > start + 1 and not lines[end - 1].strip():
+        end -= 1
+    return "".join([*lines[:start], *lines[end:]])
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _says(text: str, tree: CommentedMap) -> bool:
+    """Whether a text means this tree; a mapping that lost its last member may be written as nothing."""
+    try:
+        return bool(_filled(to_plain(parse_yaml(text, ""))) == _filled(to_plain(tree)))
+    except ConfigError:
+        return False
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled(member) for key, member in value.items()}
+    return {} if value is None else value
 
 
 def write_atomically(file: str, text: str, *, mode: int | None = None) -> None:
