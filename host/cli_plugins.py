@@ -7,12 +7,13 @@ from urllib.parse import quote
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from host import control
 from host.app import discover_plugins, public_listener_problem
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
-from host.install.lock import note_enabled
+from host.install.lock import Seals, note_enabled
 from host.management.calls import ManagementError
 from host.management.plugin_config import SecretFields, edit_section, merged_with
 from host.observe.explain import TracedRequest, tree_lines
@@ -214,6 +215,7 @@ def _plugin_problems(config: Config, enabled: Set[str]) -> list[str]:
             effective_policy(source, config)
         except PolicyError as error:
             problems.append(f"plugin {source.plugin_id}: {error}")
+    problems += [f"plugin {it}: {reason}" for it, reason in _changed_files(config, discovery).items() if it in enabled]
     known = {source.plugin_id for source in discovery.found} | {broken.plugin_id for broken in discovery.broken}
     missing = sorted(enabled - known)
     return [*problems, *(f"plugin {it} is enabled but was not found in {config.plugins.dir}/" for it in missing)]
@@ -223,9 +225,21 @@ def _rows(config: Config) -> list[Row]:
     """What would run, from the file and the manifests alone."""
     discovery = discover_plugins(config)
     needed = bundled_needed(config)
+    changed = _changed_files(config, discovery)
     statuses = [status_of_source(source, config, source.plugin_id in needed) for source in discovery.found]
+    statuses = [
+        replace(status, state="broken", reason=changed[status.id]) if status.id in changed else status
+        for status in statuses
+    ]
     rows: list[Row] = msgspec.to_builtins([*statuses, *statuses_of_unusable(discovery)])
     return rows
+
+
+def _changed_files(config: Config, discovery: Discovery) -> dict[str, str]:
+    """Installed plugins that would not start because of their files, with the reason."""
+    check = Seals(Path(config.directory))
+    found = {source.plugin_id: check(source) for source in discovery.found}
+    return {plugin_id: problem for plugin_id, problem in found.items() if problem is not None}
 
 
 def _print_table(rows: Sequence[Row]) -> None:

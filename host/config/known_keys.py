@@ -46,7 +46,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "codex-api-key.request-retry": "further rounds over the credentials are not built yet",
     "vertex-api-key.request-retry": "further rounds over the credentials are not built yet",
     "openai-compatibility.request-retry": "further rounds over the credentials are not built yet",
-    "plugins.store-sources": "plugins are installed by copying their folder",
 }
 
 DROPPED: Final[Mapping[str, str]] = {

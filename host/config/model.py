@@ -163,6 +163,7 @@ class Plugins(Section, frozen=True, kw_only=True):
     enabled: bool = False
     dir: str = "plugins"
     store_sources: Sequence[str] = ()
+    """Registries that `jackfield plugins search|install|upgrade` look in: URLs, or files."""
     configs: Mapping[str, PluginSection] = field(default_factory=dict)
     policy: Mapping[str, PluginPolicy] = field(default_factory=dict)
     upgrade_drain: Duration = "15m"

@@ -38,6 +38,9 @@ COMPOSITION_ROOT = {
     "reload",
     "__main__",
     "__init__",
+    "cli_install",
+    "installing",
+    "installed",
 }
 """Modules of host that put the parts together and may import all of them."""
 

@@ -89,7 +89,6 @@ def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
         text = text.replace(" x\n", " 3\n" if value == "3" else " x\n")
     if key in (
         "remote-management",
-        "plugins.store-sources",
         "routing.session-affinity",
         "routing.session-affinity-ttl",
     ):
