@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 
 from host import control
 from host.app import discover_plugins
-from host.cli_plugins import set_enabled
+from host.cli_plugins import change_file, problem_of
 from host.config.edit import remove_value
 from host.install.lock import LockEntry, changed_lock, difference_from, folder_of, folder_text, read_lock
 from host.install.obtain import REGISTRY_TIMEOUT_S, Listing, load_registries
@@ -21,8 +22,10 @@ from host.install.site import Refused, Site
 from host.install.tree import LINK, SPECIAL, Tree, scan
 from host.install.versions import is_update
 from host.installing import brought_up, confirm, damage_of, now_text, reported, site_of
+from host.management.calls import ManagementError
 
-DRAIN_TIMEOUT_S = 60.0
+DRAIN_TIMEOUT_S: Final = 120.0
+"""A plugin that was disabled may finish its calls for seconds, not minutes."""
 
 
 def remove_plugin(config_path: Path, plugin_id: str, *, yes: bool, forget: bool | None) -> int:
@@ -55,9 +58,8 @@ def _remove(site: Site, plugin_id: str, *, yes: bool, forget: bool | None) -> in
     if forget is None:
         forget = not yes and _has_sections(site, plugin_id) and click.confirm(f"Also its sections of {site.file}?")
     section = site.config.plugins.configs.get(plugin_id)
-    if section is not None and section.enabled and set_enabled(site.file, plugin_id, enabled=False) != 0:
-        raise Refused(f"{plugin_id} could not be disabled, so it stays")
-    _drain(site, plugin_id)
+    if section is not None and section.enabled:
+        _disable(site, plugin_id)
     with staging(folder.parent) as stage:
         take_away(site.directory, folder=folder, into=stage / "removed", plugin_id=plugin_id)
     if forget:
@@ -75,13 +77,21 @@ def _has_sections(site: Site, plugin_id: str) -> bool:
     return plugin_id in plugins.configs or plugin_id in plugins.policy
 
 
-def _drain(site: Site, plugin_id: str) -> None:
-    """Wait until nothing of it runs in the running proxy. Raises Refused when that cannot be said."""
-    answer = control.ask(site.file, "POST", f"/plugins/{quote(plugin_id, safe='')}/drain", timeout_s=DRAIN_TIMEOUT_S)
-    if answer is None or answer[1].get("gone"):
-        return
-    reason = answer[1].get("message") or answer[1].get("error") or "it still runs"
-    raise Refused(f"{plugin_id} is disabled, but not removed: {clean(str(reason))}")
+def _disable(site: Site, plugin_id: str) -> None:
+    """Disable it and wait until nothing of it runs in the running proxy. Raises Refused when that does not happen."""
+    path = f"/plugins/{quote(plugin_id, safe='')}"
+    answer = control.ask(site.file, "POST", f"{path}/disable", timeout_s=DRAIN_TIMEOUT_S)
+    try:
+        if answer is None:
+            change_file(site.file, plugin_id, {"enabled": False})
+            return
+    except ManagementError as error:
+        raise Refused(f"{plugin_id} cannot be disabled, so it stays: {error}") from None
+    if answer[0] == 200 and answer[1].get("applied"):
+        answer = control.ask(site.file, "GET", f"{path}/gone", timeout_s=DRAIN_TIMEOUT_S)
+        if answer is None or answer[1].get("gone"):
+            return
+    raise Refused(f"{plugin_id} still runs, so it stays: {clean(problem_of(answer[1]))}")
 
 
 # -- verify and lock

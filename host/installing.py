@@ -17,7 +17,7 @@ import click
 
 from host import control
 from host.app import discover_plugins
-from host.cli_plugins import set_enabled
+from host.cli_plugins import problem_of, set_enabled
 from host.config.load import ConfigError, load_config
 from host.install.archive import ArchiveError, Unpacked, unpack
 from host.install.download import DownloadError
@@ -289,11 +289,10 @@ def state_of(site: Site, plugin_id: str) -> str | None:
 def brought_up(site: Site, plugin_id: str) -> Outcome | None:
     """Let the running proxy load the plugin anew; None when none runs or the configuration does not enable it."""
     section = site.config.plugins.configs.get(plugin_id)
-    if section is None or not section.enabled or control.ask(site.file, "GET", "/plugins") is None:
+    if section is None or not section.enabled or not site.config.plugins.enabled:
         return None
     answer = control.ask(site.file, "POST", f"/plugins/{quote(plugin_id, safe='')}/reload", timeout_s=RELOAD_TIMEOUT_S)
     if answer is None:
         return None
     document = answer[1]
-    text = document.get("outcome") or document.get("message") or document.get("error") or "no answer"
-    return Outcome(bool(document.get("loaded")), clean(str(text)))
+    return Outcome(bool(document.get("loaded")), clean(str(document.get("outcome") or problem_of(document))))

@@ -111,7 +111,10 @@ class PluginActions:
                 409, "plugin_is_bundled", "it runs when its section of the configuration needs it, not by a switch"
             )
         if local and enabled and not self._is_known(plugin_id):
-            raise self._unknown(plugin_id)
+            # Its folder may have come after the newest configuration was applied.
+            await self._registry.look()
+            if not self._is_known(plugin_id):
+                raise self._unknown(plugin_id)
 
         def change(section: Any) -> None:
             section["enabled"] = enabled
@@ -119,15 +122,22 @@ class PluginActions:
         return await self._change(plugin_id, change, local=local, switch_on=local and enabled)
 
     async def reload(self, plugin_id: str) -> dict[str, Any]:
-        """Load its files anew, beside the old ones."""
-        before = self._running(plugin_id)
+        """Load its files anew, beside the old ones; for the first time when it is enabled and they were not there."""
+        self._check_id(plugin_id)
+        before = self._registry.status(plugin_id)
         try:
             outcome = await self._registry.reload(plugin_id)
         except KeyError:
-            raise self._not_running(plugin_id) from None
+            raise self._not_running(plugin_id) if self._is_known(plugin_id) else self._unknown(plugin_id) from None
         after = self._registry.status(plugin_id)
-        renewed = after is not None and before.generation != after.generation and after.state == PluginState.READY
+        is_new = after is not None and (before is None or before.generation != after.generation)
+        renewed = is_new and after is not None and after.state == PluginState.READY
         return {"status": "ok" if renewed else "unchanged", "outcome": outcome, "loaded": renewed}
+
+    async def gone(self, plugin_id: str) -> dict[str, Any]:
+        """Wait until nothing of a disabled plugin runs any more, so that its files may be removed."""
+        self._check_id(plugin_id)
+        return {"gone": await self._registry.gone(plugin_id)}
 
     async def reset(self, plugin_id: str) -> dict[str, Any]:
         """Start a failed plugin again, its crashes forgotten."""

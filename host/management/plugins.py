@@ -32,6 +32,7 @@ class PluginEndpoints:
             Endpoint("POST", "/plugins/{id}/reset", self._reset),
             Endpoint("POST", "/plugins/{id}/reload", self._reload),
             Endpoint("GET", "/plugins/{id}/logs", self._logs),
+            Endpoint("GET", "/plugins/{id}/gone", self._gone),
             Endpoint("DELETE", "/plugins/{id}", self._refuse_delete),
             Endpoint("POST", "/plugin-store/{id}/install", self._refuse_install),
         )
@@ -74,6 +75,11 @@ class PluginEndpoints:
     async def _logs(self, call: Call) -> web.Response:
         limit = call.number("limit", DEFAULT_LOG_LINES, highest=MAX_LOG_LINES)
         return reply(self._actions.logs(call.params["id"], limit=limit))
+
+    async def _gone(self, call: Call) -> web.Response:
+        if not call.local:
+            raise ManagementError(404, "not_found", "only `jackfield plugins remove` waits for this")
+        return reply(await self._actions.gone(call.params["id"]))
 
     async def _refuse_delete(self, call: Call) -> web.Response:
         raise _on_the_machine(f"jackfield plugins remove {call.params['id']}", allow="GET")

@@ -106,13 +106,17 @@ class PluginRegistry:
             return self._publish()
 
     async def reload(self, plugin_id: str) -> str:
-        """Load a plugin's files anew, beside the old ones; a sentence says what happened. Raises KeyError."""
+        """Load a plugin's files anew, beside the old ones; a sentence says what happened.
+
+        One that is enabled and whose files were not there before is started. Raises KeyError for any other that does
+        not run.
+        """
         async with self._lock:
             slot = self._slots.get(plugin_id)
-            if slot is None:
-                raise KeyError(plugin_id)
             self._discovery = self._discover(self._config)
             source = self._discovery.source(plugin_id)
+            if slot is None:
+                return await self._load_first(plugin_id, source)
             if source is None:
                 broken = next((broken for broken in self._discovery.broken if broken.plugin_id == plugin_id), None)
                 slot.problem = broken.reason if broken is not None else "its folder is gone"
@@ -127,6 +131,26 @@ class PluginRegistry:
         if slot.problem:
             return f"{plugin_id} was loaded anew and did not start: {slot.problem}"
         return f"{plugin_id} {source.manifest.version} is loaded; calls in progress finish in the old one"
+
+    async def _load_first(self, plugin_id: str, source: PluginSource | None) -> str:
+        if source is None or not is_wanted(source, self._config, self._needed):
+            raise KeyError(plugin_id)
+        await self._bring(source, force=True)
+        self._changed()
+        if problem := self._slots[plugin_id].problem:
+            return f"{plugin_id} did not start: {problem}"
+        return f"{plugin_id} {source.manifest.version} is loaded"
+
+    async def look(self) -> None:
+        """Find out anew which plugins there are; starts and stops nothing."""
+        async with self._lock:
+            self._discovery = self._discover(self._config)
+
+    async def gone(self, plugin_id: str) -> bool:
+        """Wait until nothing of a plugin runs any more; False at once while the configuration wants it."""
+        if plugin_id not in self._slots:
+            await self._retirement.left(plugin_id)
+        return plugin_id not in self._slots
 
     async def reset(self, plugin_id: str) -> bool:
         """Start a failed plugin again, with what was tried last; whether it is ready now. Raises KeyError."""

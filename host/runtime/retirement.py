@@ -59,6 +59,11 @@ class Retirement:
                 log.info("plugin.upgrade_waits", plugin_id=slot.plugin_id, for_generation=generation.handle.generation)
         return _fits(slot)
 
+    async def left(self, plugin_id: str) -> None:
+        """Wait until all generations of a plugin that are on their way out have ended."""
+        for generation in [each for each in self._leaving if each.plan.plugin_id == plugin_id]:
+            await generation.gone.wait()
+
     async def stop_all(self, generations: list[Generation], *, drain_s: float) -> None:
         """Stop these and everything that is on its way out; calls have `drain_s` to end."""
         await asyncio.gather(*(_stop(generation, drain_s) for generation in {*generations, *self._leaving}))

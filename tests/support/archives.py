@@ -76,3 +76,12 @@ def registry_entry(plugin_id: str = "greeter", **fields: Any) -> dict[str, Any]:
 
 def registry_text(*entries: Any, schema_version: Any = 1) -> bytes:
     return json.dumps({"schema_version": schema_version, "plugins": list(entries)}).encode()
+
+
+def zip_of_folder(path: Path, folder: Path) -> Path:
+    """A zip of a plugin's folder as it is."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                out.write(file, file.relative_to(folder))
+    return path
