@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from host.pipeline.attach import PoolAttacher
 from host.pipeline.execute import Gateway
 from host.pipeline.request import Principal
 from host.pipeline.state import GatewayState, build_state
+from host.recording.run import Recordings, secrets_of
 from host.reload import Reloader
 from host.runtime.apply import PluginRegistry
 from host.runtime.bundled import BUNDLED_PACKAGE, bundled_dir
@@ -248,6 +249,9 @@ class Proxy:
         self.trace = DecisionTrace()
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
         self.callbacks.models = self.gateway.models
+        self.recordings = Recordings(
+            invoker=self.invoker, callbacks=self.callbacks, status=self.registry.status, secrets=self._secrets
+        )
         access = Access(invoker=self.invoker, state=lambda: self.gateway.state, trace=self.trace)
         self.access = Door(access, self._ready)
         tasks = TaskGroup("management")
@@ -267,8 +271,14 @@ class Proxy:
             invoker=self.invoker,
             state=lambda: self.gateway.state,
             may_enable=lambda plugin_id: may_enable(Path(self.config.directory), plugin_id),
+            recordings=self.recordings,
             tasks=tasks,
         )
+
+    def _secrets(self, plugin_id: str) -> Iterator[str]:
+        """What no recording of the plugin may hold."""
+        yield from self.registry.secrets(plugin_id)
+        yield from secrets_of(self.gateway.state.pool.credentials, (key.key for key in self.config.api_keys))
 
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:
         """Credentials of the state the request started with, so that a reload never pulls one away under it."""
@@ -367,6 +377,7 @@ class Proxy:
             log.warning("control.unavailable", reason=str(error))
         else:
             self._stack.push_async_callback(control.stop)
+            self._stack.callback(self.recordings.stop)
 
     def _file_has_changed(self) -> bool:
         """Whether the file was edited after it was read and before anybody watched it."""

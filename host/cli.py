@@ -9,6 +9,7 @@ from host import VERSION
 from host.cli_install import COMMANDS
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
+from host.cli_record import record, replay
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -149,6 +150,8 @@ def plugins_test(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(management)
+main.add_command(record)
+main.add_command(replay)
 plugins.add_command(plugins_config)
 plugins.add_command(plugins_reset)
 plugins.add_command(plugins_logs)

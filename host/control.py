@@ -9,7 +9,8 @@ import http.client
 import os
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,20 @@ def ask(
     finally:
         connection.close()
     return response.status, document
+
+
+@contextmanager
+def ask_for_lines(config_path: Path, path: str) -> Iterator[tuple[int, Iterator[bytes]] | None]:
+    """Ask for an answer that comes line by line: its status and lines; None when no proxy runs. Leaving hangs up."""
+    connection = _UnixConnection(socket_path(config_path), 60.0)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        yield None
+        return
+    try:
+        yield response.status, iter(response.readline, b"")
+    finally:
+        connection.close()

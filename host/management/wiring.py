@@ -14,10 +14,12 @@ from host.management.auth import ENVIRONMENT_KEY, Authenticator
 from host.management.decisions import DecisionEndpoints
 from host.management.plugin_pages import PluginPages
 from host.management.plugins import PluginEndpoints
+from host.management.recordings import RecordingEndpoints
 from host.management.rows import Menu
 from host.management.table import Endpoint, Table
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
+from host.recording.run import Recordings
 from host.runtime.apply import PluginRegistry
 from host.runtime.invoke import Invoker
 from host.runtime.plugin_log import PluginLogs
@@ -39,6 +41,7 @@ class Parts:
     state: Callable[[], Any]
     """The gateway's, which calls of plugins' pages start with."""
     may_enable: MayEnable
+    recordings: Recordings
     tasks: TaskGroup
 
 
@@ -86,3 +89,4 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     )
     yield from PluginEndpoints(actions).endpoints()
     yield from DecisionEndpoints(parts.trace).endpoints()
+    yield from RecordingEndpoints(parts.recordings).endpoints()

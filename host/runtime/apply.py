@@ -197,6 +197,11 @@ class PluginRegistry:
         slot = self._slots.get(plugin_id)
         return tuple(slot.current.handle.stderr_tail()) if slot is not None else ()
 
+    def secrets(self, plugin_id: str) -> tuple[str, ...]:
+        """Secret texts in a running plugin's configuration."""
+        slot = self._slots.get(plugin_id)
+        return slot.current.plan.config.secrets if slot is not None else ()
+
     def unready_guards(self) -> list[str]:
         """Plugins that are not ready although one of their hooks must not be skipped: the gateway is not ready then."""
         return sorted(

@@ -54,6 +54,16 @@ class ModelRunner(Protocol):
     ) -> tuple[ModelCallResponse, ItemStream]: ...
 
 
+class CallbackTap(Protocol):
+    """Listens to callbacks while somebody records the calls they belong to; see `host.recording`."""
+
+    def unary(self, scope: CallScope, method: str, serve: Unary) -> Unary:
+        """What to serve a callback with instead."""
+
+    def opening(self, scope: CallScope, method: str, serve: Opening) -> Opening:
+        """The same for a callback that opens a stream."""
+
+
 class HostCallbacks:
     """The `CallbackServer`. A scope whose `method` is empty stands for a callback without a parent.
 
@@ -70,6 +80,8 @@ class HostCallbacks:
         auth: AuthCallbacks | None = None,
     ) -> None:
         self.models = models
+        self.tap: CallbackTap | None = None
+        """Set while calls are recorded."""
         self.grants: Mapping[str, frozenset[str]] = {}
         """Permissions by plugin, replaced when configuration is applied: they bind callbacks without a parent."""
         self._tasks: Final = tasks
@@ -133,7 +145,7 @@ class HostCallbacks:
         if serve is None:
             raise _unserved(method, self._streams)
         self._admit(scope, method)
-        return serve
+        return serve if self.tap is None else self.tap.unary(scope, method, serve)
 
     def opening(self, scope: CallScope, method: str) -> Opening:
         """As `unary`, for methods that open a stream."""
@@ -141,7 +153,7 @@ class HostCallbacks:
         if serve is None:
             raise _unserved(method, self._unary)
         self._admit(scope, method)
-        return serve
+        return serve if self.tap is None else self.tap.opening(scope, method, serve)
 
     def _admit(self, scope: CallScope, method: str) -> None:
         """Whether this call may be made at all. Raises PluginError."""

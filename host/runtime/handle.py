@@ -104,6 +104,13 @@ class Binding:
         return permission in self.permissions
 
 
+class CallTap(Protocol):
+    """Listens to calls while somebody records them; see `host.recording`."""
+
+    def handle(self, binding: Binding) -> PluginHandle:
+        """What to call instead of the binding's own handle."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PluginView:
     """What the snapshot knows of an enabled plugin, whatever its state."""

@@ -9,7 +9,7 @@ import structlog
 from msgspec import UNSET, Struct, UnsetType
 
 from host.errors import to_error_body
-from host.runtime.handle import Binding, Reply
+from host.runtime.handle import Binding, CallTap, Reply
 from host.runtime.scope import CallScope, RequestScope
 from pluginabi.body import StreamItem
 from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTimeout, PluginTransportError
@@ -44,9 +44,11 @@ class Answer(Struct, frozen=True):
 class Invoker:
     """Calls plugins, one binding at a time."""
 
-    __slots__ = ("_observe",)
+    __slots__ = ("_observe", "tap")
 
     def __init__(self, *, observe: CallObserver | None = None) -> None:
+        self.tap: CallTap | None = None
+        """Set while calls are recorded."""
         self._observe = observe
 
     async def call(
@@ -71,8 +73,9 @@ class Invoker:
             request=request,
             deadline_s=None if limit_s is None else started_s + limit_s,
         )
+        handle = binding.handle if self.tap is None else self.tap.handle(binding)
         try:
-            reply = await binding.handle.call(binding.method, build(binding), scope=scope, timeout_s=limit_s)
+            reply = await handle.call(binding.method, build(binding), scope=scope, timeout_s=limit_s)
         except Exception as error:
             failure = _as_failure(error, binding)
             self._failed(binding, request, started_s, failure)
@@ -104,9 +107,10 @@ class Invoker:
         limit_s = binding.timeout_s if timeout_s is UNSET else timeout_s
         started_s = time.monotonic()
         scope = _open_scope(binding, request, limit_s, started_s)
+        handle = binding.handle if self.tap is None else self.tap.handle(binding)
         try:
             params = build(binding)
-            reply = await binding.handle.call(binding.method, params, scope=scope, timeout_s=limit_s, stream=True)
+            reply = await handle.call(binding.method, params, scope=scope, timeout_s=limit_s, stream=True)
         except Exception as error:
             scope.close()
             failure = _as_failure(error, binding)

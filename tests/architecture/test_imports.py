@@ -20,11 +20,12 @@ ALLOWED_PACKAGES = {
 }
 
 LAYERS = {
-    "management": {"web", "pipeline", "credentials", "registry", "runtime"},
+    "management": {"web", "pipeline", "credentials", "registry", "runtime", "recording"},
     "web": {"pipeline"},
     "pipeline": {"credentials", "registry", "runtime"},
     "registry": {"credentials"},
     "install": {"runtime"},
+    "recording": {"credentials", "runtime"},
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream"}
 """Every layer may import these."""
