@@ -21,6 +21,7 @@ from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlServer, socket_path
 from host.credential_parts import CredentialParts
+from host.credentials.config_keys import exclude_key
 from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
 from host.management.listener import OwnListener
@@ -242,6 +243,7 @@ class Proxy:
             snapshot=lambda: self.registry.snapshot,
             rebuild=lambda: self._swap(self.config, self.registry.snapshot),
             reapply=self._apply_plugins,
+            set_excluded=self._set_excluded,
         )
         self.credentials = self.credential_parts.manager
         self.callbacks.auth.files = self.credential_parts.files
@@ -346,6 +348,13 @@ class Proxy:
                 snapshot = await self.registry.apply(config)
                 await self.credential_parts.follow(config)
             self._swap(config, snapshot)
+
+    async def _set_excluded(self, credential_id: str, excluded: bool) -> None:
+        """Switch a configured key off or on in the file, and apply that. Raises KeyError for no such key."""
+        async with self.applier.editing:
+            loaded = await asyncio.to_thread(exclude_key, self.config_path, credential_id, excluded=excluded)
+            generation = self.applier.stamp()
+        await self.applier.apply(loaded, generation)
 
     async def _note_enabled(self, config: Config) -> None:
         """What the file of the operator enables, the management API may enable again later."""

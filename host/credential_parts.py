@@ -10,12 +10,14 @@ import structlog
 from host.config.model import Config, config_path
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
-from host.credentials.editor import CredentialEditor, CredentialError
+from host.credentials.editor import CredentialEditor, CredentialError, SetExcluded
 from host.credentials.listing import disk_listing, entry_for_index, listing, masked
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
+from host.credentials.refresh import WORKERS, Refresher
+from host.credentials.renew import Renewer
 from host.credentials.watch import AuthDirWatcher
-from host.runtime.auth_plugins import AuthProviders
+from host.runtime.auth_plugins import PARSE, REFRESH, AuthProviders
 from host.runtime.bundled import bundled_for, bundled_needed
 from host.runtime.callback_auth import AuthRefused
 from host.runtime.handle import PluginSnapshot
@@ -98,13 +100,21 @@ class CredentialParts:
         snapshot: Callable[[], PluginSnapshot],
         rebuild: Callable[[], None],
         reapply: Callable[[], Coroutine[Any, Any, None]],
+        set_excluded: SetExcluded | None = None,
     ) -> None:
         self.manager: Final = CredentialManager()
         self.manager.apply_config(config)
-        self.manager.on_change = self._changed
         self.plugins: Final = AuthProviders(invoker, snapshot=snapshot, host=lambda: host_summary(self._config))
         self.directory: Final = AuthDirectory(self.manager, self.plugins, config)
-        self.editor: Final = CredentialEditor(self.manager, self.directory, self.plugins)
+        self.editor: Final = CredentialEditor(self.manager, self.directory, self.plugins, set_excluded=set_excluded)
+        self.refresher: Final = Refresher(
+            self.manager,
+            Renewer(self.manager, self.directory, self.plugins),
+            tasks,
+            workers=config.auth_auto_refresh_workers if config.auth_auto_refresh_workers > 0 else WORKERS,
+            refresh_disabled=config.auth_refresh_disabled,
+        )
+        self.manager.refresher = self.refresher
         self.files: Final = PluginAuthFiles(self.manager, self.directory, self.editor)
         self.watcher: Final = AuthDirWatcher(self.directory)
         self._config = config
@@ -114,17 +124,20 @@ class CredentialParts:
         self._reapply: Final = reapply
         self._parsers: object = None
         """Who parsed the files; None: nobody yet."""
+        self._refreshers: object = None
         self._settles_soon = False
         self._follows = False
+        self.manager.on_change = self._changed
 
     def needed(self, config: Config) -> frozenset[str]:
         """The bundled plugins that the configuration or a credential file needs."""
         return bundled_needed(config) | bundled_for(self.directory.providers())
 
     async def start(self) -> None:
-        """Begin to watch the files; returns when a change is seen."""
+        """Begin to refresh tokens and to watch the files; returns when a change is seen."""
         self._tasks.start(self.watcher.run(), name="credentials:watch")
         self._tasks.start(self.watcher.retry_waiting(), name="credentials:waiting")
+        self._tasks.start(self.refresher.run(), name="credentials:refresh")
         await self.watcher.tried.wait()
 
     async def open(self) -> None:
@@ -139,23 +152,36 @@ class CredentialParts:
             self._config = config
             self.manager.apply_config(config)
             change = await self.directory.apply_config(config)
-            if self.plugins.signature() != self._parsers:
+            if self.plugins.signature(PARSE) != self._parsers:
                 change = await self._load()
+            self.refresher.refresh_disabled = config.auth_refresh_disabled
+            self._follow_refreshers()
             return bool(change) and not self.needed(config) <= before
         finally:
             self._follows = False
 
     def plugins_changed(self) -> None:
         """The snapshot of plugins is another one: files may belong to somebody else now."""
-        if not self._follows and self._parsers is not None and self.plugins.signature() != self._parsers:
+        if self._follows or self._parsers is None:
+            return
+        if self.plugins.signature(PARSE) != self._parsers:
             self._tasks.start(self._load(), name="credentials:parse")
+        self._follow_refreshers()
 
     async def _load(self) -> CredentialChange:
-        self._parsers = self.plugins.signature()
+        self._parsers = self.plugins.signature(PARSE)
         return await self.directory.load()
+
+    def _follow_refreshers(self) -> None:
+        """Another plugin refreshes other credentials: everybody's next refresh is worked out anew."""
+        refreshers = self.plugins.signature(REFRESH)
+        if refreshers != self._refreshers:
+            self._refreshers = refreshers
+            self.refresher.schedule_all()
 
     def _changed(self, change: CredentialChange) -> None:
         """Gathers what changes in one turn of the loop; a new token needs no new state at all."""
+        self.refresher.changed(change)
         if change.routing and not self._settles_soon and not self._follows:
             self._settles_soon = True
             asyncio.get_running_loop().call_soon(self._settle)

@@ -68,7 +68,7 @@ _PLUGIN_METHODS: Final = (
     ),
     _plugin("auth.login.poll", credentials.AuthLoginPollRequest, credentials.AuthLoginPollResponse, timeout_ms=30_000),
     _plugin("auth.refresh", credentials.AuthRefreshRequest, credentials.AuthRefreshResponse, timeout_ms=30_000),
-    _plugin("auth.save", credentials.AuthSaveRequest, credentials.AuthSaveResponse, timeout_ms=30_000, reserved=True),
+    _plugin("auth.save", credentials.AuthSaveRequest, credentials.AuthSaveResponse, timeout_ms=30_000),
     _plugin(
         "frontend_auth.authenticate",
         credentials.FrontendAuthRequest,

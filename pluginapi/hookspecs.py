@@ -161,9 +161,9 @@ def auth_refresh(request: AuthRefreshRequest, ctx: Context) -> AuthRefreshRespon
 
 @hookspec
 def auth_save(request: AuthSaveRequest, ctx: Context) -> AuthSaveResponse | None:
-    """Answers what should be stored instead of a record (reserved).
+    """Answers what should be stored instead of a record, after a login or a refresh.
 
-    No host calls this yet.
+    The `storage` of the answered record is the whole new content of the file.
     """
 
 

@@ -212,7 +212,7 @@ class Plugin:
         raise NotImplementedError
 
     async def auth_save(self, request: AuthSaveRequest, *args: Any, **kwargs: Any) -> AuthSaveResponse | Reply | None:
-        """Answers what should be stored instead of a record (reserved)."""
+        """Answers what should be stored instead of a record: the whole content of its file."""
         raise NotImplementedError
 
     async def frontend_auth_authenticate(

@@ -14,7 +14,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "usage-statistics-enabled": "usage is always handed to usage plugins",
     "redis-usage-queue-retention-seconds": "there is no usage queue yet",
     "ws-auth": "there is no WebSocket endpoint yet",
-    "auth-auto-refresh-workers": "credential refresh is not built yet",
     "oauth-model-alias": "OAuth credentials are not built yet",
     "save-cooldown-status": "cooldowns are not persisted yet",
     "quota-exceeded": "provider quota fall-backs are not built yet",

@@ -218,6 +218,10 @@ class Config(Section, frozen=True, kw_only=True):
     shutdown_timeout: Duration = "30s"
     decision_trace: bool = True
     auth_dir: str = "auths"
+    auth_auto_refresh_workers: int = 0
+    """How many tokens are refreshed at the same time; 0: 16."""
+    auth_refresh_disabled: bool = True
+    """Whether tokens of disabled credentials are refreshed too, so that they can be switched on again."""
     routing: Routing = field(default_factory=Routing)
     request_retry: int = 0
     max_retry_credentials: int = 0

@@ -4,7 +4,9 @@ The manager owns the records and says what changed; how well a credential does i
 event loop: no method blocks, nothing here is for other threads.
 """
 
+import asyncio
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -35,6 +37,12 @@ class HealthSource(Protocol):
     def health_of(self, credential_id: str) -> CredentialHealth: ...
 
 
+class OnDemand(Protocol):
+    """Whoever refreshes tokens."""
+
+    async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool: ...
+
+
 class CredentialManager:
     """Owned by the process. `on_change` is told of every change except those of `apply_config`, whose caller gets it as
     its result and builds the next state anyway."""
@@ -46,6 +54,7 @@ class CredentialManager:
         """Rises with every change."""
         self.on_change: ChangeListener | None = None
         self.health: HealthSource | None = None
+        self.refresher: OnDemand | None = None
         self._configured: Final = ConfiguredKeys(self.mint)
         self._config_part: dict[str, Credential] = {}
         self._file_part: dict[str, tuple[Credential, ...]] = {}
@@ -53,6 +62,7 @@ class CredentialManager:
         self._by_id: dict[str, Credential] = {}
         self._by_handle: dict[str, str] = {}
         self._ordered: tuple[Credential, ...] | None = None
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
     def credentials(self) -> tuple[Credential, ...]:
@@ -82,6 +92,23 @@ class CredentialManager:
     def has_provider(self, provider: str) -> bool:
         """Whether a record of the provider is not disabled."""
         return any(record.provider == provider and not record.disabled for record in self._by_id.values())
+
+    async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool:
+        """An upstream answered 401: refresh the token once; whether the same credential is worth another try.
+
+        `started_s`: when the failed attempt began (monotonic); a token that was renewed since then counts as refreshed.
+        Cancelling it does not cancel the refresh.
+        """
+        if self.refresher is None:
+            return False
+        return await self.refresher.refresh_now(credential_id, started_s=started_s)
+
+    def exclusive(self, credential_id: str) -> asyncio.Lock:
+        """What serialises refresh and preparation of one credential: `async with manager.exclusive(id)`."""
+        lock = self._locks.get(credential_id)
+        if lock is None:
+            lock = self._locks[credential_id] = asyncio.Lock()
+        return lock
 
     def apply_config(self, config: Config) -> CredentialChange:
         """Take over the keys of a configuration; records of entries that did not change stay the same objects."""

@@ -51,7 +51,7 @@ class PluginActions:
         self._logs = logs
         self._menus = menus
         self._may_enable = may_enable
-        self._editing = asyncio.Lock()
+        self._editing = applier.editing
 
     def listing(self, *, escape: bool) -> dict[str, Any]:
         """Every plugin that was found, runs or is configured, by id; and how the newest configuration fared."""

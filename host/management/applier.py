@@ -36,6 +36,8 @@ class ConfigApplier:
 
     def __init__(self, apply: Apply, tasks: TaskGroup) -> None:
         self.status = ConfigStatus()
+        self.editing = asyncio.Lock()
+        """One edit of the file at a time: held from reading it until the new content is stamped."""
         self._apply = apply
         self._tasks = tasks
         self._lock = asyncio.Lock()

@@ -53,12 +53,12 @@ class AuthProviders:
         self._snapshot: Final = snapshot
         self._host: Final = host
 
-    def signature(self) -> tuple[Any, ...]:
-        """Differs when files may have to be parsed by somebody else than before."""
+    def signature(self, method: str) -> tuple[Any, ...]:
+        """Differs when somebody else than before would be asked: about files (`PARSE`) or tokens (`REFRESH`)."""
         snapshot = self._snapshot()
-        parsers = snapshot.bindings.get(PARSE, ())
         return tuple(
-            (binding.plugin_id, id(binding.handle), _names(snapshot.plugins[binding.plugin_id])) for binding in parsers
+            (binding.plugin_id, id(binding.handle), _names(snapshot.plugins[binding.plugin_id]))
+            for binding in snapshot.bindings.get(method, ())
         )
 
     def parses(self, provider: str) -> bool:

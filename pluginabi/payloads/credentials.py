@@ -79,9 +79,16 @@ class AuthRefreshResponse(Payload, frozen=True, kw_only=True):
 
 
 class AuthSaveRequest(Payload, frozen=True, kw_only=True):
-    """auth.save: the host is about to persist this record; a plugin may answer what should be stored instead."""
+    """auth.save: the host is about to persist this record, after a login or a refresh. A plugin may answer what should be
+    stored instead: the `storage` of its record is the whole new content of the file.
+
+    For one of several credentials of a file that is the only way to persist anything: the host does not know how the
+    file is made.
+    """
 
     record: CredentialRecord
+    file: Raw | UnsetType = UNSET
+    """The present content of the file, when there is one."""
 
 
 class AuthSaveResponse(Payload, frozen=True, kw_only=True):
