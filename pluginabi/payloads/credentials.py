@@ -79,8 +79,9 @@ class AuthRefreshResponse(Payload, frozen=True, kw_only=True):
 
 
 class AuthSaveRequest(Payload, frozen=True, kw_only=True):
-    """auth.save: the host is about to persist this record, after a login or a refresh. A plugin may answer what should be
-    stored instead: the `storage` of its record is the whole new content of the file.
+    """auth.save: the host is about to persist this record, after a login or a refresh.
+
+    A plugin may answer what should be stored instead: the `storage` of its record is the file's whole new content.
 
     For one of several credentials of a file that is the only way to persist anything: the host does not know how the
     file is made.
