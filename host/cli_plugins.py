@@ -243,7 +243,7 @@ def _changed_files(config: Config, discovery: Discovery) -> dict[str, str]:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    head = ("ID", "VERSION", "STATE", "CARRIER", "PERMISSIONS", "REASON")
+    head = ("ID", "VERSION", "STATE", "CARRIER", "CONFINED", "PERMISSIONS", "REASON")
     table = [head, *(_cells(row) for row in rows)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(head) - 1)]
     for cells, row in zip(table, ({}, *rows), strict=True):
@@ -253,7 +253,7 @@ def _print_table(rows: Sequence[Row]) -> None:
             click.echo(f"    | {line}")
 
 
-def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
+def _cells(row: Row) -> tuple[str, ...]:
     wanted, granted = row.get("permissions_wanted", []), row.get("permissions_granted", [])
     permissions = ",".join(name if name in granted else f"{name}(not granted)" for name in wanted) or "-"
     return (
@@ -261,6 +261,16 @@ def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
         str(row.get("version") or "-"),
         str(row["state"]),
         str(row.get("carrier") or "-"),
+        _confined(row.get("confinement")),
         permissions,
         str(row.get("reason") or ""),
     )
+
+
+def _confined(report: Row | None) -> str:
+    if not report:
+        return "-"
+    if not report.get("in_force"):
+        return "no"
+    missing = ", ".join(report.get("missing", ()))
+    return f"all but {missing}" if missing else "yes"

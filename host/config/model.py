@@ -143,7 +143,10 @@ class PluginPolicy(Section, frozen=True, kw_only=True):
     limits: PluginPolicyLimits = field(default_factory=PluginPolicyLimits)
     timeouts: Mapping[str, Duration] = field(default_factory=dict)
     on_error: Mapping[str, Literal["fail", "skip"]] = field(default_factory=dict)
-    confinement: str = ""
+    confinement: Literal["auto", "required", "off"] = "auto"
+    """Of its process by the kernel: what there is; all of it, or it does not start; none."""
+    read_paths: Sequence[str] = ()
+    """Files and directories that its confined process may read beside its own folder."""
 
 
 class PluginSection(Section, frozen=True, kw_only=True):

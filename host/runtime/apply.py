@@ -173,7 +173,8 @@ class PluginRegistry:
 
     def statuses(self) -> list[PluginStatus]:
         """Every plugin that was found or runs, by id; broken and shadowed ones last."""
-        rows = [status_of_slot(slot) for slot in self._slots.values()]
+        refused = self._callbacks.refusals
+        rows = [status_of_slot(slot, refused.of(plugin_id)) for plugin_id, slot in self._slots.items()]
         needed = self._needed(self._config)
         rows += [
             status_of_source(source, self._config, source.plugin_id in needed)

@@ -76,6 +76,8 @@ class HttpCallbacks:
         self.attacher_of = attacher_of
         self.settings = settings if settings is not None else HttpSettings()
         self.hosts: Mapping[str, Sequence[Sequence[str]]] = {}
+        self.refused: Callable[[str, str], None] | None = None
+        """Told which plugin was refused what."""
         self._client: Final = client
 
     async def do(self, scope: CallScope, params: HttpRequest) -> HttpResponse:
@@ -103,12 +105,20 @@ class HttpCallbacks:
     def _request(self, scope: CallScope, params: HttpRequest) -> UpstreamRequest:
         allow_lists = self.hosts.get(scope.plugin_id)
         if allow_lists is not None:
-            _check_host(scope.plugin_id, params.url, allow_lists)
+            try:
+                _check_host(scope.plugin_id, params.url, allow_lists)
+            except PluginError:
+                self._note(scope, "host.http to a host that is not allowed")
+                raise
         settings = self.settings
         url, proxy_url = params.url, settings.proxy_url
         headers = [(name, value) for name, values in params.headers.items() for value in values]
         if params.credential is not None:
-            attached = self._attach(scope, params.credential, url, headers)
+            try:
+                attached = self._attach(scope, params.credential, url, headers)
+            except PluginError:
+                self._note(scope, "host.http with a credential that is not its own or not for this host")
+                raise
             url, headers = attached.url, attached.headers
             if attached.proxy_url is not None:
                 proxy_url = attached.proxy_url
@@ -123,6 +133,10 @@ class HttpCallbacks:
             idle_timeout_s=settings.idle_timeout_s,
             decompress=params.decompress,
         )
+
+    def _note(self, scope: CallScope, what: str) -> None:
+        if self.refused is not None:
+            self.refused(scope.plugin_id, what)
 
     def _attach(self, scope: CallScope, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
         attacher = self.attacher_of(scope) if self.attacher_of is not None else None

@@ -13,6 +13,7 @@ from host.runtime.callback_kv import KvCallbacks
 from host.runtime.handle import ItemStream
 from host.runtime.loopwatch import LoopWatch
 from host.runtime.plugin_log import PluginLogs, write_plugin_log
+from host.runtime.refusals import Refusals
 from host.runtime.scope import CallScope, RequestScope
 from host.tasks import TaskGroup
 from pluginabi.body import StreamItem
@@ -84,6 +85,9 @@ class HostCallbacks:
         """Set while calls are recorded."""
         self.grants: Mapping[str, frozenset[str]] = {}
         """Permissions by plugin, replaced when configuration is applied: they bind callbacks without a parent."""
+        self.refusals: Final = Refusals()
+        """What every plugin was refused, by the kernel and here."""
+        http.refused = self.refusals.note
         self._tasks: Final = tasks
         self.http: Final = http
         self.logs: Final = PluginLogs()
@@ -163,6 +167,7 @@ class HostCallbacks:
             raise host_error("parent_closed", f"{method} needs a parent: the call of the host it belongs to")
         permission = PERMISSION_OF_CALLBACK[method]
         if permission not in self._granted_to(scope):
+            self.refusals.note(scope.plugin_id, f"{method} without permission")
             raise host_error(
                 "permission_denied",
                 f"plugin {scope.plugin_id!r} has no permission {permission!r} for {method}; it needs"

@@ -14,11 +14,14 @@ from msgspec.structs import replace
 
 from host.runtime.callbacks import CallbackServer
 from host.runtime.child import ChildProcess
+from host.runtime.confinement import ATTACHED, ConfinementReport
 from host.runtime.diagnostics import REPORT_STDERR_LINES, CrashReport, PluginStartError, crash_report
+from host.runtime.gate import Oversight
 from host.runtime.guardian import Guardian
 from host.runtime.handle import PluginState, Reply
 from host.runtime.incoming import CallbackDesk
 from host.runtime.launch import LaunchSpec, Spawned, build_environment, spawn
+from host.runtime.refusals import Refusals, TokenBucket
 from host.runtime.scope import CallScope
 from host.runtime.slots import Slots
 from host.runtime.stderr import SecretMask, StderrDrain, secret_values
@@ -42,6 +45,9 @@ log = structlog.get_logger("host.runtime.connection")
 REGISTER: Final = "plugin.register"
 RECONFIGURE: Final = "plugin.reconfigure"
 SHUTDOWN: Final = "plugin.shutdown"
+LOG_FRAMES_PER_SECOND: Final = 500
+LOG_FRAMES_BURST: Final = 2000
+"""Writing a line costs the host more than sending it costs a plugin; further ones are only counted."""
 
 
 class Connection:
@@ -60,6 +66,7 @@ class Connection:
         guardian: Guardian | None,
         on_goaway: "Callable[[Connection, str], None]",
         on_responsive: "Callable[[Connection, bool], None]",
+        refusals: Refusals,
     ) -> None:
         self._spec = spec
         self._callbacks = callbacks
@@ -67,6 +74,9 @@ class Connection:
         self._guardian = guardian
         self._on_goaway = on_goaway
         self._on_responsive = on_responsive
+        self._refusals = refusals
+        self._log_rate = TokenBucket(per_second=LOG_FRAMES_PER_SECOND, burst=LOG_FRAMES_BURST)
+        self._oversight: Oversight | None = None
         self._tasks = TaskGroup(f"plugin:{spec.plugin_id}")
         self._child: ChildProcess | None = None
         self._command: tuple[str, ...] = spec.command
@@ -82,6 +92,7 @@ class Connection:
         self._watcher: asyncio.Task[None] | None = None
         self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *secret_values(spec.environment))))
         self.usage: UsageMeter | None = None
+        self.confinement: ConfinementReport | None = None
         self.hello: Hello | None = None
         self.registration: RegisterResponse | None = None
         self.session: Session
@@ -165,13 +176,17 @@ class Connection:
         spec = self._spec
         if spec.attach:
             moved(PluginState.HANDSHAKING, f"connecting to {spec.attach}")
+            self.confinement = ATTACHED
             return await attach(spec, timings=self._timings, on_stray=self.output.stray)
         await self._check_files()
         self._socket_dir = make_socket_dir(spec)
         if self._socket_dir is not None and self._guardian is not None:
             self._guardian.watch_directory(self._socket_dir)
-        spawned = spawn(spec, self._guardian)
+        spawned = spawn(spec, self._guardian, self._socket_dir)
         self._child, self._command = spawned.child, spawned.command
+        self.confinement = spawned.confinement
+        own = [spec.data_dir, *([self._socket_dir] if self._socket_dir is not None else [])]
+        self._oversight = Oversight(spawned, own_directories=own, refused=self._refused)
         await self._drain_output(spawned)
         moved(PluginState.HANDSHAKING, f"started as process {self._child.pid}")
         return await greet(spec, spawned, self._socket_dir, timings=self._timings, on_stray=self.output.stray)
@@ -438,6 +453,8 @@ class Connection:
             if self._guardian is not None:
                 self._guardian.forget(self._child.pid)
         self.output.close()
+        if self._oversight is not None:
+            self._oversight.close()
         if self._carrier is not None:
             self._carrier.abort()
         if self._socket_dir is not None:
@@ -456,14 +473,21 @@ class Connection:
             command=self._command,
             search_path=build_environment(self._spec)["PATH"],
             permanent=permanent,
+            confined=phase == "hello" and self.confinement is not None and "filesystem" in self.confinement.in_force,
         )
 
-    # -- what it says
+    # -- what it says and does
+
+    def _refused(self, what: str) -> None:
+        self._refusals.note(self._spec.plugin_id, what)
 
     def _goaway_received(self, frame: Goaway) -> None:
         self._on_goaway(self, frame.reason)
 
     def _log_frame(self, frame: Log) -> None:
+        if not self._log_rate.take():
+            self._refused("log frame")
+            return
         scope = self._scopes.get(frame.parent) if frame.parent is not None else None
         self._callbacks.log(self._spec.plugin_id, frame, scope)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from host.runtime.launcher import EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, LAUNCHER_PREFIX
+from host.runtime.launcher import EXIT_NOT_CONFINED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, LAUNCHER_PREFIX
 from pluginabi.errors import Phase
 
 REPORT_STDERR_LINES: Final = 40
@@ -42,6 +42,8 @@ class CrashReport(Struct, frozen=True, kw_only=True):
     """What to do about it, when that is known."""
     permanent: bool = False
     """Trying again cannot help: only another command, manifest, version or configuration can."""
+    confined: bool = False
+    """It saw only its own files, and ended before it was greeted: it may have missed one."""
 
     def sentence(self) -> str:
         """Reason, how it ended, and the hint, or what it wrote last when there is none."""
@@ -54,6 +56,8 @@ class CrashReport(Struct, frozen=True, kw_only=True):
             parts.append(self.hint)
         elif last := next((line.strip() for line in reversed(self.stderr) if line.strip()), ""):
             parts.append(f"its last words: {last[:MAX_LAST_WORDS_CHARS]}")
+        if self.confined and self.exit_code:
+            parts.append("it ran confined to its own folder and the system's programs (docs/confinement.md)")
         return "; ".join(parts)
 
 
@@ -75,6 +79,7 @@ def crash_report(
     command: Sequence[str] = (),
     search_path: str | None = None,
     permanent: bool = False,
+    confined: bool = False,
 ) -> CrashReport:
     """Put a report together; the hint is found by looking at the exit status and at the command's file.
 
@@ -87,7 +92,10 @@ def crash_report(
         hint = why_not_executable(Path(command[0]), search_path=search_path) or ""
     elif returncode is not None and returncode < 0:
         hint = _SIGNAL_HINTS.get(-returncode, "")
-    never_ran = not_executable and (bool(hint) or any(line.startswith(LAUNCHER_PREFIX) for line in stderr))
+    launcher_spoke = any(line.startswith(LAUNCHER_PREFIX) for line in stderr)
+    never_ran = (not_executable and (bool(hint) or launcher_spoke)) or (
+        returncode == EXIT_NOT_CONFINED and launcher_spoke
+    )
     if returncode is not None and returncode < 0:
         try:
             signal_name = signal.Signals(-returncode).name
@@ -102,6 +110,7 @@ def crash_report(
         stderr=tuple(stderr[-REPORT_STDERR_LINES:]),
         hint=hint,
         permanent=permanent or never_ran,
+        confined=confined and not never_ran,
     )
 
 

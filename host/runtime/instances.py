@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from host.runtime.confinement import ConfinementReport
 from host.runtime.diagnostics import PluginStartError
 from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.process import ProcessPlugin
@@ -80,6 +81,11 @@ class InstanceSet:
         """Of all of them together; 1.0 is one processor."""
         known = [instance.cpu_share for instance in self.instances if instance.cpu_share is not None]
         return sum(known) if known else None
+
+    @property
+    def confinement(self) -> ConfinementReport | None:
+        """The same for all."""
+        return self._first.confinement
 
     @property
     def restarts(self) -> int:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import platform
 import shutil
+import site
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +14,19 @@ from pathlib import Path
 from typing import Final, Literal
 
 from host.runtime.child import ChildProcess
+from host.runtime.confine_paths import program_paths
+from host.runtime.confinement import (
+    ATTACHED,
+    SWITCHED_OFF,
+    Confinement,
+    ConfinementMode,
+    ConfinementReport,
+    Kernel,
+    Wanted,
+    plan_confinement,
+    this_kernel,
+    why_refused,
+)
 from host.runtime.diagnostics import PluginStartError, crash_report
 from host.runtime.guardian import Guardian
 from pluginabi.payloads.lifecycle import RegisterRequest
@@ -19,6 +34,7 @@ from pluginabi.payloads.lifecycle import RegisterRequest
 LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 PASSED_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TZ")
 """Passed from the host's own environment when set; nothing else is."""
+SDK_PACKAGES: Final = ("pluginapi", "pluginabi")
 PIPE_BYTES: Final = 256 * 1024
 """Asked for, where the system can: a body of 100 KB then crosses a pipe in one turn instead of two."""
 
@@ -67,6 +83,21 @@ class LaunchSpec:
     """Asked in a thread before each start: why the plugin's files must not run, None when they may."""
     runtime_dir: Path | None = None
     """Where socket directories are made; absent: the system's directory for temporary files."""
+    confinement: ConfinementMode = "auto"
+    read_paths: tuple[Path, ...] = ()
+    """What the operator lets it read beside its own."""
+    hidden_paths: tuple[Path, ...] = ()
+    """What it must not read even where it lies among what every plugin may read."""
+    kernel: Kernel = field(default_factory=this_kernel)
+
+    @property
+    def confined(self) -> bool:
+        return self.confinement != "off" and not self.attach
+
+    @property
+    def temporary_dir(self) -> Path:
+        """Its own, because it cannot use everybody's."""
+        return self.data_dir / "tmp"
 
 
 def resolve_command(spec: LaunchSpec) -> tuple[str, ...]:
@@ -118,22 +149,42 @@ def _path_of(spec: LaunchSpec) -> str:
 
 
 def build_environment(spec: LaunchSpec) -> dict[str, str]:
-    """The complete environment of the process (F27): five basic names, what was allowed, nothing of the host's own."""
+    """The complete environment of the process (F27): five basic names, what was allowed, nothing of the host's own.
+
+    TMPDIR where the common directory for temporary files is closed to it.
+    """
     environment = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
     environment["PATH"] = _path_of(spec)
+    if confines_files(spec):
+        environment["TMPDIR"] = str(spec.temporary_dir)
     environment.update(spec.environment)
     environment["JACKFIELD_PLUGIN_DIR"] = str(spec.directory.absolute())
     if uses_host_python(spec):
         # The host may run from a checkout that is not installed; its own PYTHONPATH is not passed on.
-        paths = (str(spec.directory.absolute()), _directory_of_pluginapi(), spec.environment.get("PYTHONPATH", ""))
+        sdk = sdk_links_dir(spec)
+        sdk_path = str(sdk) if sdk is not None else _directory_of_pluginapi()
+        paths = (str(spec.directory.absolute()), sdk_path, spec.environment.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment
 
 
 def _directory_of_pluginapi() -> str:
-    found = importlib.util.find_spec("pluginapi")
+    package = _directory_of("pluginapi")
+    return str(package.parent) if package is not None else ""
+
+
+def _directory_of(package: str) -> Path | None:
+    found = importlib.util.find_spec(package)
     locations = list(found.submodule_search_locations or ()) if found is not None else []
-    return str(Path(locations[0]).parent) if locations else ""
+    return Path(locations[0]) if locations else None
+
+
+def sdk_links_dir(spec: LaunchSpec) -> Path | None:
+    """Where a confined plugin finds the SDK of a host that runs from a checkout, links to its packages: the checkout
+    itself, with whatever lies in it, stays closed. None when the plugin can read the SDK where it is."""
+    if not confines_files(spec) or not uses_host_python(spec) or _directory_of_pluginapi() in site.getsitepackages():
+        return None
+    return spec.data_dir.parent.absolute() / ".sdk"
 
 
 def uses_host_python(spec: LaunchSpec) -> bool:
@@ -156,6 +207,60 @@ def launcher_options(spec: LaunchSpec, environment: Mapping[str, str], guardian_
     return options
 
 
+def confines_files(spec: LaunchSpec) -> bool:
+    """Whether the process sees only its own files."""
+    return spec.confined and spec.kernel.landlock > 0
+
+
+def confine(
+    spec: LaunchSpec, command: Sequence[str], environment: Mapping[str, str], socket_dir: Path | None
+) -> Confinement:
+    """What keeps the process in its place. Raises PluginStartError (permanent) when that is required and cannot be.
+
+    Makes the directories that it needs.
+    """
+    if not spec.confined:
+        return Confinement(options=(), report=ATTACHED if spec.attach else SWITCHED_OFF, reports_refusals=False)
+    programs = program_paths(command[0], search_path=environment["PATH"])
+    sdk = sdk_links_dir(spec)
+    if sdk is not None:
+        programs += link_sdk(sdk)
+    wanted = Wanted(
+        mode=spec.confinement,
+        directory=spec.directory.absolute(),
+        data_dir=spec.data_dir.absolute(),
+        programs=programs,
+        python=uses_host_python(spec),
+        read_paths=spec.read_paths,
+        hidden=spec.hidden_paths,
+        socket_dir=socket_dir,
+        network="network" in spec.permissions,
+    )
+    confinement = plan_confinement(wanted, spec.kernel)
+    if reason := why_refused(confinement.report):
+        raise _cannot_start(spec, reason)
+    return confinement
+
+
+def link_sdk(directory: Path) -> list[Path]:
+    """Make the links to the SDK's packages; what has to be readable for them."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    readable = [directory]
+    for name in SDK_PACKAGES:
+        package = _directory_of(name)
+        if package is None:
+            continue
+        readable.append(package.resolve())
+        link = directory / name
+        if not link.is_symlink() or Path(os.readlink(link)) != package.resolve():
+            # Replaced in one step: another plugin may be importing through it.
+            staged = directory / f".{name}-{os.getpid()}"
+            staged.unlink(missing_ok=True)
+            staged.symlink_to(package.resolve())
+            staged.replace(link)
+    return readable
+
+
 @dataclass(slots=True)
 class Spawned:
     """A started process and our ends of its pipes; whoever takes an end owns it from then on."""
@@ -165,49 +270,69 @@ class Spawned:
     stdin_fd: int
     stdout_fd: int
     stderr_fd: int
+    confinement: ConfinementReport
+    report_fd: int = -1
+    """Our end of the socket that brings the listener of its filter; -1: there is none."""
 
 
-def spawn(spec: LaunchSpec, guardian: Guardian | None) -> Spawned:
-    """Start the process in a session of its own. Raises PluginStartError when that is impossible.
+def spawn(spec: LaunchSpec, guardian: Guardian | None, socket_dir: Path | None = None) -> Spawned:
+    """Start the process in a session of its own, confined. Raises PluginStartError when that is impossible.
 
-    Blocks for about a millisecond. Must be called on the event loop's thread.
+    Blocks for a few milliseconds. Must be called on the event loop's thread.
     Never with `preexec_fn` (F18): what has to happen in the child is the launcher's work.
     """
     command = resolve_command(spec)
     environment = build_environment(spec)
-    guardian_fd = guardian.write_end() if guardian is not None else None
+    passed: list[int] = []
+    ours = -1
     try:
         spec.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        popen = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-S",
-                str(LAUNCHER),
-                *launcher_options(spec, environment, guardian_fd),
-                "--",
-                *command,
-            ],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            cwd=spec.data_dir,
-            start_new_session=True,
-            pass_fds=() if guardian_fd is None else (guardian_fd,),
-        )
+        confinement = confine(spec, command, environment, socket_dir)
+        if confines_files(spec):
+            spec.temporary_dir.mkdir(mode=0o700, exist_ok=True)
+        guardian_fd = guardian.write_end() if guardian is not None else None
+        options = launcher_options(spec, environment, guardian_fd)
+        passed += [] if guardian_fd is None else [guardian_fd]
+        if confinement.reports_refusals:
+            ours, theirs = (end.detach() for end in socket.socketpair())
+            options.append(f"--report-fd={theirs}")
+            passed.append(theirs)
+        options += confinement.options
+        popen = _popen(spec, [*options, "--", *command], environment, passed)
     except OSError as error:
+        if ours >= 0:
+            os.close(ours)
         raise PluginStartError(
             crash_report(spec.plugin_id, phase="start", reason=f"cannot start a process: {error}", command=command)
         ) from error
+    finally:
+        if ours >= 0:
+            os.close(theirs)
     if guardian is not None:
         guardian.watch(popen.pid)
     assert popen.stdin is not None and popen.stdout is not None and popen.stderr is not None
-    fds = [_detached(pipe) for pipe in (popen.stdin, popen.stdout, popen.stderr)]
+    stdin_fd, stdout_fd, stderr_fd = (_detached(pipe) for pipe in (popen.stdin, popen.stdout, popen.stderr))
     popen.stdin = popen.stdout = popen.stderr = None
-    _enlarge(fds[:2])
-    return Spawned(ChildProcess(popen), command, *fds)
+    _enlarge((stdin_fd, stdout_fd))
+    return Spawned(
+        ChildProcess(popen), command, stdin_fd, stdout_fd, stderr_fd, confinement=confinement.report, report_fd=ours
+    )
+
+
+def _popen(
+    spec: LaunchSpec, arguments: Sequence[str], environment: Mapping[str, str], passed: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(LAUNCHER), *arguments],
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=spec.data_dir,
+        start_new_session=True,
+        pass_fds=passed,
+    )
 
 
 def _detached(pipe: object) -> int:

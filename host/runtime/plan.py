@@ -1,5 +1,6 @@
 """What should run: one plan per wanted plugin, made from discovery and configuration. Nothing is started here."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Plan:
     data_dir: Path
     check: SourceCheck = unchecked
     """Asked before each start."""
+    hidden_paths: tuple[Path, ...] = ()
+    """What no plugin process may read, wherever it lies."""
 
     @property
     def plugin_id(self) -> str:
@@ -54,6 +57,9 @@ class Plan:
             policy.max_inflight,
             policy.instances,
             policy.confinement,
+            policy.read_paths,
+            # The kernel enforces it, and a running process cannot be given what it was denied.
+            "network" in policy.permissions,
         )
 
     def register_key(self) -> tuple[Any, ...]:
@@ -108,7 +114,20 @@ def make_plan(
         ),
         data_dir=data_dir_of(config, source.plugin_id),
         check=check,
+        hidden_paths=hidden_paths(config),
     )
+
+
+def hidden_paths(config: Config) -> tuple[Path, ...]:
+    """Configuration, credentials, keys, state, and what the plugins keep; every file beside the configuration."""
+    places = [config.auth_dir, "plugin-data", config.state.file, config.tls.key]
+    found = [Path(config_path(config, place)) for place in places if place]
+    folder = Path(config_path(config, "."))
+    try:
+        found += [Path(entry.path) for entry in os.scandir(folder) if entry.is_file()]
+    except OSError:
+        pass  # a configuration without a place of its own
+    return tuple(sorted(found))
 
 
 def data_dir_of(config: Config, plugin_id: str) -> Path:

@@ -3,10 +3,12 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar
 
-from host.config.model import Config, PluginPolicy
+from host.config.model import Config, PluginPolicy, config_path
 from host.config.values import seconds
+from host.runtime.confinement import ConfinementMode
 from host.runtime.discover import PluginSource
 from host.runtime.handle import Inputs
 from host.runtime.manifest import Carrier
@@ -40,7 +42,9 @@ class EffectivePolicy:
     max_inflight: int | None = None
     open_files: int | None = None
     instances: int = 1
-    confinement: str = ""
+    confinement: ConfinementMode = "auto"
+    read_paths: tuple[Path, ...] = ()
+    """What its process may read beside its own."""
     timeouts_s: Mapping[str, float] = field(default_factory=dict)
     """Only what differs from the method table."""
     on_error: Mapping[str, OnError] = field(default_factory=dict)
@@ -85,12 +89,6 @@ def effective_policy(
     """The policy for one plugin under `config`; `environment` is the host's own. Raises PolicyError."""
     manifest = source.manifest
     operator = config.plugins.policy.get(manifest.id, PluginPolicy())
-    if operator.confinement not in ("", "none"):
-        # Refused rather than ignored: who asks for confinement must not run without it unawares.
-        raise PolicyError(
-            f"plugins.policy.{manifest.id}.confinement: {operator.confinement!r} cannot be enforced by this version; "
-            "leave it out, or run the plugin's command inside a container"
-        )
     bundled = source.origin == "bundled"
     wished = frozenset(manifest.permissions)
     granted = frozenset(_known_permissions(manifest.id, operator)) | (BUNDLED_PERMISSIONS if bundled else frozenset())
@@ -109,6 +107,7 @@ def effective_policy(
         open_files=_first(operator.limits.open_files, manifest.limits.open_files),
         instances=_instances(manifest.id, operator),
         confinement=operator.confinement,
+        read_paths=tuple(Path(config_path(config, path)) for path in operator.read_paths),
         timeouts_s=_timeouts_s(manifest.id, manifest.timeouts, operator.timeouts),
         on_error={**manifest.on_error, **_known_methods(manifest.id, "on-error", operator.on_error)},
         inputs={method: tuple(words) for method, words in manifest.inputs.items()},

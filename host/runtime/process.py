@@ -10,11 +10,13 @@ from typing import Any
 import structlog
 
 from host.runtime.callbacks import CallbackServer
+from host.runtime.confinement import ConfinementReport
 from host.runtime.connection import Connection
 from host.runtime.diagnostics import CrashReport, PluginStartError
 from host.runtime.guardian import Guardian
 from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.launch import LaunchSpec
+from host.runtime.refusals import Refusals
 from host.runtime.scope import CallScope
 from host.runtime.states import StateMachine
 from host.runtime.supervise import CrashPolicy, GiveUp
@@ -68,6 +70,7 @@ class ProcessPlugin:
         events: PluginEvents | None = None,
         timings: ProcessTimings | None = None,
         guardian: Guardian | None = None,
+        refusals: Refusals | None = None,
         clock: Callable[[], float] = time.monotonic,
         dice: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -85,6 +88,7 @@ class ProcessPlugin:
         self._events = events or PluginEvents()
         self._timings = timings or ProcessTimings()
         self._guardian = guardian
+        self._refusals = refusals or Refusals()
         self._clock = clock
         self._policy = CrashPolicy(self._timings, clock=clock, dice=dice)
         self._machine = StateMachine(spec.plugin_id, generation=spec.generation, listener=self._moved)
@@ -131,6 +135,11 @@ class ProcessPlugin:
     def cpu_share(self) -> float | None:
         """Of one processor, over the last half minute."""
         return self._live.usage.cpu_share if self._live is not None and self._live.usage is not None else None
+
+    @property
+    def confinement(self) -> ConfinementReport | None:
+        """What keeps the running process in its place; None while none runs."""
+        return self._live.confinement if self._live is not None else None
 
     @property
     def stray_lines(self) -> int:
@@ -296,6 +305,7 @@ class ProcessPlugin:
             guardian=self._guardian,
             on_goaway=self._goaway_received,
             on_responsive=self._responsive,
+            refusals=self._refusals,
         )
         await connection.open(moved)
         moved(PluginState.REGISTERING, "hello")

@@ -8,6 +8,7 @@ from host.config.model import Plugins
 from host.config.values import seconds
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import HandleChanged, attachments
+from host.runtime.confinement import HeldFiles
 from host.runtime.generation import ManagedHandle
 from host.runtime.guardian import Guardian
 from host.runtime.instances import InstanceSet
@@ -28,6 +29,7 @@ class Processes:
         self._timings = timings
         self._guardian = Guardian()
         self._attachments = attachments(os.environ)
+        self._held = HeldFiles.of_system()
 
     def __call__(
         self, plan: Plan, *, generation: int, register: Callable[[], RegisterRequest], changed: HandleChanged
@@ -45,6 +47,7 @@ class Processes:
                 events=events,
                 timings=self._timings(),
                 guardian=self._guardian,
+                refusals=self._callbacks.refusals,
             )
             for _ in range(count)
         ]
@@ -54,6 +57,7 @@ class Processes:
     async def stop(self) -> None:
         """Let the guardian go; after all plugins have stopped."""
         await self._guardian.stop()
+        self._held.close()
 
 
 class _Changes(PluginEvents):
@@ -88,6 +92,9 @@ def launch_spec(
         environment=policy.environment,
         limits=ProcessLimits(memory_bytes=memory_bytes, open_files=policy.open_files, max_inflight=policy.max_inflight),
         permissions=policy.permissions,
+        confinement=policy.confinement,
+        read_paths=policy.read_paths,
+        hidden_paths=plan.hidden_paths,
         secrets=plan.config.secrets,
         attach=attach,
         check=partial(plan.check, plan.source),

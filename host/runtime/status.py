@@ -6,11 +6,12 @@ from typing import Any
 from msgspec import Struct
 
 from host.config.model import Config
+from host.runtime.confinement import IN_PROCESS, ConfinementReport, this_kernel, what_is_in_force
 from host.runtime.discover import Discovery, PluginSource
 from host.runtime.generation import Slot
 from host.runtime.handle import PluginState
 from host.runtime.plan import section_of
-from host.runtime.policy import PolicyError, effective_policy
+from host.runtime.policy import EffectivePolicy, PolicyError, effective_policy
 from host.runtime.resolve import masked_config
 
 
@@ -43,11 +44,15 @@ class PluginStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Memory of its process at the last look."""
     cpu_share: float | None = None
     """Of one processor, over the last half minute."""
+    confinement: ConfinementReport | None = None
+    """What the kernel keeps its process from doing, running or not."""
+    refused: Mapping[str, int] = {}
+    """What it tried and was refused since the host started, and how often."""
     stderr: tuple[str, ...] = ()
     """Its last lines, when something is wrong."""
 
 
-def status_of_slot(slot: Slot) -> PluginStatus:
+def status_of_slot(slot: Slot, refused: Mapping[str, int]) -> PluginStatus:
     """A plugin that runs, or should."""
     generation = slot.current
     plan, handle = generation.plan, generation.handle
@@ -77,6 +82,8 @@ def status_of_slot(slot: Slot) -> PluginStatus:
         draining=len(slot.retiring),
         restarts=getattr(handle, "restarts", 0),
         pid=getattr(handle, "pid", None),
+        confinement=getattr(handle, "confinement", None) or _confinement(plan.policy),
+        refused=refused,
         rss_bytes=getattr(handle, "rss_bytes", None),
         cpu_share=getattr(handle, "cpu_share", None),
         stderr=tuple(handle.stderr_tail()) if reason else (),
@@ -94,9 +101,10 @@ def status_of_source(source: PluginSource, config: Config, needed: bool) -> Plug
     else:
         reason = "enabled" if section.enabled else f"not enabled: jackfield plugins enable {source.plugin_id}"
     state, granted, carrier = str(PluginState.DISCOVERED), frozenset[str](), str(manifest.runtime)
+    confinement = None
     try:
         policy = effective_policy(source, config)
-        granted, carrier = policy.permissions, policy.carrier
+        granted, carrier, confinement = policy.permissions, policy.carrier, _confinement(policy)
     except PolicyError as error:
         state, reason = "broken", str(error)
     return PluginStatus(
@@ -114,7 +122,14 @@ def status_of_source(source: PluginSource, config: Config, needed: bool) -> Plug
         permissions_wanted=tuple(sorted(manifest.permissions)),
         permissions_granted=tuple(sorted(granted)),
         config=masked_config(section.config, manifest.secret_fields),
+        confinement=confinement,
     )
+
+
+def _confinement(policy: EffectivePolicy) -> ConfinementReport:
+    if policy.carrier == "inprocess":
+        return IN_PROCESS
+    return what_is_in_force(policy.confinement, network="network" in policy.permissions, kernel=this_kernel())
 
 
 def statuses_of_unusable(discovery: Discovery) -> list[PluginStatus]:

@@ -56,7 +56,9 @@ async def plugins(directory: Path, host: HostDouble, tasks: TaskGroup) -> AsyncI
 
     def make(mode: str = "healthy", *options: str, **fields: Any) -> ProcessPlugin:
         given = {
-            name: fields.pop(name) for name in ("timings", "events", "guardian", "clock", "dice") if name in fields
+            name: fields.pop(name)
+            for name in ("timings", "events", "guardian", "clock", "dice", "refusals")
+            if name in fields
         }
         folder = directory / f"p{len(made)}"
         folder.mkdir()

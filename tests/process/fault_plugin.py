@@ -15,7 +15,6 @@ import time
 
 FEATURES = ["cancel", "credit", "ping", "goaway", "callback_streams"]
 CAPABILITIES = ["model.route", "executor.execute", "executor.execute_stream", "plugin.register"]
-EXTRA_CAPABILITY = {"capabilities": ["auth.refresh"]}
 HOLD_LIFE = (
     "import os, signal, socket, sys\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -287,14 +286,17 @@ class FaultPlugin:
     def do_env(self, call_id, argument):
         self.say(call_id, json.dumps(dict(os.environ)))
 
-    def do_cwd(self, call_id, argument):
-        self.say(call_id, os.getcwd())
-
     def do_pid(self, call_id, argument):
         self.say(call_id, str(os.getpid()))
 
     def do_argv(self, call_id, argument):
         self.say(call_id, json.dumps(sys.argv))
+
+    def do_try(self, call_id, argument):
+        try:
+            self.say(call_id, str(eval(argument)))
+        except OSError as error:
+            self.say(call_id, f"{type(error).__name__} {error.errno}")
 
     def do_sandbox(self, call_id, argument):
         import resource
@@ -308,7 +310,7 @@ class FaultPlugin:
             "nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
             "session": os.getsid(0) == os.getpid(),
-            "fds": sorted(int(name) for name in os.listdir("/proc/self/fd")),
+            "fds": [fd for fd in range(64) if os.path.exists(f"/proc/self/fd/{fd}")],
         }
         self.say(call_id, json.dumps(facts))
 

@@ -14,7 +14,6 @@ from host.runtime.handle import PluginState
 from pluginabi.errors import PluginTransportError
 from tests.support.processes import FAST, FAULT_PLUGIN, Watcher, execute_stream, fault_spec, route
 
-ROOT = FAULT_PLUGIN.parents[2]
 ALWAYS_STABLE = replace(FAST, stable_s=0.0)
 
 
@@ -26,9 +25,8 @@ def sockets_in(directory: Path) -> list[Path]:
 def grpc_spec(directory):
     return fault_spec(
         directory,
-        command=(sys.executable, str(FAULT_PLUGIN.with_name("grpc_plugin.py"))),
+        command=("{python}", str(FAULT_PLUGIN.with_name("grpc_plugin.py"))),
         protocol="grpc",
-        environment={"PYTHONPATH": str(ROOT)},
     )
 
 

@@ -25,7 +25,11 @@ FAULT_PLUGIN = Path(__file__).resolve().parents[1] / "process" / "fault_plugin.p
 
 
 def fault_spec(directory: Path, mode: str = "healthy", *options: str, **fields: Any) -> LaunchSpec:
-    """A spec that runs the fault plugin in `mode`, working in `directory/data`."""
+    """A spec that runs the fault plugin in `mode`, working in `directory/data`.
+
+    Confined like any plugin; one that shows signs of life is not, because it connects to a socket for that.
+    """
+    shows_life = "TEST_LIFE" in fields.get("environment", {})
     defaults: dict[str, Any] = {
         "plugin_id": "faulty",
         "directory": directory,
@@ -33,6 +37,8 @@ def fault_spec(directory: Path, mode: str = "healthy", *options: str, **fields: 
         "register": RegisterRequest,
         "command": (sys.executable, "-S", str(FAULT_PLUGIN), mode, *options),
         "runtime_dir": directory,
+        "confinement": "off" if shows_life else "auto",
+        "read_paths": (FAULT_PLUGIN.parent,),
     }
     return LaunchSpec(**{**defaults, **fields})
 

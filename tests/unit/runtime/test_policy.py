@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from host.config.load import ConfigError, parse_config
 from host.config.model import Config, PluginPolicy, PluginPolicyLimits, Plugins, Timeouts
 from host.runtime.discover import PluginSource
 from host.runtime.handle import Inputs
@@ -62,7 +63,6 @@ def test_deadlines_come_from_the_operator_then_the_manifest_then_the_method_tabl
         PluginPolicy(on_error={"model.rout": "fail"}),
         PluginPolicy(timeouts={"model.route": "soon"}),
         PluginPolicy(instances=0),
-        PluginPolicy(confinement="strict"),
     ],
 )
 def test_a_policy_that_cannot_be_followed_is_refused(operator: PluginPolicy):
@@ -170,7 +170,20 @@ def test_a_host_fits_a_pattern_completely_or_not_at_all(host: str, port: int | N
     assert host_matches(host, port, (pattern,)) is fits
 
 
-def test_a_plugin_that_must_be_confined_is_refused_where_confinement_cannot_be_enforced():
-    with pytest.raises(PolicyError, match=r"plugins\.policy\.p\.confinement: 'required' cannot be enforced"):
-        settled(PluginPolicy(confinement="required"))
-    assert settled(PluginPolicy(confinement="none")).confinement == "none"
+def test_confinement_is_automatic_until_the_operator_says_otherwise_and_paths_start_at_the_configuration():
+    assert (settled(PluginPolicy()).confinement, settled(PluginPolicy()).read_paths) == ("auto", ())
+    policy = settled(PluginPolicy(confinement="required", read_paths=["models", "/srv/shared"]))
+    assert policy.confinement == "required"
+    assert policy.read_paths == (Path.cwd() / "models", Path("/srv/shared"))
+
+
+@pytest.mark.parametrize("value", ["none", "strict", "true"])
+def test_an_unknown_word_for_confinement_is_an_error_of_the_configuration(value: str):
+    text = f"plugins: {{policy: {{p: {{confinement: {value}}}}}}}"
+    with pytest.raises(ConfigError, match="confinement"):
+        parse_config(text, file="config.yaml")
+
+
+def test_off_is_a_word_and_no_truth_value():
+    loaded = parse_config("plugins: {policy: {p: {confinement: off}}}", file="config.yaml")
+    assert loaded.config.plugins.policy["p"].confinement == "off"
