@@ -124,8 +124,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     """One process to be confined."""
 
     mode: ConfinementMode
-    directory: Path
-    """The plugin's own folder."""
+    own_paths: Sequence[Path]
+    """The plugin's folder, and the SDK where it is linked for it."""
     data_dir: Path
     programs: Sequence[Path] = ()
     """What the command itself needs, from `program_paths`."""
@@ -243,7 +243,7 @@ def _landlock_options(wanted: Wanted, abi: int) -> list[str]:
     flags = _LOG_NEW_EXEC_ON if abi >= 7 else 0
     readable = dict.fromkeys(_shared_paths(tuple(wanted.hidden), wanted.python))
     readable.update(dict.fromkeys(without(wanted.programs, wanted.hidden, beneath=readable)))
-    readable.update(dict.fromkeys(carved([wanted.directory, *wanted.read_paths], wanted.hidden)))
+    readable.update(dict.fromkeys(carved([*wanted.own_paths, *wanted.read_paths], wanted.hidden)))
     writable = [wanted.data_dir, *([wanted.socket_dir] if wanted.socket_dir is not None else [])]
     rules = [(READ, path) for path in readable] + [(WRITE, path) for path in writable]
     rules += [(READ_FILE, Path("/proc/self") / name) for name in OWN_PROCESS_FILES]

@@ -221,15 +221,12 @@ def confine(
     """
     if not spec.confined:
         return Confinement(options=(), report=ATTACHED if spec.attach else SWITCHED_OFF, reports_refusals=False)
-    programs = program_paths(command[0], search_path=environment["PATH"])
     sdk = sdk_links_dir(spec)
-    if sdk is not None:
-        programs += link_sdk(sdk)
     wanted = Wanted(
         mode=spec.confinement,
-        directory=spec.directory.absolute(),
+        own_paths=[spec.directory.absolute(), *(link_sdk(sdk) if sdk is not None else ())],
         data_dir=spec.data_dir.absolute(),
-        programs=programs,
+        programs=program_paths(command[0], search_path=environment["PATH"]),
         python=uses_host_python(spec),
         read_paths=spec.read_paths,
         hidden=spec.hidden_paths,

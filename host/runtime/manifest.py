@@ -46,6 +46,9 @@ class ConfigField(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     secret: bool = False
     """Masked wherever the host shows the config; the plugin itself gets the value."""
     required: bool = False
+    file: bool = False
+    """Its value names a file, relative to the config file, that the process has to read, together with what lies beside
+    it. Bundled plugins only: for others the operator says so with `read-paths`."""
 
 
 class Flag(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

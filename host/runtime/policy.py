@@ -1,7 +1,7 @@
 """What a plugin may do: the manifest's wishes, cut down and overridden by the operator's policy."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -107,7 +107,7 @@ def effective_policy(
         open_files=_first(operator.limits.open_files, manifest.limits.open_files),
         instances=_instances(manifest.id, operator),
         confinement=operator.confinement,
-        read_paths=tuple(Path(config_path(config, path)) for path in operator.read_paths),
+        read_paths=tuple(_read_paths(source, config, operator)),
         timeouts_s=_timeouts_s(manifest.id, manifest.timeouts, operator.timeouts),
         on_error={**manifest.on_error, **_known_methods(manifest.id, "on-error", operator.on_error)},
         inputs={method: tuple(words) for method, words in manifest.inputs.items()},
@@ -185,6 +185,21 @@ def _known_permissions(plugin_id: str, operator: PluginPolicy) -> Sequence[str]:
                 + ", ".join(PERMISSIONS)
             )
     return operator.permissions
+
+
+def _read_paths(source: PluginSource, config: Config, operator: PluginPolicy) -> Iterator[Path]:
+    """What the operator names: in the policy, and for bundled plugins in their own sections."""
+    for path in operator.read_paths:
+        yield Path(config_path(config, path))
+    section = config.plugins.configs.get(source.plugin_id)
+    if source.origin == "bundled" and section is not None:
+        for item in source.manifest.config:
+            value = section.config.get(item.name)
+            if item.file and isinstance(value, str) and value:
+                file = Path(config_path(config, value))
+                # The folder as well: editors replace a file instead of writing into it.
+                yield file
+                yield file.parent
 
 
 def _instances(plugin_id: str, operator: PluginPolicy) -> int:

@@ -289,9 +289,6 @@ class FaultPlugin:
     def do_pid(self, call_id, argument):
         self.say(call_id, str(os.getpid()))
 
-    def do_argv(self, call_id, argument):
-        self.say(call_id, json.dumps(sys.argv))
-
     def do_try(self, call_id, argument):
         try:
             self.say(call_id, str(eval(argument)))

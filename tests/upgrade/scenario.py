@@ -92,7 +92,7 @@ class Stage:
 
     @property
     def ledger(self) -> Path:
-        return self.directory / "ledger"
+        return ledger_in(self.directory)
 
     def configure(self, section: Mapping[str, Any]) -> None:
         write_config(self.directory, self.upstream, carrier=self.options.carrier, section=section)
@@ -111,10 +111,17 @@ class Stage:
         return str(answer[1].get("outcome"))
 
 
+def ledger_in(directory: Path) -> Path:
+    """In the plugin's data directory, where it may write."""
+    path = directory / "plugin-data" / PLUGIN_ID / "ledger"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
 def write_config(directory: Path, upstream: NumberedUpstream, *, carrier: str, section: Mapping[str, Any]) -> None:
     """A config with the counting upstream as a provider, and the plugin with this section."""
     runtime = "inprocess" if carrier == "inprocess" else "process"
-    url, ledger = f"{upstream.url}/chat/completions", str(directory / "ledger")
+    url, ledger = f"{upstream.url}/chat/completions", str(ledger_in(directory))
     config = {
         "port": 0,
         "openai-compatibility": [

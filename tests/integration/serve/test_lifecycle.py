@@ -153,7 +153,8 @@ async def test_ready_is_red_until_the_plugins_are_up_and_a_request_that_came_ear
     os.mkfifo(gate)
     port = free_port()
     write_greeter(site.plugins, prelude=f"open({str(gate)!r}).read()")
-    site.configure(port=port, plugins=enabled("greeter"))
+    policy = {"greeter": {"read-paths": ["gate"]}}
+    site.configure(port=port, plugins={**enabled("greeter"), "policy": policy})
     url = f"http://127.0.0.1:{port}"
     async with serve_process(site.config_file, wait_ready=False) as served:
         await served.event("plugin.state", new="handshaking")

@@ -24,7 +24,7 @@ FULL = Kernel(landlock=7, seccomp=True, seccomp_notify=True, machine="x86_64", c
 
 
 def plan(kernel: Kernel = FULL, *, network: bool = False, mode: ConfinementMode = "auto") -> tuple[str, ...]:
-    wanted = Wanted(mode=mode, directory=Path("/plugin"), data_dir=Path("/data"), network=network)
+    wanted = Wanted(mode=mode, own_paths=[Path("/plugin")], data_dir=Path("/data"), network=network)
     return plan_confinement(wanted, kernel).options
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from host.config.load import ConfigError, parse_config
-from host.config.model import Config, PluginPolicy, PluginPolicyLimits, Plugins, Timeouts
+from host.config.model import Config, PluginPolicy, PluginPolicyLimits, Plugins, PluginSection, Timeouts
 from host.runtime.discover import PluginSource
 from host.runtime.handle import Inputs
-from host.runtime.manifest import ManifestLimits
+from host.runtime.manifest import ConfigField, ManifestLimits
 from host.runtime.policy import EffectivePolicy, PolicyError, effective_policy, host_matches
 from tests.support.runtime import manifest
 
@@ -187,3 +187,14 @@ def test_an_unknown_word_for_confinement_is_an_error_of_the_configuration(value:
 def test_off_is_a_word_and_no_truth_value():
     loaded = parse_config("plugins: {policy: {p: {confinement: off}}}", file="config.yaml")
     assert loaded.config.plugins.policy["p"].confinement == "off"
+
+
+@pytest.mark.parametrize(("origin", "readable"), [("bundled", ("/srv/js/own.js", "/srv/js")), ("directory", ())])
+def test_a_file_that_the_operator_names_in_a_section_is_readable_for_bundled_plugins_only(origin, readable):
+    field = ConfigField(name="script", file=True, default="/etc/shadow")
+    source = PluginSource(manifest=manifest(config=(field,)), directory=Path("/x"), origin=origin)
+    named = Plugins(configs={"p": PluginSection(config={"script": "js/own.js"})})
+    policy = effective_policy(source, Config(plugins=named, directory="/srv"), environment={})
+    assert tuple(str(path) for path in policy.read_paths) == readable
+    unnamed = effective_policy(source, Config(directory="/srv"), environment={})
+    assert unnamed.read_paths == ()
