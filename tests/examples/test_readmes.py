@@ -97,7 +97,11 @@ async def typed(command: str, proxy: Proxy) -> str:
     """What a shell prints for `command`."""
     assert "localhost:8317" in command
     process = await asyncio.create_subprocess_exec(
-        "sh", "-c", command.replace("localhost:8317", proxy.url.removeprefix("http://")), stdout=asyncio.subprocess.PIPE
+        "sh",
+        "-c",
+        command.replace("localhost:8317", proxy.url.removeprefix("http://")),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=proxy.config_path.parent,
     )
     async with asyncio.timeout(20):
         out, _ = await process.communicate()
