@@ -25,10 +25,12 @@ from host.credentials.config_keys import exclude_key
 from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
 from host.management.listener import OwnListener
+from host.management.peers import MetricsGatherer
 from host.management.secret import with_hashed_key
 from host.management.wiring import Parts, management
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
+from host.peers import peers_of
 from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.execute import Gateway
@@ -51,6 +53,7 @@ from host.state.opening import StateSetupError, open_state
 from host.tasks import TaskGroup
 from host.upstream import ClientLimits, UpstreamClient
 from host.web.app import make_app
+from host.worker import SOLO, Worker
 from pluginabi.immutable import Headers
 
 log = structlog.get_logger("host.app")
@@ -130,12 +133,21 @@ class Door:
 class Proxy:
     """One running proxy."""
 
-    def __init__(self, loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool = False) -> None:
+    def __init__(
+        self,
+        loaded: LoadedConfig,
+        *,
+        config_path: Path,
+        watch: bool,
+        demo: bool = False,
+        worker: Worker = SOLO,
+    ) -> None:
         self.config_path: Final = config_path
         self.config = loaded.config
         self._loaded = loaded
         self._watch = watch
         self._demo = demo
+        self._worker = worker
         self._stack = AsyncExitStack()
         self._ready = asyncio.Event()
         self._applying = asyncio.Lock()
@@ -190,7 +202,8 @@ class Proxy:
         missing = self.registry.unready_guards() if self._ready.is_set() else ()
         is_ready = self._ready.is_set() and not missing and not self._draining
         state = "draining" if self._draining else "ready" if is_ready else "starting"
-        shared = {"state": "available" if self.shared.available else "unavailable"} if self.config.state.url else {}
+        is_shared = self.config.state.url or self._worker.state_url
+        shared = {"state": "available" if self.shared.available else "unavailable"} if is_shared else {}
         return is_ready, {"status": state, "waiting_for": sorted(missing), **shared}
 
     def describe_demo_router(self) -> str:
@@ -204,11 +217,13 @@ class Proxy:
         self.tasks = TaskGroup("host")
         self._stack.push_async_callback(self.tasks.stop)
         try:
-            self.shared = open_state(self.config)
+            self.shared = open_state(self.config, server_url=self._worker.state_url)
         except StateSetupError as error:
             raise StartError(str(error)) from None
         self._stack.push_async_callback(self.shared.stop)
         self.metrics = Metrics()
+        if (peers := peers_of(self.config_path, self._worker)) is not None:
+            self.metrics.gather = MetricsGatherer(peers)
         limits = ClientLimits(extra_ca_file=self._absolute(self.config.upstream_ca_file))
         self.upstream = UpstreamClient(limits=limits)
         self._stack.push_async_callback(self.upstream.close)
@@ -275,6 +290,7 @@ class Proxy:
             may_enable=lambda plugin_id: may_enable(Path(self.config.directory), plugin_id),
             recordings=self.recordings,
             tasks=tasks,
+            peers=peers_of(self.config_path, self._worker),
         )
 
     def _secrets(self, plugin_id: str) -> Iterator[str]:
@@ -301,7 +317,14 @@ class Proxy:
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         tls = self._tls_context()
-        site = web.TCPSite(runner, self.config.host, self.config.port, backlog=LISTEN_BACKLOG, ssl_context=tls)
+        site = web.TCPSite(
+            runner,
+            self.config.host,
+            self._worker.port or self.config.port,
+            backlog=LISTEN_BACKLOG,
+            ssl_context=tls,
+            reuse_port=self._worker.several or None,
+        )
         try:
             await site.start()
         except OSError as error:
@@ -311,7 +334,7 @@ class Proxy:
             await self._listen_for_management(tls)
 
     async def _listen_for_management(self, tls: ssl.SSLContext | None) -> None:
-        listener = OwnListener(self.management.app.handle)
+        listener = OwnListener(self.management.app.handle, reuse_port=self._worker.several)
         self._stack.push_async_callback(listener.stop)
         try:
             await listener.start(self.config, tls=tls)
@@ -379,7 +402,7 @@ class Proxy:
         await self.credential_parts.start()
         if self._file_has_changed():
             self.reloader.trigger(reload_plugins=False)
-        control = ControlServer(socket_path(self.config_path), self.management.app.handle_local)
+        control = ControlServer(socket_path(self.config_path, self._worker.number), self.management.app.handle_local)
         try:
             await control.start()
         except OSError as error:
@@ -427,7 +450,8 @@ class Proxy:
         return public_listener_problem(listening, has_frontend_auth=FRONTEND_AUTH in snapshot.bindings)
 
     def _note_restart_keys(self, config: Config) -> None:
-        changed = [key for key in ("host", "port", "tls", "state") if getattr(config, key) != getattr(self.config, key)]
+        fixed = ("host", "port", "tls", "state", "workers")
+        changed = [key for key in fixed if getattr(config, key) != getattr(self.config, key)]
         if config.remote_management.listen != self.config.remote_management.listen:
             changed.append("remote-management.listen")
         if changed:

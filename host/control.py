@@ -17,12 +17,17 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from host.worker import ASKED_BY_A_WORKER
 
-def socket_path(config_path: Path) -> Path:
-    """Where the proxy that serves this file listens; the path is short enough for every system's limit."""
+
+def socket_path(config_path: Path, worker: int = 1) -> Path:
+    """Where the proxy that serves this file listens; the path is short enough for every system's limit.
+
+    Of several workers each has its own; the first one's is the proxy's.
+    """
     digest = hashlib.sha256(os.fsencode(os.path.realpath(config_path))).hexdigest()[:16]
     base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-    return Path(base) / f"jackfield-{os.getuid()}" / f"{digest}.sock"
+    return Path(base) / f"jackfield-{os.getuid()}" / f"{digest}{f'-{worker}' if worker > 1 else ''}.sock"
 
 
 class ControlServer:
@@ -63,15 +68,16 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(
-    config_path: Path, method: str, path: str, *, body: Any = None, timeout_s: float = 60.0
+    config_path: Path, method: str, path: str, *, body: Any = None, timeout_s: float = 60.0, worker: int | None = None
 ) -> tuple[int, Mapping[str, Any]] | None:
     """Ask the proxy that runs on this file, with `body` as JSON; None when none runs.
 
-    A proxy that does not answer in time is status 504.
+    A proxy that does not answer in time is status 504. `worker` asks one of several, who answers for itself only.
     """
-    connection = _UnixConnection(socket_path(config_path), timeout_s)
+    connection = _UnixConnection(socket_path(config_path, worker or 1), timeout_s)
+    headers = {ASKED_BY_A_WORKER: "yes"} if worker is not None else {}
     try:
-        connection.request(method, path, body=None if body is None else msgspec.json.encode(body))
+        connection.request(method, path, body=None if body is None else msgspec.json.encode(body), headers=headers)
         response = connection.getresponse()
         document = msgspec.json.decode(response.read())
     except (FileNotFoundError, ConnectionRefusedError):

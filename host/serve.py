@@ -17,6 +17,8 @@ from host.app import Proxy, StartError
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.init import write_skeleton
 from host.observe.logs import configure_logs
+from host.worker import SOLO, Worker
+from host.workers import READY_LINE, parent_is_gone, serve_workers
 
 EXIT_CONFIG: Final = 78
 """EX_CONFIG of sysexits.h: supervisors may stop restarting."""
@@ -25,8 +27,8 @@ EXIT_HURRIED: Final = 130
 """A second signal came while requests were still being finished."""
 
 
-def run(config_path: Path, *, watch: bool, demo: bool) -> int:
-    """Serve until SIGTERM or SIGINT and return the exit code."""
+def run(config_path: Path, *, watch: bool, demo: bool, worker: str = "", worker_state: str = "") -> int:
+    """Serve until SIGTERM or SIGINT and return the exit code. `worker` is for the processes of `workers: N`."""
     if demo and not config_path.exists():
         write_skeleton(config_path.parent, demo=True)
     try:
@@ -37,8 +39,13 @@ def run(config_path: Path, *, watch: bool, demo: bool) -> int:
     if demo:
         loaded = LoadedConfig(replace(loaded.config, demo=True), loaded.warnings, loaded.text)
     configure_logs(debug=loaded.config.debug)
+    if loaded.config.workers > 1 and not worker:
+        arguments = [*(["--watch"] if watch else []), *(["--demo"] if demo else [])]
+        parent = serve_workers(loaded.config, config_path, count=loaded.config.workers, arguments=arguments)
+        return _run_loop(parent)
+    identity = _worker(worker, worker_state)
     try:
-        return _run_loop(_serve(loaded, config_path=config_path, watch=watch, demo=demo))
+        return _run_loop(_serve(loaded, config_path=config_path, watch=watch, demo=demo, worker=identity))
     except StartError as error:
         click.echo(f"Cannot start: {error}", err=True)
         return EXIT_START
@@ -54,24 +61,39 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
-async def _serve(loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool) -> int:
+def _worker(text: str, state_url: str) -> Worker:
+    """`NUMBER/COUNT:PORT` as the parent writes it."""
+    if not text:
+        return SOLO
+    number, _, rest = text.partition("/")
+    count, _, port = rest.partition(":")
+    return Worker(int(number), int(count), int(port), state_url)
+
+
+async def _serve(loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool, worker: Worker) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    proxy = Proxy(loaded, config_path=config_path, watch=watch, demo=demo)
+    proxy = Proxy(loaded, config_path=config_path, watch=watch, demo=demo, worker=worker)
+    orphaned = parent_is_gone() if worker.several else None
+    if orphaned is not None:
+        orphaned.add_done_callback(lambda _: stopping.set())
     loop.add_signal_handler(signal.SIGHUP, proxy.request_reload)
     try:
         if not await _started(proxy, stopping):
             return 0
         _settle_memory()
-        click.echo(_banner(proxy, demo=demo), err=not demo)
+        click.echo(READY_LINE if worker.several else _banner(proxy, demo=demo), err=not demo and not worker.several)
+        sys.stdout.flush()
         await stopping.wait()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Asked twice: end at once. The guardian ends the plugin processes.
             loop.add_signal_handler(number, os._exit, EXIT_HURRIED)
         await proxy.stop()
+        if orphaned is not None:
+            orphaned.cancel()
     return 0
 
 

@@ -25,7 +25,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "trace-header": "the request id is always in X-Request-Id",
     "claude-header-defaults": "set `headers` on the key instead",
     "codex-header-defaults": "set `headers` on the key instead",
-    "workers": "one process serves; several share nothing yet",
     "limits.websocket-message": "there is no WebSocket endpoint yet",
     "limits.websocket-transcript": "there is no WebSocket endpoint yet",
     "routing.session-affinity": "a scheduler plugin can do the same",

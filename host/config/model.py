@@ -219,6 +219,8 @@ class Config(Section, frozen=True, kw_only=True):
     limits: SizeLimits = field(default_factory=SizeLimits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     shutdown_timeout: Duration = "30s"
+    workers: int = 1
+    """Processes that serve the port together and share state (`state.url`, or a local server started with them)."""
     decision_trace: bool = True
     auth_dir: str = "auths"
     auth_auto_refresh_workers: int = 0

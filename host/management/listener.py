@@ -1,5 +1,6 @@
 """Where the management API is served: on a listener of its own, and on the control socket."""
 
+import errno
 import os
 import ssl
 import stat
@@ -21,8 +22,10 @@ STOP_S: Final = 1.0
 class OwnListener:
     """The listener that `remote-management.listen` names. What the API does not have is a plain 404 here."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, *, reuse_port: bool = False) -> None:
+        """`reuse_port`: other workers listen on the same address."""
         self._handler = handler
+        self._reuse_port = reuse_port
         self._runner: web.ServerRunner | None = None
         self._socket: Path | None = None
         self.url = ""
@@ -33,6 +36,8 @@ class OwnListener:
         self._runner = web.ServerRunner(serving(self._serve), shutdown_timeout=STOP_S)
         await self._runner.setup()
         if isinstance(where, str):
+            if self._reuse_port:
+                raise OSError(errno.EADDRINUSE, "several workers cannot share a Unix socket: give host and port")
             path = Path(config_path(config, where))
             _remove_stale(path)
             await web.UnixSite(self._runner, str(path)).start()
@@ -41,7 +46,7 @@ class OwnListener:
             self.url = f"unix:{path}"
             return
         host, port = where
-        await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
+        await web.TCPSite(self._runner, host, port, ssl_context=tls, reuse_port=self._reuse_port or None).start()
         address = self._runner.addresses[0]
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"{'http' if tls is None else 'https'}://{shown}:{address[1]}"

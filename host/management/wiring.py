@@ -12,6 +12,7 @@ from host.management.app import Build, ManagementApp
 from host.management.applier import ConfigApplier
 from host.management.auth import ENVIRONMENT_KEY, Authenticator
 from host.management.decisions import DecisionEndpoints
+from host.management.peers import Peers, for_all_workers, metrics_endpoint
 from host.management.plugin_pages import PluginPages
 from host.management.plugins import PluginEndpoints
 from host.management.recordings import RecordingEndpoints
@@ -43,6 +44,8 @@ class Parts:
     may_enable: MayEnable
     recordings: Recordings
     tasks: TaskGroup
+    peers: Peers | None = None
+    """The other workers, when several serve the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Management:
 
 def management(parts: Parts) -> Management:
     """The whole API. Call it inside the event loop."""
-    table = Table(endpoints_of(parts, menus=lambda plugin_id: pages.menus(plugin_id)))
+    own = endpoints_of(parts, menus=lambda plugin_id: pages.menus(plugin_id))
+    table = Table(for_all_workers(own, parts.peers))
     pages = PluginPages(
         parts.invoker,
         snapshot=lambda: parts.registry.snapshot,
@@ -90,3 +94,5 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from PluginEndpoints(actions).endpoints()
     yield from DecisionEndpoints(parts.trace).endpoints()
     yield from RecordingEndpoints(parts.recordings).endpoints()
+    if parts.peers is not None:
+        yield metrics_endpoint(parts.metrics)

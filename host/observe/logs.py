@@ -25,6 +25,14 @@ EVENTS: Final = (
     "config.superseded",
     "config.warning",
     "control.unavailable",
+    "credential.file_rejected",
+    "credential.files_changed",
+    "credential.login_not_saved",
+    "credential.parse_failed",
+    "credential.plugins_started",
+    "credential.rollback_failed",
+    "credential.save_hook_failed",
+    "credential.watch_failed",
     "guardian.died",
     "guardian.not_started",
     "guardian.unreachable",
@@ -85,6 +93,9 @@ EVENTS: Final = (
     "state.unavailable",
     "state.unreadable",
     "task.failed",
+    "worker.ended",
+    "worker.unreachable",
+    "workers.ready",
 )
 """Names of the host's log events, for dashboards and alerts; a test finds a name that is missing here."""
 

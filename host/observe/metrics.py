@@ -6,12 +6,12 @@ counters take a lock for every step. `prometheus_client` renders them when `/met
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
 DURATION_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -111,12 +111,51 @@ class PluginMetrics:
         yield self._calls.collect()
 
 
+PeerMetrics = tuple[int, str]
+"""Number of a worker, and its metrics as text."""
+
+
+class Gatherer(Protocol):
+    """Asks the other workers."""
+
+    @property
+    def number(self) -> int:
+        """This worker's."""
+
+    async def __call__(self) -> Sequence[PeerMetrics]: ...
+
+
+def joined_texts(texts: Sequence[PeerMetrics]) -> str:
+    """One exposition of several: each family once, every sample with the label `worker`."""
+    heads: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
+    for number, text in texts:
+        family = ""
+        for line in text.splitlines():
+            if line.startswith("#"):
+                family = line.split(" ", 3)[2]
+                head = heads.setdefault(family, [])
+                if line not in head:
+                    head.append(line)
+                continue
+            name, brace, rest = line.partition("{")
+            if brace:
+                labelled = f'{name}{{worker="{number}",{rest}'
+            else:
+                name, _, value = line.partition(" ")
+                labelled = f'{name}{{worker="{number}"}} {value}'
+            samples.setdefault(family, []).append(labelled)
+    lines = [line for family, head in heads.items() for line in (*head, *samples.get(family, ()))]
+    return "\n".join(lines) + "\n"
+
+
 class Metrics(Collector):
     """All metrics of one host process. Not thread-safe: call it on the event loop."""
 
     def __init__(self) -> None:
         self.plugins = PluginMetrics()
         self.registry = CollectorRegistry(auto_describe=False)
+        self.gather: Gatherer | None = None
         self._in_flight = 0
         self._requests: dict[tuple[str, int, str], int] = {}
         self._durations = _Histograms(
@@ -163,10 +202,20 @@ class Metrics(Collector):
         yield self._first_bytes.collect()
         yield from self.plugins.collect()
 
-    def render(self, accept: str) -> tuple[str, bytes]:
-        """Content type and body of `/metrics`, in the format that `accept` asks for."""
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(self.registry)
+    async def render(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body of `/metrics`, in the format that `accept` asks for.
+
+        With several workers it is the classic text format, and every sample says whose it is (`worker`).
+        """
+        if self.gather is None:
+            encode, content_type = choose_encoder(accept)
+            return content_type, encode(self.registry)
+        texts = [(self.gather.number, self.text()), *await self.gather()]
+        return CONTENT_TYPE_LATEST, joined_texts(sorted(texts)).encode()
+
+    def text(self) -> str:
+        """This process's metrics in the classic text format."""
+        return generate_latest(self.registry).decode()
 
 
 def _hook_stats(outcomes: Mapping[str, _Histogram]) -> HookStats:

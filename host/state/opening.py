@@ -12,9 +12,10 @@ class StateSetupError(Exception):
     """The configured state cannot be used; the message says what to do."""
 
 
-def open_state(config: Config) -> SharedState:
-    """The state, not yet started. Raises StateSetupError."""
-    if not config.state.url:
+def open_state(config: Config, *, server_url: str = "") -> SharedState:
+    """The state, not yet started. `server_url` is of a server started for us. Raises StateSetupError."""
+    url = config.state.url or server_url
+    if not url:
         path = Path(config_path(config, config.state.file)) if config.state.file else None
         return LocalState(path)
     try:
@@ -25,6 +26,6 @@ def open_state(config: Config) -> SharedState:
             raise
         raise StateSetupError("`state.url` needs the extra: pip install 'jackfield[redis]'") from None
     try:
-        return RedisState(config.state.url, prefix=config.state.prefix, timeout_s=seconds(config.state.timeout))
+        return RedisState(url, prefix=config.state.prefix, timeout_s=seconds(config.state.timeout))
     except ValueError as error:
         raise StateSetupError(f"`state.url` cannot be used: {error}") from None

@@ -72,7 +72,7 @@ class RequestMetrics(Protocol):
         self, endpoint: str, status: int, caller: str, seconds: float, first_byte_seconds: float | None
     ) -> None: ...
 
-    def render(self, accept: str) -> tuple[str, bytes]:
+    async def render(self, accept: str) -> tuple[str, bytes]:
         """Content type and body of `/metrics`."""
 
 

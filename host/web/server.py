@@ -273,7 +273,7 @@ class Frontend:
             principal = await self._admit(exchange)
             if principal.provider == "anonymous":
                 raise RequestError(403, "metrics_refused", "metrics are shown locally and to clients with a key")
-        content_type, body = self._metrics.render(exchange.headers.get("accept", ("",))[0])
+        content_type, body = await self._metrics.render(exchange.headers.get("accept", ("",))[0])
         return self._send(exchange, 200, content_type, body)
 
     async def _upgrade(self, exchange: Exchange, rest: str) -> Written:

@@ -27,7 +27,7 @@ LAYERS = {
     "install": {"runtime"},
     "recording": {"credentials", "runtime"},
 }
-LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream"}
+LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream", "worker"}
 """Every layer may import these."""
 COMPOSITION_ROOT = {
     "app",
@@ -35,6 +35,8 @@ COMPOSITION_ROOT = {
     "cli",
     "control",
     "credential_parts",
+    "peers",
+    "workers",
     "init",
     "reload",
     "__main__",

@@ -208,12 +208,12 @@ def test_every_event_that_the_host_logs_is_listed() -> None:
 # -- metrics
 
 
-def test_requests_durations_and_first_bytes_are_counted() -> None:
+async def test_requests_durations_and_first_bytes_are_counted() -> None:
     metrics = Metrics()
     metrics.request_started()
     metrics.request_started()
     metrics.request_finished("POST /v1/x", 200, "me", 0.3, 0.002)
-    content_type, body = metrics.render("")
+    content_type, body = await metrics.render("")
     text = body.decode()
     assert content_type.startswith("text/plain")
     assert 'jackfield_requests_total{caller="me",endpoint="POST /v1/x",status="200"} 1.0' in text
@@ -224,28 +224,28 @@ def test_requests_durations_and_first_bytes_are_counted() -> None:
     assert 'jackfield_first_byte_seconds_bucket{endpoint="POST /v1/x",le="0.005"} 1.0' in text
 
 
-def test_plugin_calls_are_counted_by_outcome() -> None:
+async def test_plugin_calls_are_counted_by_outcome() -> None:
     metrics = Metrics()
     metrics.plugins.observe("p", "model.route", "ok", 0.0002)
     metrics.plugins.observe("p", "model.route", "timeout", 0.5)
-    text = metrics.render("")[1].decode()
+    text = (await metrics.render(""))[1].decode()
     assert 'jackfield_plugin_call_seconds_count{method="model.route",outcome="timeout",plugin="p"} 1.0' in text
     assert 'jackfield_plugin_call_seconds_bucket{le="0.0005",method="model.route",outcome="ok",plugin="p"} 1.0' in text
 
 
-def test_openmetrics_is_spoken_when_asked_for() -> None:
-    content_type, body = Metrics().render("application/openmetrics-text; version=1.0.0")
+async def test_openmetrics_is_spoken_when_asked_for() -> None:
+    content_type, body = await Metrics().render("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
 
 
-def test_callers_without_number_do_not_fill_the_memory() -> None:
+async def test_callers_without_number_do_not_fill_the_memory() -> None:
     metrics = Metrics()
     for number in range(6000):
         metrics.request_started()
         metrics.request_finished("POST /v1/x", 200, f"caller-{number}", 0.1, None)
         metrics.plugins.observe(f"plugin-{number}", "model.route", "ok", 0.1)
-    text = metrics.render("")[1].decode()
+    text = (await metrics.render(""))[1].decode()
     assert text.count("jackfield_requests_total{") <= 5001
     assert 'caller="other",endpoint="POST /v1/x",status="200"} 1000.0' in text
     assert 'jackfield_plugin_call_seconds_count{method="other",outcome="other",plugin="other"} 1000.0' in text
@@ -257,3 +257,25 @@ async def test_requests_in_flight_go_back_to_zero_whatever_happens() -> None:
         await proxy.post("/v1/chat/completions", {"model": "m"})
         await proxy.get("/no/such/path")
         assert proxy.metrics.in_flight == 0
+
+
+async def test_several_workers_are_one_exposition_with_a_label() -> None:
+    class Others:
+        number = 2
+
+        async def __call__(self) -> list[tuple[int, str]]:
+            other = Metrics()
+            other.request_started()
+            return [(1, other.text())]
+
+    metrics = Metrics()
+    metrics.gather = Others()
+    metrics.plugins.observe("p", "model.route", "ok", 0.0002)
+    content_type, body = await metrics.render("application/openmetrics-text; version=1.0.0")
+    text = body.decode()
+    assert content_type.startswith("text/plain")
+    assert text.count("# TYPE jackfield_requests_in_flight gauge") == 1
+    assert 'jackfield_requests_in_flight{worker="1"} 1.0' in text
+    assert 'jackfield_requests_in_flight{worker="2"} 0.0' in text
+    labels = 'worker="2",method="model.route",outcome="ok",plugin="p"'
+    assert f"jackfield_plugin_call_seconds_count{{{labels}}} 1.0" in text

@@ -1,0 +1,168 @@
+"""One answer for all workers: whichever of them is asked also asks the others, and puts the answers together."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+from aiohttp import web
+
+from host.management.calls import Call, ManagementError, reply
+from host.management.table import Endpoint, Handler
+from host.observe.metrics import Metrics, PeerMetrics
+from host.worker import ASKED_BY_A_WORKER
+
+_ROW: Final = ("state", "reason", "pid", "restarts", "rss_bytes", "generation")
+"""What a row says of each worker."""
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What another worker answered."""
+
+    worker: int
+    status: int
+    document: Mapping[str, Any]
+
+
+PeerAnswers = Sequence[Answer]
+Merge = Callable[[int, Document, PeerAnswers], Document]
+"""`merge(own number, own document, the others)`: the document for all."""
+
+
+class Peers(Protocol):
+    """The other workers."""
+
+    @property
+    def number(self) -> int:
+        """This worker's."""
+
+    async def ask(self, method: str, path: str, body: Any = None) -> PeerAnswers:
+        """Ask all of them; those that do not answer are left out."""
+
+
+def for_all_workers(endpoints: Iterator[Endpoint], peers: Peers | None) -> Iterator[Endpoint]:
+    """The endpoints, answering for all workers where that makes a difference."""
+    for endpoint in endpoints:
+        merge = _MERGES.get((endpoint.method, endpoint.path))
+        if peers is None or merge is None:
+            yield endpoint
+        else:
+            handler = _fanned(endpoint.handler, peers, merge)
+            yield Endpoint(endpoint.method, endpoint.path, handler, public=endpoint.public)
+
+
+def _fanned(handler: Handler, peers: Peers, merge: Merge) -> Handler:
+    async def handle(call: Call) -> web.StreamResponse:
+        if call.local and call.headers.get(ASKED_BY_A_WORKER):
+            return await handler(call)
+        own: Document = {}
+        failure: ManagementError | None = None
+        try:
+            answer = await handler(call)
+            assert isinstance(answer, web.Response) and isinstance(answer.body, bytes)
+            own = msgspec.json.decode(answer.body)
+        except ManagementError as error:
+            # What this worker does not know, another may: a request is remembered where it was served.
+            failure = error
+        target = call.request.raw_path.removeprefix("/v0/management") or "/"
+        body = msgspec.json.decode(raw) if (raw := await call.body()) else None
+        others = await peers.ask(call.method, target, body)
+        good = [other for other in others if 200 <= other.status < 300]
+        if failure is not None:
+            if not good or call.method != "GET":
+                raise failure
+            return reply(merge(good[0].worker, dict(good[0].document), good[1:]))
+        bad = [other for other in others if other.status >= 400]
+        if bad and call.method != "GET":
+            return reply({**bad[0].document, "worker": bad[0].worker}, status=bad[0].status)
+        return reply(merge(peers.number, own, good))
+
+    return handle
+
+
+def _all_plugins(number: int, own: Document, others: PeerAnswers) -> Document:
+    elsewhere: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
+    for other in others:
+        for row in other.document["plugins"]:
+            elsewhere.setdefault(row["id"], []).append((other.worker, row))
+    rows = [_joined(number, row, elsewhere.get(row["id"], ())) for row in own["plugins"]]
+    return {**own, "plugins": rows}
+
+
+def _one_plugin(number: int, own: Document, others: PeerAnswers) -> Document:
+    return _joined(number, own, [(other.worker, other.document) for other in others])
+
+
+def _joined(number: int, own: Mapping[str, Any], others: Sequence[tuple[int, Mapping[str, Any]]]) -> Document:
+    """One row: counts are sums; the first worker that is not ready decides what the row says."""
+    rows = sorted([(number, own), *others], key=lambda item: item[0])
+    shown = next((row for _, row in rows if row.get("state") != "ready"), own)
+    joined = {**own, "state": shown.get("state"), "reason": shown.get("reason")}
+    for name in ("calls", "errors", "restarts"):
+        if isinstance(own.get(name), int):
+            joined[name] = sum(row.get(name) or 0 for _, row in rows)
+    joined["workers"] = [
+        {"worker": worker, **{name: row.get(name) for name in _ROW if name in row}} for worker, row in rows
+    ]
+    return joined
+
+
+def _latest(number: int, own: Document, others: PeerAnswers) -> Document:
+    found = [*own["requests"], *(row for other in others for row in other.document["requests"])]
+    return {"requests": sorted(found, key=lambda row: row.get("started_at") or "", reverse=True)}
+
+
+def _own(number: int, own: Document, others: PeerAnswers) -> Document:
+    return own
+
+
+def _log_lines(number: int, own: Document, others: PeerAnswers) -> Document:
+    """Every list of lines, those of the other workers after ours, each with its worker."""
+    joined = dict(own)
+    for name, value in own.items():
+        if isinstance(value, list):
+            lists = [(number, value), *((other.worker, other.document.get(name) or []) for other in others)]
+            joined[name] = [
+                {**item, "worker": worker} if isinstance(item, dict) else item
+                for worker, items in sorted(lists, key=lambda pair: pair[0])
+                for item in items
+            ]
+    return joined
+
+
+_MERGES: Final[Mapping[tuple[str, str], Merge]] = {
+    ("GET", "/plugins"): _all_plugins,
+    ("GET", "/plugins/{id}"): _one_plugin,
+    ("GET", "/plugins/{id}/logs"): _log_lines,
+    ("POST", "/plugins/{id}/reload"): _own,
+    ("POST", "/plugins/{id}/reset"): _own,
+    ("GET", "/requests"): _latest,
+    ("GET", "/requests/{id}"): _own,
+}
+
+
+class MetricsGatherer:
+    """`/metrics` of all workers."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    @property
+    def number(self) -> int:
+        return self._peers.number
+
+    async def __call__(self) -> Sequence[PeerMetrics]:
+        """The text of every other worker."""
+        return [(it.worker, it.document["text"]) for it in await self._peers.ask("GET", "/metrics-text")]
+
+
+def metrics_endpoint(metrics: Metrics) -> Endpoint:
+    """For the other workers."""
+
+    async def handle(call: Call) -> web.StreamResponse:
+        return reply({"text": metrics.text()})
+
+    return Endpoint("GET", "/metrics-text", handle)

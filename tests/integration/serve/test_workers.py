@@ -1,0 +1,149 @@
+"""`workers: 2`: one port, shared state, and one answer from both for everything an operator asks."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+from aiohttp import ClientSession, TCPConnector
+
+from tests.support.proxy import ServeProcess, run_command, serve_process
+
+CONFIG = """
+host: 127.0.0.1
+port: 0
+workers: 2
+api-keys: [{key: k, name: ann}]
+plugins:
+  configs:
+    limits:
+      enabled: true
+      rules: [{concurrency: 3, each: []}, {caller: ann, model: shared, budget: 1000, period: month}]
+      prices: {"*": {input: 1000000}}
+"""
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def one_each(url: str, *, asked: int) -> list[tuple[int, str]]:
+    """Status and id of requests that each come on a connection of their own."""
+
+    async def ask(number: int) -> tuple[int, str]:
+        async with ClientSession(connector=TCPConnector(force_close=True)) as client:
+            async with client.post(f"{url}/v1/chat/completions", json=CHAT, headers=KEY) as answer:
+                await answer.read()
+                return answer.status, answer.headers["x-request-id"]
+
+    answers = []
+    for number in range(asked):
+        answers.append(await ask(number))
+    return answers
+
+
+KEY = {"authorization": "Bearer k"}
+
+
+async def served_by(url: str) -> dict[str, float]:
+    """Worker -> requests it has served."""
+    async with ClientSession() as client, client.get(f"{url}/metrics") as answer:
+        text = await answer.text()
+    sample = r'jackfield_requests_total\{worker="(\d)",.*endpoint="POST /v1/chat/completions".*\} (\S+)'
+    found = re.findall(sample, text)
+    return {worker: float(count) for worker, count in found}
+
+
+async def ready(served: ServeProcess, *, after: int = 0) -> str:
+    entry = await served.event("workers.ready", after=after)
+    return str(entry["url"])
+
+
+async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+    async with serve_process(config, "--demo", wait_ready=False) as served:
+        url = await ready(served)
+
+        answers = await one_each(url, asked=40)
+        assert {status for status, _ in answers} == {200}
+        counts = await served_by(url)
+        assert set(counts) == {"1", "2"}, "the kernel spreads connections over both"
+        assert sum(counts.values()) == 40
+
+        # A request is explained whichever worker served it.
+        for _, request_id in answers[:10]:
+            explained = await run_command(config, "explain", request_id)
+            assert explained.exit_code == 0, explained.stderr
+            assert request_id in explained.stdout
+
+        listed = json.loads((await run_command(config, "plugins", "list", "--json")).stdout)
+        router = next(row for row in listed if row["id"] == "demo-router")
+        assert [row["worker"] for row in router["workers"]] == [1, 2]
+        pids = [row["pid"] for row in router["workers"]]
+        assert len(set(pids)) == 2, "each worker supervises a process of its own"
+        reloaded = await run_command(config, "plugins", "reload", "demo-router")
+        assert reloaded.exit_code == 0, reloaded.stderr
+        listed = json.loads((await run_command(config, "plugins", "list", "--json")).stdout)
+        router = next(row for row in listed if row["id"] == "demo-router")
+        assert not set(pids) & {row["pid"] for row in router["workers"]}, "both have loaded it anew"
+
+        # A worker that ends is started again, and the port is never without one.
+        lines = len(served.lines)
+        victim = child_of(served.pid, "2/2")
+        os.kill(victim, signal.SIGKILL)
+        await served.event("worker.ended", after=lines, worker=2)
+        await served.event("proxy.ready", after=lines)
+        assert {status for status, _ in await one_each(url, asked=10)} == {200}
+
+        children = all_children(served.pid)
+        assert len(children) >= 3, "two workers and the state server"
+        served.send(signal.SIGTERM)
+        assert await served.exit_code() == 0
+        assert [pid for pid in children if alive(pid)] == []
+
+
+async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG)
+    async with serve_process(config, "--demo", wait_ready=False) as served:
+        await ready(served)
+        workers = [child_of(served.pid, "1/2"), child_of(served.pid, "2/2")]
+        watched = [os.pidfd_open(pid) for pid in workers]
+        served.send(signal.SIGKILL)
+        loop = asyncio.get_running_loop()
+        for descriptor in watched:
+            gone = asyncio.Event()
+            loop.add_reader(descriptor, gone.set)
+            async with asyncio.timeout(15):
+                await gone.wait()
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+
+async def test_a_worker_that_cannot_start_ends_everything_with_its_reason(tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG + "tls: {enable: true}\n")
+    async with serve_process(config, wait_ready=False) as served:
+        assert await served.exit_code() == 69
+        assert any("`tls.enable` is true and `tls.cert` is missing" in line for line in served.lines)
+
+
+def all_children(pid: int) -> list[int]:
+    """Processes that descend from `pid`."""
+    own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [*own, *(grandchild for child in own for grandchild in all_children(child))]
+
+
+def child_of(pid: int, worker: str) -> int:
+    """The process of a worker."""
+    return next(
+        child for child in all_children(pid) if f"--worker\0{worker}:" in Path(f"/proc/{child}/cmdline").read_text()
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
