@@ -216,11 +216,7 @@ class Proxy:
         """Everything that needs no waiting, bottom up."""
         self.tasks = TaskGroup("host")
         self._stack.push_async_callback(self.tasks.stop)
-        try:
-            self.shared = open_state(self.config, server_url=self._worker.state_url)
-        except StateSetupError as error:
-            raise StartError(str(error)) from None
-        self._stack.push_async_callback(self.shared.stop)
+        self._open_state()
         self.metrics = Metrics()
         if (peers := peers_of(self.config_path, self._worker)) is not None:
             self.metrics.gather = MetricsGatherer(peers)
@@ -275,6 +271,13 @@ class Proxy:
         self._stack.push_async_callback(tasks.stop)
         self.applier = ConfigApplier(self._apply, tasks)
         self.management = management(self._management_parts(tasks))
+
+    def _open_state(self) -> None:
+        try:
+            self.shared = open_state(self.config, server_url=self._worker.state_url)
+        except StateSetupError as error:
+            raise StartError(str(error)) from None
+        self._stack.push_async_callback(self.shared.stop)
 
     def _management_parts(self, tasks: TaskGroup) -> Parts:
         return Parts(
