@@ -65,6 +65,7 @@ class Managed:
     running: RunningProxy
     api: Api
     directory: Path
+    log: list[Any] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
