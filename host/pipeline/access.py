@@ -171,6 +171,7 @@ class Access:
             inbound_query=request.query,
             state=state,
         )
+        scope.record = self._recorder(request, state)
         try:
             answer = await self._invoker.call(binding, build, scope)
         except PluginTransportError as error:
@@ -190,11 +191,13 @@ class Access:
         self, binding: Binding, request: AccessRequest, state: GatewayState, value: FrontendAuthResponse
     ) -> Principal | None:
         if value.decision == "abstain":
+            self._record(request, "no_opinion", plugin_id=binding.plugin_id, method=METHOD)
             return None
         if value.decision == "deny":
             self._record(request, "access_denied", plugin_id=binding.plugin_id, status=value.status)
             status = value.status if 400 <= value.status <= 599 else 401
             raise denied(status, "access_denied", value.message.strip() or "Access denied")
+        self._record(request, "access_allowed", plugin_id=binding.plugin_id, caller=value.principal)
         provider = f"plugin:{binding.plugin_id}:{auth_id(state.plugins, binding)}"
         return Principal(
             name=value.principal,
@@ -210,8 +213,22 @@ class Access:
             raise denied(503, "plugin_unavailable", "the authentication service is not available", retry_after_ms=1000)
 
     def _record(self, request: AccessRequest, kind: str, /, **fields: object) -> None:
-        if self._trace is not None:
-            self._trace.begin(request.request_id).record(kind, **fields)
+        record = self._recorder(request, self._state())
+        if record is not None:
+            record(kind, **fields)
+
+    def _recorder(self, request: AccessRequest, state: GatewayState) -> Callable[..., None] | None:
+        """Appends to the trace of a request that may end here: it counts as ended until the pipeline begins with it."""
+        ring = self._trace
+        if ring is None or not state.config.decision_trace:
+            return None
+
+        def record(kind: str, /, **fields: object) -> None:
+            trace = ring.begin(request.request_id)
+            trace.record(kind, **fields)
+            ring.finish(trace)
+
+        return record
 
 
 class KeyRing:

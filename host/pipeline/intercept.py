@@ -37,7 +37,9 @@ from pluginabi.payloads.intercept import (
 
 log = structlog.get_logger("host.pipeline.intercept")
 
-_INTERCEPTED: Final = Shape("intercepted", "plugin_id", "method", "body_size", "headers", "cleared", "ignored")
+INTERCEPTED: Final = Shape(
+    "intercepted", "plugin_id", "method", "body_size_before", "body_size", "headers", "cleared", "ignored"
+)
 
 Delta = RequestInterceptResponse | ResponseInterceptResponse
 
@@ -178,9 +180,10 @@ def apply(ex: Execution, hook: Binding, delta: Delta, content: Content, headers:
         )  # fmt: skip
     if ex.trace is not None and (changed is not content or new_headers is not headers or ignored):
         ex.trace.note(
-            _INTERCEPTED,
+            INTERCEPTED,
             hook.plugin_id,
             hook.method,
+            len(content.data) if changed is not content else None,
             len(changed.data) if changed is not content else None,
             names_of(delta.headers),
             names_of(delta.clear_headers),

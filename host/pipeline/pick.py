@@ -88,7 +88,13 @@ async def _ask(
     value: SchedulerPickResponse = answer.value
     for lane in free:
         if value.auth_id and lane.credential.id == value.auth_id:
-            ex.record("picked", credential=value.auth_id, by=scheduler.plugin_id, reason=value.reason)
+            ex.record(
+                "picked",
+                credential=value.auth_id,
+                by=scheduler.plugin_id,
+                candidates=[it.id for it in candidates[:MAX_SHOWN]],
+                reason=value.reason,
+            )
             return lane
     delegate = value.delegate.strip()
     if not value.auth_id and delegate in STRATEGIES:

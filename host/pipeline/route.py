@@ -4,9 +4,11 @@ Spec plugin-abi 5.1 to 5.3.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
+from host.observe.trace import Shape
 from host.pipeline.execution import Execution, shown_body, shown_parts, shown_query
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.runtime.handle import Binding
@@ -15,6 +17,8 @@ from pluginabi.immutable import FrozenDict
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
 
 log = structlog.get_logger("host.pipeline.route")
+
+_NO_OPINION: Final = Shape("no_opinion", "plugin_id", "method")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,11 @@ async def route(invoker: Invoker, ex: Execution) -> Route | None:
 
     for router in routers:
         answer = await invoker.call(router, build, ex.scope)
-        if answer.failed_open or not _has_opinion(answer.value):
+        if answer.failed_open:
+            continue
+        if not _has_opinion(answer.value):
+            if ex.trace is not None:
+                ex.trace.note(_NO_OPINION, router.plugin_id, router.method)
             continue
         found = _target(ex, router, answer.value, providers)
         if isinstance(found, Route):

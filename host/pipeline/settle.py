@@ -4,18 +4,19 @@ Both run in the background, detached from the request: neither can delay, change
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
-from host.observe.trace import DecisionTrace, Shape
+from host.observe.trace import DecisionTrace, RequestTrace, Shape
 from host.pipeline.execution import Attempt, Execution, request_fields
 from host.pipeline.state import EXECUTE_STREAM
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
+from host.runtime.scope import HookTally
 from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody
 from pluginabi.frames import Usage
@@ -27,8 +28,9 @@ log = structlog.get_logger("host.pipeline.settle")
 
 _ATTEMPT: Final = Shape(
     "attempt",
-    *("number", "credential", "plugin_id", "model", "status", "code", "duration_ms"),
+    *("number", "credential", "label", "plugin_id", "model", "status", "code", "duration_ms"),
 )
+_TALLY: Final = Shape("calls", *("plugin_id", "method", "calls", "duration_ms", "items_in", "items_out", "changed"))
 _OUTCOME: Final = Shape("outcome", "outcome", "status", "code")
 CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
 
@@ -88,6 +90,7 @@ class Settler:
                 _ATTEMPT,
                 attempt.number,
                 attempt.lane.credential.id,
+                attempt.lane.credential.label,
                 attempt.lane.binding.plugin_id,
                 attempt.upstream_model,
                 error.http_status if error is not None else 200,
@@ -118,6 +121,8 @@ class Settler:
         if ex.trace is not None:
             if error is not None:
                 ex.trace.has_long = True
+            if ex.scope.tallies:
+                _note_tallies(ex.trace, ex.scope.tallies)
             ex.trace.note(_OUTCOME, outcome, status, error.code if error is not None else "")
             if self._trace is not None:
                 self._trace.finish(ex.trace)
@@ -154,6 +159,20 @@ class Settler:
 
     async def _tell(self, hook: Binding, payload: Payload, ex: Execution) -> None:
         await self._invoker.call(hook, lambda _: payload, ex.scope)
+
+
+def _note_tallies(trace: RequestTrace, tallies: Mapping[tuple[str, str], HookTally]) -> None:
+    for (plugin_id, method), tally in tallies.items():
+        trace.note(
+            _TALLY,
+            plugin_id,
+            method,
+            tally.calls,
+            round(tally.duration_s * 1000, 3),
+            tally.items_in,
+            tally.items_out,
+            tally.changed,
+        )
 
 
 def _usage_payload(

@@ -10,9 +10,9 @@ from typing import Any, Final, Self
 import structlog
 from msgspec import UNSET
 
-from host.pipeline.execution import Attempt, Execution, request_fields
+from host.pipeline.execution import Attempt, Execution, names_of, request_fields
 from host.pipeline.headers import apply_delta
-from host.pipeline.intercept import exact_or_plain
+from host.pipeline.intercept import INTERCEPTED, exact_or_plain
 from host.pipeline.scan import watch_for
 from host.pipeline.terminal import Closer, closer_for
 from host.pipeline.translate import unsupported_pair
@@ -138,12 +138,14 @@ class StreamHooks:
         if not items and not last:
             return items
         answer = await self._ask(hook, items, index, last=last)
+        self._count(hook, items, answer)
         return items if answer is None else answer
 
     async def _translated(self, items: Sequence[StreamItem], index: int, *, last: bool) -> Sequence[StreamItem]:
         for hook in self._translators:
             answer = await self._ask(hook, items, index, last=last)
             if answer is not None:
+                self._count(hook, items, answer)
                 return answer
         if not items:
             return items
@@ -188,8 +190,10 @@ class StreamHooks:
             answer = await self._intercept(hook, items, index, last=last)
             if answer is None:
                 continue
+            given = items
             if answer.items is not UNSET:
                 items = [event_of(item) for item in answer.items if not item.is_progress]
+            self._count(hook, given, None if items is given else items)
             if answer.end is not UNSET:
                 # What this hook lets pass is the end: the hooks after it flush with it.
                 self.ended, last = answer.end, True
@@ -227,10 +231,22 @@ class StreamHooks:
         if answer.failed_open:
             return None
         value: StreamInterceptResponse = answer.value
-        self.headers, _ = apply_delta(
-            self.headers, clear=value.clear_headers, replace=value.headers, may_see_secrets=True
-        )
+        before = self.headers
+        self.headers, _ = apply_delta(before, clear=value.clear_headers, replace=value.headers, may_see_secrets=True)
+        if ex.trace is not None and self.headers is not before:
+            names, cleared = names_of(value.headers), names_of(value.clear_headers)
+            ex.trace.note(INTERCEPTED, hook.plugin_id, hook.method, None, None, names, cleared, [])
         return value
+
+    def _count(self, hook: Binding, items: Sequence[StreamItem], answer: Sequence[StreamItem] | None) -> None:
+        """For the trace: how many items went in and came out; None is the same again."""
+        scope = self._ex.scope
+        if scope.record is None:
+            return
+        tally = scope.tally(hook.plugin_id, hook.method)
+        tally.items_in += len(items)
+        tally.items_out += len(items) if answer is None else len(answer)
+        tally.changed += answer is not None
 
     def _remember(self, item: StreamItem, size_bytes: int) -> None:
         self._history.append(item)

@@ -28,7 +28,7 @@ TRANSPORT_FAULTS_SKIP: Final = frozenset({"scheduler.pick"})
 _PER_ITEM_METHODS: Final = frozenset(
     {"response.intercept_stream_chunk", "response.translate", "response.normalize_before", "response.normalize_after"}
 )
-"""Called once per batch of stream items: the trace holds only their failures."""
+"""Called once per batch of stream items: the trace holds their failures, and one line with the sum of all calls."""
 
 
 class Answer(Struct, frozen=True):
@@ -138,7 +138,13 @@ class Invoker:
         duration_s = time.monotonic() - started_s
         if self._observe is not None:
             self._observe(binding.plugin_id, binding.method, "ok", duration_s)
-        if request is not None and request.record is not None and binding.method not in _PER_ITEM_METHODS:
+        if request is None or request.record is None:
+            return
+        if binding.method in _PER_ITEM_METHODS:
+            tally = request.tally(binding.plugin_id, binding.method)
+            tally.calls += 1
+            tally.duration_s += duration_s
+        else:
             request.record(
                 "call",
                 plugin_id=binding.plugin_id,
@@ -153,16 +159,19 @@ class Invoker:
         self._log_failure(binding, request, failure)
         if request is not None and request.record is not None:
             body = to_error_body(failure)
+            skipped = self._skips(binding, failure)
             request.record(
                 "call",
                 plugin_id=binding.plugin_id,
                 method=binding.method,
-                outcome=outcome,
+                # Never to be taken for a hook that had nothing against the request.
+                outcome="failed_open" if skipped else outcome,
+                cause=outcome,
                 duration_ms=duration_s * 1000,
                 code=body.code,
                 status=body.http_status,
                 message=body.message,
-                failed_open=self._skips(binding, failure),
+                failed_open=skipped,
             )
 
     def _note(self, binding: Binding, outcome: str, started_s: float, suffix: str = "") -> float:

@@ -15,6 +15,17 @@ class NestedBudget(Struct):
     remaining: int = MAX_NESTED_CALLS_PER_REQUEST
 
 
+class HookTally(Struct):
+    """Calls of one hook of one request that are too many to be written down one by one."""
+
+    calls: int = 0
+    duration_s: float = 0.0
+    items_in: int = 0
+    items_out: int = 0
+    changed: int = 0
+    """Batches of which something else came out than went in."""
+
+
 class RequestScope(Struct, kw_only=True, eq=False):
     """One execution through the pipeline: a client request, or a nested call made by a plugin.
 
@@ -36,6 +47,17 @@ class RequestScope(Struct, kw_only=True, eq=False):
     """The gateway state this request started with; nested calls use the same."""
     record: Callable[..., None] | None = None
     """Appends one decision to the trace: `record("route", plugin_id=…, …)`. None when tracing is off."""
+    tallies: dict[tuple[str, str], HookTally] | None = None
+    """(plugin, method) -> the calls that `record` is not told of one by one; None before the first."""
+
+    def tally(self, plugin_id: str, method: str) -> HookTally:
+        """The tally of one hook."""
+        if self.tallies is None:
+            self.tallies = {}
+        found = self.tallies.get((plugin_id, method))
+        if found is None:
+            found = self.tallies[plugin_id, method] = HookTally()
+        return found
 
     @property
     def parent_request_id(self) -> str | None:

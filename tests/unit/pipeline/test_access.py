@@ -203,7 +203,19 @@ async def test_a_denial_is_written_down():
     await refused(Access(invoker=Invoker(), state=lambda: state, trace=trace))
     recorded = trace.get("r1")
     assert recorded is not None
-    assert [decision.kind for decision in recorded.decisions] == ["access_denied"]
+    assert [decision.kind for decision in recorded.decisions] == ["call", "access_denied"]
+    assert recorded.finished and recorded.decisions[0].fields["duration_ms"] >= 0
+
+
+async def test_who_was_let_in_by_whom_is_written_down_and_the_request_goes_on_with_it():
+    plugins = (auth("a", FrontendAuthResponse(), priority=1), auth("p", ALLOW))
+    state = build_state(Config(), snapshot(*plugins))
+    trace = DecisionTrace()
+    await admit(Access(invoker=Invoker(), state=lambda: state, trace=trace))
+    recorded = trace.begin("r1")
+    found = [(decision.kind, decision.fields["plugin_id"]) for decision in recorded.decisions]
+    assert found == [("call", "a"), ("no_opinion", "a"), ("call", "p"), ("access_allowed", "p")]
+    assert recorded.finished is False
 
 
 async def test_with_neither_keys_nor_plugins_local_clients_are_anonymous():

@@ -20,6 +20,7 @@ async def test_a_request_can_be_explained_afterwards_in_order():
     assert [decision.kind for decision in trace.decisions] == [
         "request",
         "call",
+        "no_opinion",
         "resolved",
         "picked",
         "call",

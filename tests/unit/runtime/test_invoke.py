@@ -198,7 +198,7 @@ async def test_the_decision_trace_gets_every_call_and_why_it_failed():
     assert [kind for kind, _ in records] == ["call", "call"]
     assert (good["plugin_id"], good["method"], good["outcome"]) == ("p", "model.route", "ok")
     assert good["duration_ms"] >= 0
-    assert (bad["outcome"], bad["code"], bad["status"], bad["failed_open"]) == ("error", "rate_limited", 429, True)
+    assert (bad["outcome"], bad["cause"], bad["code"], bad["status"]) == ("failed_open", "error", "rate_limited", 429)
 
 
 async def test_the_trace_of_a_stream_is_not_flooded_by_hooks_that_work():
@@ -207,7 +207,9 @@ async def test_the_trace_of_a_stream_is_not_flooded_by_hooks_that_work():
     method = "response.intercept_stream_chunk"
     await call(FakeHandle(), method, request)
     await call(FakeHandle(response_intercept_stream_chunk=PluginError("x")), method, request)
-    assert records == ["error"]
+    assert records == ["failed_open"]
+    assert request.tallies is not None
+    assert request.tallies["p", method].calls == 1
 
 
 async def test_a_failure_is_logged_with_plugin_method_and_request():
