@@ -115,6 +115,7 @@ class Door:
         query: Headers,
         client_address: str,
         read_body: Callable[[], Awaitable[bytes]],
+        times_s: dict[str, float] | None,
     ) -> Principal:
         """Who the client is. Raises AccessDenied."""
         if not self._ready.is_set():
@@ -127,6 +128,7 @@ class Door:
             query=query,
             client_address=client_address,
             read_body=read_body,
+            times_s=times_s,
         )
 
 

@@ -222,6 +222,8 @@ class Config(Section, frozen=True, kw_only=True):
     workers: int = 1
     """Processes that serve the port together and share state (`state.url`, or a local server started with them)."""
     decision_trace: bool = True
+    server_timing: bool = False
+    """Say in a `Server-Timing` header how long each plugin and the host took until the first byte."""
     auth_dir: str = "auths"
     auth_auto_refresh_workers: int = 0
     """How many tokens are refreshed at the same time; 0: 16."""

@@ -65,6 +65,7 @@ class AccessRequest:
     client_address: str = ""
     read_body: Callable[[], Awaitable[bytes]] | None = None
     """Reads the whole body once and keeps it for later; called only for a plugin that asks for it."""
+    times_s: dict[str, float] | None = None
 
 
 class Access:
@@ -88,10 +89,12 @@ class Access:
         query: Headers,
         client_address: str = "",
         read_body: Callable[[], Awaitable[bytes]] | None = None,
+        times_s: dict[str, float] | None = None,
     ) -> Principal:
         """The client's identity. Raises AccessDenied; cancelling cancels the plugin that is being asked.
 
-        `client_address` is empty for a Unix socket. `read_body` is called only for a plugin that asks for the body.
+        `client_address` is empty for a Unix socket. `read_body` is called only for a plugin that asks for the body. The
+        time of each plugin is added to `times_s`.
         """
         if (known := self._by_authorization(headers)) is not None:
             return known
@@ -104,6 +107,7 @@ class Access:
                 query=query,
                 client_address=client_address,
                 read_body=read_body,
+                times_s=times_s,
             )
         )
 
@@ -170,6 +174,7 @@ class Access:
             inbound_headers=request.headers,
             inbound_query=request.query,
             state=state,
+            times_s=request.times_s,
         )
         scope.record = self._recorder(request, state)
         try:

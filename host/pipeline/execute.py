@@ -109,7 +109,9 @@ class Gateway:
         nested = scope is not None
         named: str | UnsetType = UNSET
         if scope is None:
-            scope = RequestScope(request_id=request.request_id, principal=request.principal, state=state)
+            scope = RequestScope(
+                request_id=request.request_id, principal=request.principal, state=state, times_s=request.times_s
+            )
             # Where clients name the model in the body, that is where web has it from.
             named = request.model if request.model and request.protocol in MODEL_IN_BODY else UNSET
         scope.inbound_headers, scope.inbound_query = request.headers, request.query

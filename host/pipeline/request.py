@@ -50,6 +50,8 @@ class ClientRequest(Struct, frozen=True, kw_only=True):
     client_address: str = ""
     received_at_s: float = 0.0
     """Monotonic clock."""
+    times_s: dict[str, float] | None = None
+    """Where the time of each plugin is added up, when somebody wants to know."""
 
 
 class ClientResponse(Struct, frozen=True, kw_only=True):

@@ -87,6 +87,8 @@ class Invoker:
             raise
         finally:
             scope.close()
+            if request is not None and request.times_s is not None:
+                _add_time(request.times_s, binding.plugin_id, started_s)
         self._succeeded(binding, request, started_s)
         return Answer(reply.result, reply.usage)
 
@@ -120,6 +122,9 @@ class Invoker:
             scope.close()
             self._note(binding, "cancelled", started_s)
             raise
+        finally:
+            if request is not None and request.times_s is not None:
+                _add_time(request.times_s, binding.plugin_id, started_s)
         self._succeeded(binding, request, started_s)
         if reply.items is None:
             scope.close()
@@ -202,6 +207,7 @@ class _WatchedItems:
         self._iterator: AsyncIterator[StreamItem] = aiter(items)
         self._binding = binding
         self._scope = scope
+        self._times_s = scope.request.times_s if scope.request is not None else None
         self._note = note
         self._opened_s = time.monotonic()
         self._loop = asyncio.get_running_loop()
@@ -220,6 +226,7 @@ class _WatchedItems:
         """The next item, progress included. Raises PluginError, PluginTransportError, or PluginTimeout when idle."""
         if self._idle_s is not None:
             self._watch(self._idle_s)
+        asked_s = time.monotonic() if self._times_s is not None else 0.0
         try:
             return await self._iterator.__anext__()
         except StopAsyncIteration:
@@ -239,6 +246,8 @@ class _WatchedItems:
             raise timeout from None
         finally:
             self._waits_until_s = None
+            if self._times_s is not None:
+                _add_time(self._times_s, self._binding.plugin_id, asked_s)
 
     async def aclose(self, reason: str = "client_gone") -> None:
         """Stop the plugin's work on the stream; idempotent."""
@@ -285,6 +294,10 @@ class _WatchedItems:
             return False
         self._expired = False
         return self._waiting_task.uncancel() <= self._cancelling_before
+
+
+def _add_time(times_s: dict[str, float], plugin_id: str, since_s: float) -> None:
+    times_s[plugin_id] = times_s.get(plugin_id, 0.0) + time.monotonic() - since_s
 
 
 def _open_scope(binding: Binding, request: RequestScope | None, limit_s: float | None, started_s: float) -> CallScope:

@@ -47,6 +47,8 @@ class RequestScope(Struct, kw_only=True, eq=False):
     """The gateway state this request started with; nested calls use the same."""
     record: Callable[..., None] | None = None
     """Appends one decision to the trace: `record("route", plugin_id=…, …)`. None when tracing is off."""
+    times_s: dict[str, float] | None = None
+    """Plugin -> what its calls took so far, for the client's own request only; None when nobody asks."""
     tallies: dict[tuple[str, str], HookTally] | None = None
     """(plugin, method) -> the calls that `record` is not told of one by one; None before the first."""
 

@@ -39,6 +39,10 @@ class Exchange:
     first_byte_s: float | None = None
     streamed = False
     failed_code = ""
+    times_s: dict[str, float] | None = None
+    """Plugin -> seconds, when the client is told."""
+    read_s = 0.0
+    """Spent waiting for the body, when the client is told."""
     _body: bytes | None = None
 
     def __init__(self, request: web.BaseRequest, *, config: Config, clock: Callable[[], float]) -> None:
@@ -77,12 +81,14 @@ class Exchange:
             waits = headers["expect"][0].lower() == "100-continue" if "expect" in headers else False
             if waits and self.request.transport is not None:
                 self.request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            began_s = self.clock()
             self._body = await read_body(
                 self.request,
                 encodings=headers.get("content-encoding", ()),
                 max_bytes=limits.request_body,
                 max_decoded_bytes=limits.decoded_body,
             )
+            self.read_s = self.clock() - began_s
         return self._body
 
     def log_line(self, ended_s: float) -> RequestLine:

@@ -52,6 +52,7 @@ class AccessPort(Protocol):
         query: Headers,
         client_address: str,
         read_body: Callable[[], Awaitable[bytes]],
+        times_s: dict[str, float] | None,
     ) -> Principal:
         """Who the client is. Raises an exception whose `body` is the error object when it may not come in."""
 

@@ -29,6 +29,7 @@ from host.web.ports import AccessPort, GatewayPort, HealthSource, ManagementHand
 from host.web.render_errors import Family, client_auth_legacy, render_http
 from host.web.routes import Route, Routes
 from host.web.streaming import STOPPING, Relay, close_stream, explained
+from host.web.timing import timing_line
 from pluginabi.errors import ErrorBody
 from pluginabi.immutable import freeze_headers
 
@@ -122,6 +123,8 @@ class Frontend:
 
     async def _serve_api(self, exchange: Exchange, rest: str, *, api: Api) -> Written:
         exchange.family, exchange.protocol = api.family, api.protocol
+        if exchange.config.server_timing:
+            exchange.times_s = {}
         principal = await self._admit(exchange)
         body = exchange.body_at_hand()
         if body is None:
@@ -145,6 +148,7 @@ class Frontend:
             principal=principal,
             client_address=exchange.client_address,
             received_at_s=exchange.started_s,
+            times_s=exchange.times_s,
         )
         if call.stream:
             return await self._stream(exchange, call, request)
@@ -161,7 +165,7 @@ class Frontend:
 
         def head(content_type: str) -> bytes:
             own = _STREAM_LINES if content_type == EVENT_STREAM_TYPE else b""
-            return self._heads.build(200, content_type, own + self._request_id_line(exchange) + extra)
+            return self._heads.build(200, content_type, own + self._request_lines(exchange) + extra)
 
         relay = Relay(exchange, opened, call.writer(), head)
         try:
@@ -187,7 +191,7 @@ class Frontend:
         if exchange.out is None:
             exchange.status = 200
             exchange.first_byte_s = exchange.clock()
-            head = self._heads.build(200, JSON_TYPE, self._request_id_line(exchange))
+            head = self._heads.build(200, JSON_TYPE, self._request_lines(exchange))
             exchange.out = StreamedBody(exchange.request, head)
         if not exchange.request.protocol.writing_paused:
             exchange.out.write(b"\n")
@@ -224,6 +228,7 @@ class Frontend:
             query=exchange.query,
             client_address=exchange.client_address,
             read_body=exchange.body,
+            times_s=exchange.times_s,
         )
         return exchange.principal
 
@@ -307,15 +312,20 @@ class Frontend:
         exchange.sent_bytes = len(body)
         exchange.first_byte_s = exchange.clock()
         if exchange.request_id:
-            extra = self._request_id_line(exchange) + extra
+            extra = self._request_lines(exchange) + extra
         head = self._heads.build(status, content_type, extra)
         return send_whole(exchange.request, status, head, body, without_body=exchange.method == "HEAD")
 
     def _send_json(self, exchange: Exchange, status: int, document: object) -> Written:
         return self._send(exchange, status, JSON_UTF8_TYPE, msgspec.json.encode(document))
 
-    def _request_id_line(self, exchange: Exchange) -> bytes:
-        return f"{REQUEST_ID}: {exchange.request_id}\r\n".encode()
+    def _request_lines(self, exchange: Exchange) -> bytes:
+        """What every answer says of its request."""
+        line = f"{REQUEST_ID}: {exchange.request_id}\r\n".encode()
+        if exchange.times_s is not None:
+            total_s = exchange.clock() - exchange.started_s
+            line += timing_line(exchange.times_s, total_s=total_s, read_s=exchange.read_s)
+        return line
 
     def _finish_committed(self, exchange: Exchange, body: bytes) -> Written:
         out = exchange.out
