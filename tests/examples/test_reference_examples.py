@@ -190,6 +190,27 @@ async def test_an_openai_client_reads_telegrams(tmp_path, http, one_certificate)
             assert response.status == 400 and "claude" in await response.text()
 
 
+async def test_the_model_page_asks_models_for_whoever_may(tmp_path, http):
+    top = {"demo": True, "remote-management": {"secret-key": "the-management-key"}}
+    policy = {"model-page": {"permissions": ["model"]}}
+    async with example_proxy(tmp_path, {"model-page": {}}, policy=policy, **top) as proxy:
+        await proxy.proxy.management.pages.synced()
+        async with http.get(f"{proxy.url}/v0/resource/plugins/model-page/status?model=demo-1") as answer:
+            assert answer.status == 403 and "set public to allow it" in await answer.text()
+        seen = {}
+        for key in ("wrong-management-key", "the-management-key"):
+            url, headers = f"{proxy.url}/v0/management/model-page", {"authorization": f"Bearer {key}"}
+            asked = {"model": "demo-1", "prompt": "hi", "stream": True}
+            async with http.post(url, json=asked, headers=headers) as answer:
+                seen[key] = answer.status, await answer.text()
+        assert seen["wrong-management-key"][0] == 401
+        status, page = seen["the-management-key"]
+        assert status == 200 and "<dt>closed</dt><dd><pre>explicitly" in page and "demo-1" in page
+        # A model that is not there is the page's content, with its status.
+        async with http.post(url, json={"model": "nobody"}, headers=headers) as answer:
+            assert answer.status == 200 and "model_not_found" in await answer.text()
+
+
 async def test_usage_is_added_up_per_model_and_credential_and_survives_a_restart(tmp_path, upstream, http):
     upstream.behave("bad", Behaviour(status=400))
     file = tmp_path / "plugin-data" / "usage-log" / "usage.jsonl"

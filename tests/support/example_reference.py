@@ -8,6 +8,10 @@ from pluginapi import (
     Candidate,
     ExecutorRequest,
     FrontendAuthRequest,
+    ManagementHandleRequest,
+    ManagementRegisterRequest,
+    ModelCallResponse,
+    PluginError,
     RequestCompleteRequest,
     RequestInterceptRequest,
     RequestTranslateRequest,
@@ -16,6 +20,7 @@ from pluginapi import (
     StreamItem,
     UsageHandleRequest,
 )
+from pluginapi.testing import FakeHost
 from tests.support.example_steps import Error, Script, Step, Streamed, chat, json_body
 
 PICK = "scheduler.pick"
@@ -265,6 +270,90 @@ USAGE_LOG = Script(
     steps=[Step("usage.handle", used("m1"), {}), Step("usage.handle", used("m2", failed=True), {})],
 )
 
+
+def opened(method: str = "GET", *, body: Body | None = None, **query: str) -> ManagementHandleRequest:
+    path = "/v0/management/model-page" if method == "POST" else "/v0/resource/plugins/model-page/status"
+    named = {name: (value,) for name, value in query.items()}
+    more = {} if body is None else {"body": body}
+    return ManagementHandleRequest(request_id="r1", method=method, path=path, query=named, **more)
+
+
+def shows(http_status: int, /, **rows: str) -> dict[str, Any]:
+    """The page with these rows, as an answer."""
+    listed = "".join(f"<dt>{name}</dt><dd><pre>{value}</pre></dd>" for name, value in rows.items())
+    html = f"<!doctype html><title>Host Model Callback</title><h1>Host Model Callback</h1><dl>{listed}</dl>"
+    answer = {"headers": {"content-type": ["text/html; charset=utf-8"]}, "body": html}
+    return answer if http_status == 200 else {"status": http_status, **answer}
+
+
+def with_models() -> FakeHost:
+    """A gateway whose models answer with markup, or not at all."""
+    host = FakeHost()
+
+    def whole(request: Any) -> ModelCallResponse:
+        if request.model == "full":
+            raise PluginError("no quota", code="quota", http_status=429)
+        said = request.body.value()["messages"][0]["content"]
+        return ModelCallResponse(headers={"x-model": [request.model]}, body=json_body({"said": f"<b>{said}</b>"}))
+
+    host.on("host.model.execute", whole)
+    host.on_stream("host.model.execute_stream", ModelCallResponse(), [{"n": 1}, ("stop", {"n": 2})])
+    return host
+
+
+ESCAPED = "{&quot;said&quot;:&quot;&lt;b&gt;hi&lt;/b&gt;&quot;}"
+CHUNKS = "{&quot;n&quot;:1}\nstop {&quot;n&quot;:2}"
+
+MODEL_PAGE = Script(
+    "model-page",
+    config={"public": True},
+    permissions=("model",),
+    host=with_models,
+    steps=[
+        Step(
+            "management.register",
+            ManagementRegisterRequest(),
+            {
+                "routes": [{"method": "POST", "path": "/model-page", "description": "ask a model"}],
+                "resources": [{"path": "/status", "menu": "Host Model Callback", "description": "ask a model"}],
+            },
+        ),
+        Step(
+            "management.handle",
+            opened(model="m", prompt="hi"),
+            shows(200, model="m", stream="false", status="200", headers="x-model: m", body=ESCAPED),
+        ),
+        Step(
+            "management.handle",
+            opened("POST", body=json_body({"model": "m", "mode": "streaming"}), implicit_close="true"),
+            shows(
+                200,
+                model="m",
+                stream="true",
+                status="200",
+                headers="",
+                chunks=CHUNKS,
+                closed="implicitly, at the end of this call",
+            ),
+        ),
+        Step(
+            "management.handle",
+            opened(model="full"),
+            shows(200, model="full", stream="false", status="429", error="quota: no quota"),
+        ),
+        Step(
+            "management.handle",
+            opened(stream="maybe"),
+            shows(400, error="stream is true or false, not &#x27;maybe&#x27;"),
+        ),
+        Step(
+            "management.handle",
+            opened("POST", body=Body(text="{")),
+            shows(400, error="the body is not JSON: Input data was truncated"),
+        ),
+    ],
+)
+
 REFERENCE = [
     PINNED_SCHEDULER,
     EXCLUSIVE_AUTH,
@@ -272,4 +361,5 @@ REFERENCE = [
     CODEX_SERVICE_TIER,
     TELEGRAPH,
     USAGE_LOG,
+    MODEL_PAGE,
 ]
