@@ -31,6 +31,7 @@ from pluginabi.errors import AbiError
 from pluginabi.methods import PLUGIN_METHODS
 
 NOT_IMPLEMENTED: Final = "the plugin does not implement it"
+CANCELLED: Final = "nobody waited for its answer when it was recorded"
 READS_CREDENTIALS: Final = "it asked for credentials, which are never recorded"
 
 
@@ -136,9 +137,12 @@ def _config_for(made: str, plugin_id: str, recording: Recording, config: Mapping
 
 
 def _why_not_ready(reason: str, recording: Recording, config: Mapping[str, Any] | None) -> str:
-    if config is None and REDACTED in msgspec.json.encode(recording.head.config).decode():
-        return f"{reason}; secrets are masked in a recording's configuration: give one with --plugin-config"
-    return reason or "the plugin did not start"
+    said = reason or "the plugin did not start"
+    if config is not None:
+        return said
+    masked = REDACTED in msgspec.json.encode(recording.head.config).decode()
+    why = "secrets are masked in the recorded configuration" if masked else "it ran with the recorded configuration"
+    return f"{said}; {why}: another one is given with --plugin-config"
 
 
 class _Player:
@@ -172,6 +176,8 @@ class _Player:
         now = await self._made(binding, call)
         now_ms = round((clock() - began_s) * 1000, 3)
         found = [*differences(call, now, ignore=self._ignore), *self._callbacks.finish()]
+        if call.error is not None and call.error.get("code") == "cancelled":
+            return _outcome(call, skipped=CANCELLED, now_ms=now_ms)
         return _outcome(call, differences=found, now_ms=now_ms)
 
     async def _made(self, binding: Binding, call: CallLine) -> Happened:

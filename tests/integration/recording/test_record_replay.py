@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from host.recording.format import read_recording
-from host.recording.replay import replay
+from host.recording.replay import ReplayError, replay
 from host.recording.run import RecordingRuns, RecordOrder
 from tests.support.example_proxy import CHAT, acme, config_text, example_proxy, settled
 from tests.support.example_steps import EXAMPLES
@@ -243,6 +243,20 @@ async def test_callbacks_are_answered_as_they_were_when_they_were_recorded(folde
     ]
 
 
+HANGS = """        if self.config["wait"]:
+            await asyncio.Event().wait()
+        return ExecutorResponse(body=Body.from_value({}))
+
+    async def plugin_register(self, request):
+        return RegisterResponse(models=(ModelInfo(id="p-model"),), executor=ExecutorRegistration())
+"""
+REFUSES = """
+class P(Plugin):
+    async def plugin_register(self, request):
+        raise PluginError("not like this")
+"""
+
+
 async def test_streams_errors_and_bodies_without_texts_are_recorded_too(folder, http):
     file = folder / "calls.jsonl"
     async with example_proxy(folder, {"storyteller": {}}) as proxy:
@@ -282,6 +296,29 @@ async def test_a_recording_ends_by_its_size_and_leaves_nothing_in_the_way(folder
         assert parts.invoker.tap is None and parts.callbacks.tap is None
     tail = read_recording(file).tail
     assert tail.reason == "size" and 0 < tail.calls < 5 and file.stat().st_size < 2200
+
+
+async def test_a_call_that_nobody_waited_for_is_made_and_not_compared(folder, http):
+    source = "class P(Plugin):\n    async def executor_execute(self, request, ctx):\n" + HANGS
+    plugin_folder(folder / "plugins", "p", source, manifest='runtime = "process"\nentry = "plugin:P"\n')
+    file = folder / "calls.jsonl"
+    async with example_proxy(folder, {"p": {"wait": True}}) as proxy:
+        async with recorded(proxy, "p", file):
+            asking = asyncio.create_task(ask(http, proxy.url, "p-model"))
+            async with asyncio.timeout(10):
+                while not proxy.proxy.recordings._running[1]._open:
+                    await asyncio.wait([asking], timeout=0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            async with asyncio.timeout(10):
+                while proxy.proxy.recordings._running[1]._open:
+                    async with http.get(f"{proxy.url}/healthz"):
+                        pass
+    recording = read_recording(file)
+    report = await replay(recording, folder / "plugins" / "p", config={"wait": False})
+    assert [call.skipped for call in report.calls] == ["nobody waited for its answer when it was recorded"]
+    with pytest.raises(ReplayError, match="another one is given with --plugin-config"):
+        await replay(recording, plugin_folder(folder / "other", "p", REFUSES))
 
 
 async def test_the_time_ends_a_recording_too(folder):
