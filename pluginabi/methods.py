@@ -84,9 +84,12 @@ _PLUGIN_METHODS: Final = (
     ),
     _plugin("executor.count_tokens", executor.ExecutorRequest, executor.ExecutorResponse, inputs=("body",)),
     _plugin("executor.http_request", executor.ExecutorHttpRequest, executor.ExecutorHttpResponse),
-    _plugin("executor.prepare", executor.ExecutorPrepareRequest, Empty, reserved=True),
+    _plugin("executor.prepare", executor.ExecutorPrepareRequest, Empty, timeout_ms=30_000),
     _plugin(
-        "executor.on_exhausted", executor.ExecutorExhaustedRequest, executor.ExecutorExhaustedResponse, reserved=True
+        "executor.on_exhausted",
+        executor.ExecutorExhaustedRequest,
+        executor.ExecutorExhaustedResponse,
+        timeout_ms=30_000,
     ),
     _plugin(
         "request.normalize",

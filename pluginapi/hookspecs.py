@@ -231,17 +231,17 @@ def executor_http_request(request: ExecutorHttpRequest, ctx: Context) -> Executo
 
 @hookspec
 def executor_prepare(request: ExecutorPrepareRequest, ctx: Context) -> Empty | None:
-    """Gets a credential ready before the first byte (reserved).
-
-    No host calls this yet.
+    """Gets a credential ready before its first request: asked once per credential and again after it changed or was
+    refused. An error counts as a failed attempt.
     """
 
 
 @hookspec
 def executor_on_exhausted(request: ExecutorExhaustedRequest, ctx: Context) -> ExecutorExhaustedResponse | None:
-    """Asked when every credential failed or cools down (reserved).
+    """Asked once per request when every credential failed or rests: `retry` gets one more round.
 
-    No host calls this yet.
+    The host waits `retry_after_ms` first, as far as the operator's `max-retry-interval` allows, and ends the blocks of
+    the provider's credentials for this model. An error of the plugin changes nothing.
     """
 
 

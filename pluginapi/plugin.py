@@ -260,13 +260,13 @@ class Plugin:
     async def executor_prepare(
         self, request: ExecutorPrepareRequest, *args: Any, **kwargs: Any
     ) -> Empty | Reply | None:
-        """Gets a credential ready before the first byte (reserved)."""
+        """Gets a credential ready before its first request."""
         raise NotImplementedError
 
     async def executor_on_exhausted(
         self, request: ExecutorExhaustedRequest, *args: Any, **kwargs: Any
     ) -> ExecutorExhaustedResponse | Reply | None:
-        """Asked when every credential failed or cools down (reserved)."""
+        """Asked when every credential failed or rests: is one more round worth it?"""
         raise NotImplementedError
 
     async def request_normalize(

@@ -4,6 +4,7 @@ Bytes are not looked at: a body goes out as it came, a stream comes back as raw 
 so that its status, body, scope and retry delay reach the host as one `PluginError`.
 """
 
+import datetime
 import email.utils
 import re
 import time
@@ -20,7 +21,7 @@ from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 from pluginapi.answers import Stream, to_headers
 from pluginapi.context import Context
 
-__all__ = ["forward", "forward_stream", "request_headers", "retry_after_ms", "upstream_error"]
+__all__ = ["forward", "forward_stream", "has_quota_left", "request_headers", "retry_after_ms", "upstream_error"]
 
 _NOT_FORWARDED: Final = frozenset(
     {
@@ -49,6 +50,12 @@ _JSON: Final = ("application/json",)
 _EVENTS: Final = ("text/event-stream",)
 _DURATION_UNIT_MS: Final = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4, "h": 3.6e6}
 _MAX_MESSAGE_CHARACTERS: Final = 2048
+_LIMIT: Final = re.compile(r"x-ratelimit-(remaining|reset)|anthropic-ratelimit-")
+_UNIFIED_STATUS: Final = "anthropic-ratelimit-unified-status"
+_UNIFIED_RESET: Final = "anthropic-ratelimit-unified-reset"
+_FIRST_EPOCH_S: Final = 1e9
+_FIRST_EPOCH_MS: Final = 1e12
+"""From here on a number is a moment and no duration: 1e9 seconds are thirty years."""
 
 
 def request_headers(client_headers: Headers, *, stream: bool) -> dict[str, Sequence[str]]:
@@ -161,7 +168,8 @@ def retry_after_ms(headers: Headers, body: bytes = b"") -> int | None:
     """When the upstream says it may be asked again, in milliseconds from now; None when it does not say.
 
     In this order: `retry-after-ms`, `retry-after` (seconds or a date, RFC 9110 section 10.2.3), the latest
-    `x-ratelimit-reset-*` whose `x-ratelimit-remaining-*` is 0, and Google's RetryInfo or quotaResetDelay in the body.
+    `x-ratelimit-reset*` or `anthropic-ratelimit-*-reset` whose limit has nothing remaining, and Google's RetryInfo or
+    quotaResetDelay in the body.
     """
     if (value := _first(headers, "retry-after-ms")) and (delay := _number(value)) is not None:
         return _whole_ms(delay)
@@ -173,6 +181,12 @@ def retry_after_ms(headers: Headers, body: bytes = b"") -> int | None:
     if (reset := _exhausted_reset_ms(headers)) is not None:
         return reset
     return _google_delay_ms(body) if b"google.rpc" in body else None
+
+
+def has_quota_left(headers: Headers) -> bool:
+    """Whether rate-limit headers are there and every one of them says that something remains."""
+    left = [_first(headers, name) for name in headers if _LIMIT.match(name) and "remaining" in name]
+    return bool(left) and all((_number(value) or 0) > 0 for value in left)
 
 
 def _first(headers: Headers, name: str) -> str:
@@ -196,10 +210,28 @@ def _exhausted_reset_ms(headers: Headers) -> int | None:
     delays = [
         delay
         for name in headers
-        if name.startswith("x-ratelimit-remaining-") and _first(headers, name) == "0"
-        if (delay := _go_duration_ms(_first(headers, name.replace("-remaining-", "-reset-")))) is not None
+        if _LIMIT.match(name) and "remaining" in name and _first(headers, name) == "0"
+        if (delay := _reset_ms(_first(headers, name.replace("remaining", "reset")))) is not None
     ]
+    if _first(headers, _UNIFIED_STATUS) == "rejected":
+        delays += [delay] if (delay := _reset_ms(_first(headers, _UNIFIED_RESET))) is not None else []
     return max(delays, default=None)
+
+
+def _reset_ms(text: str) -> int | None:
+    """A reset as vendors write it: a duration, seconds, seconds or milliseconds since 1970, or an RFC 3339 time."""
+    if re.fullmatch(r"\d{1,14}(\.\d+)?", text):
+        value = float(text)
+        if value >= _FIRST_EPOCH_MS:
+            return _whole_ms(value - time.time() * 1000)
+        return _whole_ms((value - time.time() if value >= _FIRST_EPOCH_S else value) * 1000)
+    if (delay := _go_duration_ms(text)) is not None:
+        return delay
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return _whole_ms((moment.timestamp() - time.time()) * 1000) if moment.tzinfo is not None else None
 
 
 def _go_duration_ms(text: str) -> int | None:

@@ -30,7 +30,7 @@ from pluginabi.methods import HOST_METHODS, METHODS, PERMISSION_OF_CALLBACK, PLU
 ROOT: Final = PROTO.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
 MADE: Final = "<!-- Made by `make proto`; edit the code or proto/notes.toml instead. -->\n"
-_RAISERS: Final = ("RequestError", "denied")
+_RAISERS: Final = ("RequestError", "NoCredential", "denied")
 
 
 def pages() -> Iterator[tuple[Path, str]]:

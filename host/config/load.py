@@ -19,7 +19,7 @@ from ruamel.yaml.util import load_yaml_guess_indent
 
 from host.config import sanitise, values
 from host.config.known_keys import no_effect
-from host.config.model import Config, PluginSection, Section
+from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.upstream import InvalidRequest, parse_proxy
 
 PLUGIN_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -172,6 +172,10 @@ class _Walk:
         value = node[key]
         if key == "proxy-url":
             self._check_proxy(node, key, path)
+        if key == "weight" and value is not None:
+            self._check_weight(node, key, path)
+        if key == "match-regexr":
+            self._check_patterns(node, key, path)
         if key in _DURATION_KEYS or (path.startswith("plugins.policy.") and path.split(".")[-2] == "timeouts"):
             self._check_duration(node, key, path)
         if path == "remote-management.listen" and value != "":
@@ -185,10 +189,31 @@ class _Walk:
             return to_plain(value)
         kind, shape = inner
         if shape == "list" and isinstance(value, CommentedSeq):
-            return [self.section(item, kind, path=path) for item in value]
+            return self._sections(value, kind, path=path)
         if shape == "map" and isinstance(value, CommentedMap):
             return {str(name): self.section(item, kind, path=f"{path}.{name}") for name, item in value.items()}
+        if shape == "map of lists" and isinstance(value, CommentedMap):
+            return {str(name): self._sections(items, kind, path=f"{path}.{name}") for name, items in value.items()}
         return self.section(value, kind, path=path) if shape == "one" else to_plain(value)
+
+    def _sections(self, items: Any, kind: type[Section], *, path: str) -> Any:
+        if not isinstance(items, CommentedSeq):
+            return to_plain(items) if items is not None else []
+        return [self.section(item, kind, path=path) for item in items]
+
+    def _check_weight(self, node: CommentedMap, key: str, path: str) -> None:
+        value = node[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value > MAX_WEIGHT:
+            message = f"`{path}` must be a whole number of at most {MAX_WEIGHT}"
+            self.problems.append(Problem(self.file, _line(node, key), message))
+
+    def _check_patterns(self, node: CommentedMap, key: str, path: str) -> None:
+        for pattern in node[key] if isinstance(node[key], CommentedSeq) else ():
+            try:
+                re.compile(str(pattern))
+            except re.error as error:
+                message = f"`{path}`: {pattern!r} is no regular expression: {error}"
+                self.problems.append(Problem(self.file, _line(node, key), message))
 
     def _check_duration(self, node: CommentedMap, key: str, path: str) -> None:
         try:
@@ -246,7 +271,7 @@ def _line(node: CommentedMap, key: Any) -> int:
 
 
 def _section_type(hint: Any) -> tuple[type[Section], str] | None:
-    """The Section behind a type hint, and whether it stands alone, in a list or in a map."""
+    """The Section behind a type hint, and whether it stands alone, in a list, in a map or in a map of lists."""
     if isinstance(hint, type) and issubclass(hint, Section):
         return hint, "one"
     origin = typing.get_origin(hint)
@@ -254,6 +279,8 @@ def _section_type(hint: Any) -> tuple[type[Section], str] | None:
     if origin in (typing.Union, types.UnionType) or not arguments:
         return None
     last = arguments[-1]
+    if len(arguments) == 2 and typing.get_origin(last) is Sequence and (found := _section_type(last)) is not None:
+        return found[0], "map of lists"
     if not (isinstance(last, type) and issubclass(last, Section)):
         return None
     return last, "map" if len(arguments) == 2 else "list"

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 DEFAULT_PORT: Final = 8317
 DEFAULT_HOST: Final = "127.0.0.1"
+MAX_WEIGHT: Final = 1_000_000
 
 Duration: TypeAlias = str | int | float
 """`500ms`, `10s`, `5m`, `1h`; a bare number is seconds. Parsed by `host.config.values.seconds`."""
@@ -63,9 +64,45 @@ class Timeouts(Section, frozen=True, kw_only=True):
 class Routing(Section, frozen=True, kw_only=True):
     """How a credential is chosen when no scheduler plugin decides."""
 
-    strategy: Literal["", "round-robin", "fill-first"] = "round-robin"
+    strategy: Literal[
+        "",
+        "round-robin",
+        "roundrobin",
+        "rr",
+        "weighted-round-robin",
+        "weightedroundrobin",
+        "wrr",
+        "fill-first",
+        "fillfirst",
+        "ff",
+    ] = "round-robin"
     session_affinity: bool = False
+    """Keep the requests of one session on one credential while that is free."""
     session_affinity_ttl: Duration = "1h"
+    """How long a session is remembered after its last request."""
+    provider_state: Literal["required", "preferred", "ignored"] = "required"
+    """A request that refers to something only one account can read (`previous_response_id`, `encrypted_content`) goes
+    to the credential that made it: always, while that is free, or not at all."""
+
+
+class ModelAliasEntry(Section, frozen=True, kw_only=True):
+    """A model of an account (`name`) under another name; with `fork` under both."""
+
+    name: str = ""
+    alias: str = ""
+    fork: bool = False
+    display_name: str = ""
+
+
+class ErrorRuleEntry(Section, frozen=True, kw_only=True):
+    """What an upstream's error means: by its status, and where texts or patterns are given, by one of them."""
+
+    status: int
+    action: Literal["stop", "stop-and-cooldown", "continue", "continue-and-cooldown"]
+    match: Sequence[str] = ()
+    """Texts in message or body, in any case."""
+    match_regexr: Sequence[str] = ()
+    """Regular expressions."""
 
 
 class ModelEntry(Section, frozen=True, kw_only=True):
@@ -92,6 +129,8 @@ class ProviderKey(Section, frozen=True, kw_only=True):
     disable_cooling: bool | None = None
     """Absent: as the configuration says as a whole; `false` cools down whatever that says."""
     request_retry: int | None = None
+    """Absent: as the configuration says as a whole."""
+    request_scoped_errors: Sequence[ErrorRuleEntry] = ()
     websockets: bool = False
     rebuild_mid_system_message: bool = False
     cloak: Mapping[str, Any] | None = None
@@ -121,6 +160,7 @@ class CompatProvider(Section, frozen=True, kw_only=True):
     """The upstream also speaks the Responses API at `<base-url>/responses`."""
     disable_cooling: bool | None = None
     request_retry: int | None = None
+    request_scoped_errors: Sequence[ErrorRuleEntry] = ()
 
 
 class PluginPolicyLimits(Section, frozen=True, kw_only=True):
@@ -235,6 +275,9 @@ class Config(Section, frozen=True, kw_only=True):
     max_retry_interval: Duration = 0
     disable_cooling: bool = False
     transient_error_cooldown_seconds: int = 0
+    oauth_model_alias: Mapping[str, Sequence[ModelAliasEntry]] = field(default_factory=dict)
+    """Provider to aliases, for accounts (not for API keys, which have `models`)."""
+    oauth_request_scoped_errors: Mapping[str, Sequence[ErrorRuleEntry]] = field(default_factory=dict)
     force_model_prefix: bool = False
     gemini_api_key: Sequence[ProviderKey] = ()
     claude_api_key: Sequence[ProviderKey] = ()

@@ -1,23 +1,33 @@
-"""What a failed attempt means: may another credential be tried, and for how long does this one rest?
+"""What a failed attempt means: whose fault it was, may another credential be tried, how long does this one rest?
 
-Decided by structure only: status, `retryable`, `scope`, `retry_after_ms` and the machine-readable code and type of an
-upstream's error body; never by text (spec credentials 5 and 12.2, design: Errors).
+Decided by structure: status, `retryable`, `scope`, reset signals, and the machine-readable fields of an upstream's
+error body; never by prose (spec credentials 5 and 12.2, design: Errors). The one exception is a rule that the operator
+wrote.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from pluginabi.errors import ErrorBody
+from pluginapi.upstream import retry_after_ms
 
 UNAUTHORIZED_COOLDOWN_S: Final = 30 * 60.0
 PAYMENT_COOLDOWN_S: Final = 30 * 60.0
 NOT_FOUND_COOLDOWN_S: Final = 12 * 3600.0
 TRANSIENT_COOLDOWN_S: Final = 60.0
+CHALLENGE_MIN_S: Final = 10.0
+BACKOFF_MAX_S: Final = 30 * 60.0
 MAX_RETRY_AFTER_S: Final = 24 * 3600.0
 """An upstream's hint is believed up to a day: a wrong one must not disable a credential for weeks."""
+
+Fault: TypeAlias = Literal["request", "model", "credential", "quota", "transient", "connection", "plugin"]
+Action: TypeAlias = Literal["stop", "stop-and-cooldown", "continue", "continue-and-cooldown"]
+ACTIONS: Final = ("stop", "stop-and-cooldown", "continue", "continue-and-cooldown")
 
 REQUEST_FAULT_STATUSES: Final = frozenset({400, 409, 413, 422})
 REQUEST_FAULT_CODES: Final = frozenset(
@@ -38,7 +48,11 @@ REQUEST_FAULT_TYPES: Final = frozenset(
 )
 _CREDENTIAL_STATUSES: Final = frozenset({401, 403, 404, 408})
 """OpenAI says `invalid_request_error` for a wrong key and an unknown model too: the status knows better."""
-MODEL_FAULT_CODES: Final = frozenset({"model_not_found", "model_not_supported"})
+MODEL_FAULT_CODES: Final = frozenset(
+    {"model_not_found", "model_not_supported", "unsupported_model", "model_not_available", "model_unavailable"}
+)
+_INVALID_GRANT: Final = "invalid_grant"
+_CONNECTING: Final = frozenset({"connect", "tls", "proxy"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,118 +61,241 @@ class Verdict:
 
     rotate: bool
     """Another credential may serve the request."""
+    fault: Fault = "transient"
     reason: str = ""
+    status: int = 0
     cooldown_s: float = 0.0
     """How long the credential rests; 0: not at all."""
+    exact: bool = False
+    """`cooldown_s` is what the upstream said, not our guess."""
     backoff: bool = False
-    """`cooldown_s` is not known: the exponential rule decides."""
+    """How long is not known: the exponential rule decides, with `cooldown_s` as the least."""
+    at_most_s: float = BACKOFF_MAX_S
+    """Of the exponential rule."""
     quota: bool = False
     """The block counts as cooling down (429), not as being out of order (503)."""
+    forced: bool = False
+    """Rests even where cooling is disabled."""
     whole_credential: bool = False
     whole_provider: bool = False
     """Nothing of this provider is worth another try in this request."""
 
+    @property
+    def rests(self) -> bool:
+        """Whether the credential is blocked at all."""
+        return self.backoff or self.cooldown_s > 0
 
-STOP: Final = Verdict(rotate=False, reason="request")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRule:
+    """An operator's rule for one status; with texts or patterns one of them must be found in message or body."""
+
+    status: int
+    action: Action
+    texts: tuple[str, ...] = ()
+    """Folded."""
+    patterns: tuple[re.Pattern[str], ...] = ()
+
+    def matches(self, error: ErrorBody) -> bool:
+        """Whether the rule is about this error."""
+        if error.http_status != self.status:
+            return False
+        if not self.texts and not self.patterns:
+            return True
+        shown = _shown_text(error)
+        folded = shown.lower()
+        return any(text in folded for text in self.texts) or any(it.search(shown) for it in self.patterns)
 
 
-def classify(error: ErrorBody, *, transient_s: float = TRANSIENT_COOLDOWN_S, counting: bool = False) -> Verdict:
+def classify(
+    error: ErrorBody,
+    *,
+    transient_s: float = TRANSIENT_COOLDOWN_S,
+    counting: bool = False,
+    rules: Sequence[ErrorRule] = (),
+) -> Verdict:
     """The verdict on an error that an executor answered.
 
     `transient_s` is the configured rest after a temporary upstream failure (0: none). `counting`: a count endpoint
-    that does not exist says nothing about the credential.
+    that does not exist says nothing about the credential. The first of `rules` that matches decides what happens.
     """
-    if error.code == "cancelled" or error.retryable is False:
-        return STOP
-    if error.http_status in REQUEST_FAULT_STATUSES and _is_model_fault(error):
-        return Verdict(rotate=True, reason="model_not_supported", cooldown_s=_hint_s(error) or NOT_FOUND_COOLDOWN_S)
-    if error.scope == "request" or (error.retryable is None and is_request_fault(error)):
-        return STOP
+    if error.code == "cancelled":
+        return _stop(error)
+    for rule in rules:
+        if rule.matches(error):
+            return _by_rule(rule, error, transient_s, counting)
+    if error.retryable is False:
+        return _stop(error)
+    code, kind, param = _fields_of(error)
+    if error.http_status in REQUEST_FAULT_STATUSES and (code in MODEL_FAULT_CODES or error.scope == "model"):
+        return _model_fault(error)
+    if error.scope == "request" and error.retryable is None:
+        return _stop(error)
+    if error.retryable is None and _is_request_fault(error, code, kind, param):
+        return _stop(error)
     if error.scope == "connection":
-        return Verdict(rotate=True, reason="connection")
-    return _by_status(error, transient_s, counting)
+        return _connection_fault(error, transient_s)
+    return _by_status(error, code, transient_s, counting)
 
 
-def _by_status(error: ErrorBody, transient_s: float, counting: bool) -> Verdict:
-    status, hint_s = error.http_status, _hint_s(error)
-    reason, cooldown_s, backoff = "failed", 0.0, False
-    if status == 401:
-        reason, cooldown_s = "unauthorized", UNAUTHORIZED_COOLDOWN_S
-    elif status in (402, 403):
-        reason, cooldown_s = "payment_required", PAYMENT_COOLDOWN_S
-    elif status == 404:
-        reason, cooldown_s = "not_found", 0.0 if counting else NOT_FOUND_COOLDOWN_S
-    elif status == 429:
-        reason, cooldown_s, backoff = "quota", hint_s, not hint_s
-    elif status == 408 or status >= 500:
-        reason, cooldown_s = "transient", hint_s or transient_s
-    elif error.scope == "model":
-        reason, cooldown_s = "model_not_supported", hint_s or NOT_FOUND_COOLDOWN_S
+def _stop(error: ErrorBody) -> Verdict:
+    return Verdict(rotate=False, fault="request", reason="request", status=error.http_status)
+
+
+def _model_fault(error: ErrorBody) -> Verdict:
+    hint_s = hint_of(error)
     return Verdict(
         rotate=True,
+        fault="model",
+        reason="model_not_supported",
+        status=error.http_status,
+        cooldown_s=hint_s or NOT_FOUND_COOLDOWN_S,
+        exact=hint_s > 0,
+        forced=True,
+    )
+
+
+def _connection_fault(error: ErrorBody, transient_s: float) -> Verdict:
+    """A connection that was cut or refused says nothing about the credential, and to be told so takes no time. A host
+    that does not answer at all is left alone for a while, a short one first: every further request would wait for it.
+    """
+    unreachable = error.code == "upstream_timeout" and error.details.get("phase") in _CONNECTING
+    rests = unreachable and transient_s > 0
+    return Verdict(
+        rotate=True,
+        fault="connection",
+        reason="unreachable" if unreachable else "connection",
+        status=error.http_status,
+        backoff=rests,
+        at_most_s=transient_s,
+        whole_credential=rests,
+    )
+
+
+def _by_status(error: ErrorBody, code: str, transient_s: float, counting: bool) -> Verdict:
+    status, hint_s = error.http_status, hint_of(error)
+    whole = error.scope == "credential" and status != 404
+    fault: Fault = "credential"
+    least_s, backoff = 0.0, False
+    if _is_challenge(error):
+        fault, reason, least_s, backoff = "quota", "challenge", CHALLENGE_MIN_S, True
+    elif status == 401 or code == _INVALID_GRANT:
+        # A key that is refused comes back when somebody mends it, not when a limit is reset.
+        reason, hint_s = _INVALID_GRANT if code == _INVALID_GRANT else "unauthorized", 0.0
+        least_s = UNAUTHORIZED_COOLDOWN_S
+    elif status in (402, 403):
+        reason, least_s = "payment_required", PAYMENT_COOLDOWN_S
+    elif status == 404:
+        fault, reason, hint_s = "model", "not_found", 0.0
+        least_s = 0.0 if counting else NOT_FOUND_COOLDOWN_S
+    elif status == 429:
+        fault, reason, backoff = "quota", "credential_quota" if whole else "quota", True
+    elif error.retryable and status in REQUEST_FAULT_STATUSES:
+        # Somebody who knows says that another credential may do better: nothing is wrong with this one.
+        fault, reason = "request", "failed"
+    else:
+        # Whatever we do not know counts as a passing failure: a broken credential must leave the rotation.
+        fault, reason, least_s = "transient", "transient" if status == 408 or status >= 500 else "failed", transient_s
+    return Verdict(
+        rotate=True,
+        fault=fault,
         reason=reason,
-        cooldown_s=cooldown_s,
-        backoff=backoff,
-        quota=status == 429,
-        whole_credential=error.scope == "credential" and status != 404,
+        status=status,
+        cooldown_s=hint_s or least_s,
+        exact=hint_s > 0,
+        backoff=backoff and not hint_s,
+        quota=fault == "quota",
+        whole_credential=whole,
         whole_provider=error.scope == "provider",
     )
 
 
-def is_request_fault(error: ErrorBody) -> bool:
+def _by_rule(rule: ErrorRule, error: ErrorBody, transient_s: float, counting: bool) -> Verdict:
+    """What the operator wants, with the rest that the error would have brought anyway, else that of a passing one."""
+    rotate = rule.action.startswith("continue")
+    if not rule.action.endswith("cooldown"):
+        return Verdict(rotate=rotate, fault="request", reason="rule", status=error.http_status)
+    known = classify(error, transient_s=transient_s, counting=counting)
+    return Verdict(
+        rotate=rotate,
+        fault=known.fault,
+        reason=known.reason if known.rests else "rule",
+        status=error.http_status,
+        cooldown_s=known.cooldown_s if known.rests else transient_s or TRANSIENT_COOLDOWN_S,
+        exact=known.exact,
+        backoff=known.backoff,
+        quota=known.quota,
+        forced=True,
+        whole_credential=known.whole_credential,
+    )
+
+
+def _is_request_fault(error: ErrorBody, code: str, kind: str, param: str) -> bool:
     """Whether every credential would fail the same way (spec client-api 9.2)."""
     status = error.http_status
     if status in (402, 429) or error.scope in ("model", "credential", "provider", "connection"):
-        return False
-    code, kind = _code_and_type(error)
-    if code in MODEL_FAULT_CODES:
+        # A 404 that complains about a part of the request: what it names is not stored anywhere.
+        return status == 404 and kind in REQUEST_FAULT_TYPES and param not in ("", "model")
+    if code in MODEL_FAULT_CODES or code == _INVALID_GRANT:
         return False
     if status in REQUEST_FAULT_STATUSES or code in REQUEST_FAULT_CODES:
-        return True
-    return kind in REQUEST_FAULT_TYPES and status not in _CREDENTIAL_STATUSES
+        return status != 401 or kind != "authentication_error"
+    if kind not in REQUEST_FAULT_TYPES:
+        return False
+    return status not in _CREDENTIAL_STATUSES or (status == 404 and param not in ("", "model"))
 
 
-def _is_model_fault(error: ErrorBody) -> bool:
-    return _code_and_type(error)[0] in MODEL_FAULT_CODES
+def _is_challenge(error: ErrorBody) -> bool:
+    """A proxy in front of the upstream wants to see a browser; it says so in a header of its own."""
+    values = error.headers.get("cf-mitigated", ())
+    return any(value.strip().lower() == "challenge" for value in values)
 
 
-def _hint_s(error: ErrorBody) -> float:
-    """The upstream's own wish in seconds; 0 when there is none."""
+def hint_of(error: ErrorBody) -> float:
+    """When the upstream wants to be asked again, in seconds from now; 0 when it does not say."""
     wanted = error.retry_after_ms
+    if wanted is None and (error.headers or error.body is not UNSET):
+        wanted = retry_after_ms(error.headers, b"" if error.body is UNSET else error.body.to_bytes())
     return min(wanted / 1000.0, MAX_RETRY_AFTER_S) if wanted is not None and wanted > 0 else 0.0
 
 
 class _Inner(Struct, kw_only=True):
     code: Any = None
     type: Any = None
+    param: Any = None
 
 
 class _Outer(Struct, kw_only=True):
     error: Any = None
     code: Any = None
     type: Any = None
+    param: Any = None
     response: Any = None
     body: Any = None
 
 
 _OUTER: Final = msgspec.json.Decoder(_Outer)
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _code_and_type(error: ErrorBody) -> tuple[str, str]:
-    """The machine-readable code and type: of the upstream's body when it has them, else the error's own code."""
+def _fields_of(error: ErrorBody) -> tuple[str, str, str]:
+    """Machine-readable code, type and parameter: of the upstream's body when it has them, else the error's own code."""
     if error.body is UNSET:
-        return error.code, ""
+        return error.code, "", ""
     try:
         outer = _OUTER.decode(error.body.to_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return error.code, ""
-    places = (outer.error, {"code": outer.code, "type": outer.type}, _member(outer.response), _member(outer.body))
-    code = kind = ""
-    for place in places:
+    except _UNDECODABLE:
+        return error.code, "", ""
+    top = {"code": outer.code, "type": outer.type, "param": outer.param}
+    # `invalid_grant` and its kind stand in `error` itself (RFC 6749 section 5.2).
+    first = {"code": outer.error} if isinstance(outer.error, str) else outer.error
+    code = kind = param = ""
+    for place in (first, top, _member(outer.response), _member(outer.body)):
         if isinstance(place, dict):
             code = code or _text(place.get("code"))
             kind = kind or _text(place.get("type"))
-    return code or error.code, kind
+            param = param or _text(place.get("param"))
+    return code or error.code, kind, param
 
 
 def _member(value: Any) -> Any:
@@ -167,3 +304,9 @@ def _member(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _shown_text(error: ErrorBody) -> str:
+    if error.body is UNSET:
+        return error.message
+    return f"{error.message}\n{str(error.body.to_bytes(), 'utf-8', 'replace')}"

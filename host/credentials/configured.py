@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
@@ -16,6 +17,7 @@ from host.credentials.records import (
     exclusion_attributes,
     visible_attributes,
 )
+from host.credentials.rules import error_rules
 from host.credentials.secret import Secret
 
 PROVIDER_LISTS: Final[Mapping[str, str]] = {
@@ -153,6 +155,7 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
         owned_by=provider,
         disable_cooling=key.disable_cooling,
         request_retry=key.request_retry,
+        error_rules=error_rules(key.request_scoped_errors),
         websockets=key.websockets or None,
     )
 
@@ -166,13 +169,19 @@ def _compat(
     base_url = provider.base_url.strip()
     kind = f"{COMPAT_FAMILY}:{name.lower()}"
     extra = extra_parts(prefix=provider.prefix, headers=provider.headers)
+
+    @cache
+    def models() -> tuple[CredentialModel, ...]:
+        """The one table of models that all keys of the provider share."""
+        return compat_models(provider)
+
     for item in provider.api_key_entries or (None,):
         parts = (item.api_key, base_url, item.proxy_url, *extra) if item is not None else (base_url, *extra)
         credential_id, short = ids.next(kind, *parts)
         key = item or CompatKey()
 
         def make(key: CompatKey = key, credential_id: str = credential_id, short: str = short) -> Credential:
-            return _of_compat_key(provider, name, key, credential_id, short, mint)
+            return _of_compat_key(provider, name, key, credential_id, short, mint, models())
 
         yield credential_id, place, (shared, key), make
 
@@ -183,7 +192,13 @@ def shared_part(provider: CompatProvider) -> tuple[object, ...]:
 
 
 def _of_compat_key(
-    provider: CompatProvider, name: str, key: CompatKey, credential_id: str, short: str, mint: HandleMint
+    provider: CompatProvider,
+    name: str,
+    key: CompatKey,
+    credential_id: str,
+    short: str,
+    mint: HandleMint,
+    models: tuple[CredentialModel, ...],
 ) -> Credential:
     api_key, base_url = key.api_key.strip(), provider.base_url.strip()
     return Credential(
@@ -209,10 +224,11 @@ def _of_compat_key(
         priority=provider.priority,
         weight=1 if key.weight is None else key.weight,
         prefix=path_segment(provider.prefix),
-        models=compat_models(provider),
+        models=models,
         owned_by=name,
         disable_cooling=provider.disable_cooling,
         request_retry=provider.request_retry,
+        error_rules=error_rules(provider.request_scoped_errors),
         unsupported_formats=frozenset() if provider.responses else frozenset({"openai-response"}),
     )
 

@@ -36,6 +36,9 @@ class HealthSource(Protocol):
 
     def health_of(self, credential_id: str) -> CredentialHealth: ...
 
+    def credentials_changed(self, change: CredentialChange) -> None:
+        """Told of every change, before anybody else: health that does not belong to the new records is dropped."""
+
 
 class OnDemand(Protocol):
     """Whoever refreshes tokens."""
@@ -199,6 +202,8 @@ class CredentialManager:
         if change:
             self.generation += 1
             self._ordered = None
+            if self.health is not None:
+                self.health.credentials_changed(change)
         return change
 
     def _tell(self, change: CredentialChange) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from host.config.model import CompatProvider, Config
+from host.credentials.classify import ErrorRule
 from host.credentials.configured import compat_models, folded_headers, folded_patterns, path_segment
 from host.credentials.ids import compat_provider_key, file_id, file_index
 from host.credentials.records import (
@@ -20,6 +21,7 @@ from host.credentials.records import (
     exclusion_attributes,
     visible_attributes,
 )
+from host.credentials.rules import error_rules, rules_by_provider, rules_of_document
 from host.credentials.secret import Secret, SecretDocument
 from host.credentials.values import (
     access_token_of,
@@ -52,6 +54,8 @@ class ParseSettings:
     """`oauth-excluded-models`: provider -> patterns."""
     compat: Mapping[str, CompatProvider] = field(default_factory=dict)
     """Provider key -> the OpenAI-compatible provider of the configuration with that key."""
+    rules: Mapping[str, Sequence[ErrorRule]] = field(default_factory=dict)
+    """`oauth-request-scoped-errors`: provider -> rules."""
 
 
 def parse_settings(config: Config, auth_dir: str) -> ParseSettings:
@@ -60,7 +64,7 @@ def parse_settings(config: Config, auth_dir: str) -> ParseSettings:
     for provider in config.openai_compatibility:
         compat.setdefault(compat_provider_key(provider.name), provider)
     excluded = {name.strip().lower(): folded_patterns(found) for name, found in config.oauth_excluded_models.items()}
-    return ParseSettings(auth_dir=auth_dir, excluded=excluded, compat=compat)
+    return ParseSettings(auth_dir=auth_dir, excluded=excluded, compat=compat, rules=rules_by_provider(config))
 
 
 def provider_of_document(document: Mapping[str, Any]) -> str:
@@ -141,6 +145,7 @@ def record_of_document(
         owned_by=compat.name if compat else provider,
         disable_cooling=bool_like(document.get("disable_cooling")),
         request_retry=_retry(document),
+        error_rules=_error_rules(document, settings, provider),
         websockets=bool_like(document.get("websockets")),
         disabled=is_disabled,
         status="disabled" if is_disabled else "active" if provider else "error",
@@ -266,6 +271,17 @@ def _weight(document: Mapping[str, Any]) -> int:
 def _retry(document: Mapping[str, Any]) -> int | None:
     value = int_like(document.get("request_retry"))
     return value if value is not None and value >= 0 else None
+
+
+def _error_rules(document: Mapping[str, Any], settings: ParseSettings, provider: str) -> tuple[ErrorRule, ...]:
+    """The file's own rules, then those of its provider: the first that matches counts."""
+    try:
+        own = rules_of_document(document.get("request_scoped_errors"))
+    except ValueError as error:
+        raise InvalidCredential(str(error)) from None
+    compat = settings.compat.get(provider)
+    common = error_rules(compat.request_scoped_errors) if compat is not None else ()
+    return (*own, *settings.rules.get(provider, ()), *common)
 
 
 def _models(document: Mapping[str, Any]) -> tuple[CredentialModel, ...]:

@@ -1,30 +1,27 @@
-"""Picking a credential: health, priority tiers, round robin and fill first (spec credentials 4.1 to 4.4, 4.8)."""
+"""Choosing a credential: the first tier with a free member, and in it the configured strategy (spec credentials 4)."""
 
+import asyncio
 import math
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from host.credentials.classify import Verdict
-from host.credentials.cooldown import Block, CooldownBook
+from host.credentials.cooldown import ALL_MODELS, Cause, CooldownBook, Shelf
+from host.credentials.manager import CredentialHealth
+from host.credentials.policy import RoutingPolicy
+from host.credentials.ready import Members, Ready
 from host.credentials.records import Credential
+from host.credentials.results import Tallies
+from host.credentials.retry import Search
+from host.credentials.select import Allowed, Balance, Cursors, Strategy, first_allowed, first_number, round_robin
+from host.state.bindings import BindingStore, MemoryBindings
+from pluginabi.immutable import Headers
+from pluginapi.upstream import has_quota_left
 
-Strategy: TypeAlias = Literal["round-robin", "fill-first"]
-MAX_CURSORS: Final = 4096
-
-
-class Choice(Protocol):
-    """What can be picked: a credential, and the names its health is kept under."""
-
-    @property
-    def credential(self) -> Credential: ...
-
-    @property
-    def state_models(self) -> tuple[str, ...]:
-        """Several for an alias pool: usable while one of them is free."""
-
-
-C = TypeVar("C", bound=Choice)
+Sleep = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,106 +34,262 @@ class Exhausted:
     """Until the first recovers; 0 when there is none to wait for."""
 
 
-@dataclass(slots=True)
-class Cursors:
-    """Round-robin positions; survive reloads."""
+NOBODY: Final = Exhausted("not_found")
 
-    positions: dict[str, int] = field(default_factory=dict)
 
-    def next(self, key: str) -> int:
-        if len(self.positions) >= MAX_CURSORS and key not in self.positions:
-            self.positions.clear()
-        position = self.positions.get(key, 0)
-        self.positions[key] = position + 1
-        return position
+class Tier:
+    """Candidates of one priority."""
+
+    __slots__ = ("_balance", "priority", "ready")
+
+    def __init__(self, priority: int, ready: Ready) -> None:
+        self.priority: Final = priority
+        self.ready: Final = ready
+        self._balance: Balance | None = None
+
+    @property
+    def balance(self) -> Balance:
+        """Whose turn it is by weight."""
+        if self._balance is None:
+            self._balance = Balance(self.ready)
+        return self._balance
+
+
+@dataclass(slots=True, kw_only=True)
+class Health:
+    """How the credentials do. One per process, it survives every reload."""
+
+    book: CooldownBook = field(default_factory=CooldownBook)
+    cursors: Cursors = field(default_factory=Cursors)
+    tallies: Tallies = field(default_factory=Tallies)
+    sessions: BindingStore = field(default_factory=MemoryBindings)
+    """Session to credential."""
+    origins: BindingStore = field(default_factory=MemoryBindings)
+    """What only one account can read to its credential."""
+    wall_clock: Callable[[], float] = time.time
+    sleep: Sleep = asyncio.sleep
+    pool_cursors: Cursors = field(default_factory=lambda: Cursors(limit=65_536))
+    """Of alias pools, per credential."""
+    ready: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    """Credentials that `executor.prepare` got ready: by which plugin, as which record."""
+    locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    """Of credentials that are being made ready."""
+    waiting: int = 0
+    """Requests that wait for a credential right now."""
+
+    def health_of(self, credential_id: str, models: Collection[str]) -> CredentialHealth:
+        """What listings show of a credential that serves `models` (canonical names; empty: not known)."""
+        book = self.book
+        book.tick()
+        succeeded, failed = self.tallies.of(credential_id)
+        now_s, states = book.clock(), book.states(credential_id).values()
+        blocks = {state.model: state for state in states if state.blocked}
+        first = blocks.get(ALL_MODELS) or min(blocks.values(), key=lambda state: state.until_s, default=None)
+        is_whole = ALL_MODELS in blocks or (bool(models) and all(model in blocks for model in models))
+        return CredentialHealth(
+            unavailable=is_whole,
+            status_message=first.reason if first is not None else "",
+            next_retry_at_s=self.wall_clock() + first.until_s - now_s if first is not None and is_whole else None,
+            succeeded=succeeded,
+            failed=failed,
+            recent=self.tallies.recent(credential_id),
+        )
 
 
 class CredentialPool:
-    """The credentials of one configuration over the health and cursors of the process."""
+    """The credentials of one configuration, over the health of the process."""
 
     def __init__(
-        self,
-        credentials: Sequence[Credential],
-        *,
-        book: CooldownBook | None = None,
-        cursors: Cursors | None = None,
-        cooling_disabled: bool = False,
+        self, credentials: Iterable[Credential], *, policy: RoutingPolicy | None = None, health: Health | None = None
     ) -> None:
-        self.credentials = tuple(credentials)
-        self.by_id = {credential.id: credential for credential in self.credentials}
-        self.by_handle = {credential.handle: credential for credential in self.credentials if credential.handle}
-        self.book = book or CooldownBook()
-        self.cursors = cursors or Cursors()
-        self._cooling_disabled = cooling_disabled
+        self.credentials: Final = tuple(credentials)
+        self.by_id: Final = {credential.id: credential for credential in self.credentials}
+        self.by_handle: Final = {credential.handle: credential for credential in self.credentials if credential.handle}
+        self.policy: Final = policy or RoutingPolicy()
+        self.health: Final = health or Health()
+        self.book: Final = self.health.book
         self._providers = tuple(sorted({it.provider for it in self.credentials if not it.disabled}))
+        self._ready: dict[tuple[int, tuple[tuple[str, ...], ...]], Tier] = {}
 
     @property
     def clock(self) -> Callable[[], float]:
+        """Of cooldowns; monotonic seconds."""
         return self.book.clock
 
     def providers(self) -> tuple[str, ...]:
         """Sorted provider keys with a credential that is not disabled; cooldowns do not matter."""
         return self._providers
 
-    def free(self, choices: Sequence[C], tried: Collection[str]) -> Sequence[C] | Exhausted:
-        """The usable choices of the best priority that has one. `choices` are sorted by priority, best first."""
-        if not tried and self.book.empty and choices:
-            # Nothing is blocked and nothing was tried: the best tier is the leading run of equal priority.
-            best = choices[0].credential.priority
-            if choices[-1].credential.priority == best:
-                return choices
-            return [choice for choice in choices if choice.credential.priority == best]
-        return self._free_and_untried(choices, tried)
+    def tier(self, members: Members, models: Sequence[tuple[str, ...]]) -> Tier:
+        """The tier over `members`, whose health is kept under `models` (per kind of lane). Shared by all who ask."""
+        key = (id(members), tuple(models))
+        tier = self._ready.get(key)
+        if tier is None:
+            shelves: list[tuple[Shelf, ...]] = [tuple(self.book.shelf(name) for name in names) for names in models]
+            priority = members.credentials[0].priority
+            tier = self._ready[key] = Tier(priority, Ready(members, shelves, self.book))
+        return tier
 
-    def _free_and_untried(self, choices: Sequence[C], tried: Collection[str]) -> Sequence[C] | Exhausted:
-        now_s = self.book.clock()
-        found: list[C] = []
-        blocks: list[Block] = []
-        for choice in choices:
-            credential = choice.credential
-            if credential.id in tried:
+    def settle(self) -> None:
+        """Drop from the health of the process what no longer matters: of credentials that are gone or disabled, and
+        blocks that the configuration does not want any more."""
+        for credential_id, _ in self.book.all_states():
+            credential = self.by_id.get(credential_id)
+            if credential is None or credential.disabled:
+                self.book.reset(credential_id)
+            elif not self.policy.cools(credential):
+                self.book.lift_unless_forced(credential_id)
+        self.health.tallies.keep_only(self.by_id)
+
+    def forget_tiers(self) -> None:
+        """Drop what `tier` shares."""
+        self._ready.clear()
+
+    def choose(
+        self, tiers: Sequence[Tier], search: Search, *, strategy: Strategy, cursor: str
+    ) -> tuple[Tier, int] | Exhausted:
+        """The position of the credential whose turn it is, in the best tier that has one. Never a blocked one."""
+        self.book.tick()
+        if not search.is_open:
+            return self._choose_allowed(tiers, search, strategy, cursor)
+        version = self.book.version
+        for number, tier in enumerate(tiers):
+            ready = tier.ready
+            if ready.version != version:
+                ready.sync()
+            if not ready.count:
                 continue
-            if found and credential.priority != found[0].credential.priority:
-                break
-            block = self.block_of(choice, now_s)
-            if block is None:
-                found.append(choice)
+            if strategy == "round-robin":
+                return tier, round_robin(ready, self.health.cursors, f"{cursor}#{number}" if number else cursor)
+            if strategy == "fill-first":
+                return tier, ready.at(0)
+            if (position := tier.balance.take()) is not None:
+                return tier, position
+        return self.exhausted(tiers, search)
+
+    def _choose_allowed(
+        self, tiers: Sequence[Tier], search: Search, strategy: Strategy, cursor: str
+    ) -> tuple[Tier, int] | Exhausted:
+        for number, tier in enumerate(tiers):
+            ready = tier.ready
+            ready.sync()
+            if not ready.count:
+                continue
+            credentials = ready.members.credentials
+
+            def allowed(position: int, credentials: tuple[Credential, ...] = credentials) -> bool:
+                return search.allows(credentials[position])
+
+            if strategy == "weighted-round-robin":
+                position = tier.balance.take(allowed)
+            elif strategy == "fill-first":
+                position = first_allowed(ready, 0, allowed)
             else:
-                blocks.append(block)
-        if found:
-            return found
-        if not blocks:
-            return Exhausted("not_found")
-        wait_s = max(0.0, min(block.until_s for block in blocks) - now_s)
-        return Exhausted("cooling" if all(block.quota for block in blocks) else "unavailable", wait_s)
+                position = self._next_allowed(ready, search, f"{cursor}#{number}" if number else cursor, allowed)
+            if position is not None:
+                return tier, position
+        return self.exhausted(tiers, search)
 
-    def block_of(self, choice: Choice, now_s: float) -> Block | None:
-        """The block of a choice: of an alias pool only when all its models are blocked, then the earliest to end."""
-        earliest: Block | None = None
-        for model in choice.state_models:
-            block = self.book.block(choice.credential.id, model, now_s)
-            if block is None:
-                return None
-            if earliest is None or block.until_s < earliest.until_s:
-                earliest = block
-        return earliest
+    def _next_allowed(self, ready: Ready, search: Search, cursor: str, allowed: Allowed) -> int | None:
+        cursors = self.health.cursors
+        position = first_allowed(ready, first_number(ready, cursors, cursor), allowed)
+        if position is not None and not search.tried:
+            # Only the first try of a round is a turn: a retry takes none away from the next request.
+            cursors.move(cursor, position + 1)
+        return position
 
-    def pick(self, free: Sequence[C], *, strategy: Strategy, cursor: str) -> C:
-        """One of the usable choices of a tier (not empty), which are in order: provider as resolved, then id."""
-        if strategy == "fill-first" or len(free) == 1:
-            return free[0]
-        return free[self.cursors.next(cursor) % len(free)]
+    def free(self, tiers: Sequence[Tier], search: Search) -> tuple[Tier, Sequence[int]] | Exhausted:
+        """All free and admitted positions of the best tier that has one."""
+        self.book.tick()
+        for tier in tiers:
+            tier.ready.sync()
+            credentials = tier.ready.members.credentials
+            found = [position for position in tier.ready.free() if search.allows(credentials[position])]
+            if found:
+                return tier, found
+        return self.exhausted(tiers, search)
 
-    def succeeded(self, credential: Credential, model: str) -> None:
-        """The credential served the model."""
-        if not self.book.empty:
-            self.book.succeeded(credential.id, model)
+    def exhausted(self, tiers: Sequence[Tier], search: Search) -> Exhausted:
+        """Why nobody can be picked, and when the first of those who could have been recovers."""
+        is_open, until_s, all_quota, found = search.is_open, math.inf, True, False
+        for tier in tiers:
+            recovery = tier.ready.recovery(None if is_open else search.allows)
+            if recovery is not None:
+                found = True
+                until_s, all_quota = min(until_s, recovery[0]), all_quota and recovery[1]
+        if not found:
+            return NOBODY
+        return Exhausted("cooling" if all_quota else "unavailable", max(0.0, until_s - self.clock()))
 
-    def failed(self, credential: Credential, model: str, verdict: Verdict) -> float:
-        """Mark a failure; returns how many seconds the credential rests."""
-        if self._cooling_disabled or credential.disable_cooling:
+    def free_in_s(self, tiers: Sequence[Tier], search: Search) -> float | None:
+        """When somebody whom `search` admits is free: 0 for now, None for never."""
+        self.book.tick()
+        tiers = [tier for tier in tiers if self._may_admit(tier, search)]
+        for tier in tiers:
+            tier.ready.sync()
+            credentials = tier.ready.members.credentials
+            if any(search.admits(credentials[position]) for position in tier.ready.free()):
+                return 0.0
+        waits = [found[0] for tier in tiers if (found := tier.ready.recovery(search.admits)) is not None]
+        return max(0.0, min(waits) - self.clock()) if waits else None
+
+    def _may_admit(self, tier: Tier, search: Search) -> bool:
+        """Whether the round's number alone leaves anybody: without configured rounds nothing else is looked at."""
+        limits = tier.ready.members.retries
+        return any((self.policy.rounds if it is None or it < 0 else it) >= search.round for it in limits)
+
+    def lift(self, tiers: Sequence[Tier], provider: str, reasons: Collection[str]) -> None:
+        """End the blocks of a provider's credentials that stand for `reasons`."""
+        for tier in tiers:
+            tier.ready.sync()
+            for state in tier.ready.blocks():
+                credential = self.by_id.get(state.credential_id)
+                if state.reason in reasons and credential is not None and credential.provider == provider:
+                    self.book.lift(state.credential_id, reasons, models=(state.model,))
+
+    def position_of(self, tiers: Sequence[Tier], credential_id: str) -> tuple[Tier, int] | None:
+        """Where a credential stands; None when it is no candidate."""
+        for tier in tiers:
+            position = tier.ready.members.positions.get(credential_id)
+            if position is not None:
+                return tier, position
+        return None
+
+    def why_not(self, tier: Tier, position: int, search: Search) -> str:
+        """Why a candidate cannot be picked; empty when it can."""
+        self.book.tick()
+        tier.ready.sync()
+        credential = tier.ready.members.credentials[position]
+        if not tier.ready.is_free(position):
+            return "resting"
+        if not search.allows(credential):
+            return "tried"
+        if self.policy.strategy == "weighted-round-robin" and credential.weight <= 0:
+            return "without weight"
+        return ""
+
+    def succeeded(
+        self, credential: Credential, model: str, *, began_s: float, seen_s: float | None = None, headers: Headers
+    ) -> None:
+        """The credential served the model: counted, and what it disproves ends. Times are of `clock`."""
+        self.health.tallies.add(credential.id, True)
+        book = self.book
+        if book.empty or not book.states(credential.id):
+            return
+        book.succeeded(
+            credential.id,
+            model,
+            began_s=began_s,
+            seen_s=book.clock() if seen_s is None else seen_s,
+            quota_left=has_quota_left(headers),
+        )
+
+    def failed(self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause) -> float:
+        """Count a failure and set the credential aside; returns for how many seconds."""
+        self.health.tallies.add(credential.id, False)
+        if not (verdict.forced or self.policy.cools(credential)):
             return 0.0
-        return self.book.failed(credential.id, model, verdict)
+        return self.book.failed(credential.id, model, verdict, cause=cause)
 
 
 def ceil_seconds(seconds: float) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from host.credentials.classify import ErrorRule
 from host.credentials.secret import EMPTY_DOCUMENT, Secret, SecretDocument
 from pluginabi.immutable import FrozenDict
 
@@ -117,6 +118,8 @@ class Credential:
     """None: as the configuration says; False: cools down even when the configuration says that nobody does."""
     request_retry: int | None = None
     """None: as the configuration says."""
+    error_rules: tuple[ErrorRule, ...] = ()
+    """What the operator says about errors of its upstream."""
     websockets: bool | None = None
     disabled: bool = False
     status: Status = "active"

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from msgspec import UNSET
 
 from host.credentials.classify import Verdict, classify
+from host.credentials.cooldown import cause_of
 from host.credentials.records import with_suffix
+from host.credentials.retry import Search
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import (
     Attempt,
@@ -21,7 +23,10 @@ from host.pipeline.execution import (
 )
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import intercept_after
-from host.pipeline.pick import pick, refuse_without_lanes
+from host.pipeline.pick import NoCredential, pick, refuse_without_lanes
+from host.pipeline.readiness import make_ready
+from host.pipeline.rounds import another_round
+from host.pipeline.sessions import bind_session, unbind_session
 from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
 from host.pipeline.translate import translate_request
@@ -51,41 +56,71 @@ class ExecutorFailed(Exception):
 
 
 async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, once: Once[T]) -> T:
-    """The first answer of any lane. Raises ExecutorFailed with the last upstream error, or the selection's refusal when
-    there was none.
+    """The first answer of any lane, over as many rounds as the configuration allows. Raises ExecutorFailed with the
+    last upstream error, or the selection's refusal when there was none.
 
-    Errors that every credential would get stop at once. Each failure is marked on its credential.
+    Errors that every credential would get stop at once. Each failure is marked on its credential. Cancelling it also
+    ends the wait between two rounds.
     """
-    if not plan.lanes:
+    if not plan.tiers:
         raise refuse_without_lanes(plan, ex.source)
-    tried: set[str] = set()
-    last: PluginError | PluginTransportError | None = None
-    limit = ex.state.config.max_retry_credentials
-    counted = 0
+    search = Search(ex.state.policy, only=ex.owner)
     while True:
-        if last is not None and 0 < limit <= counted:
-            raise ExecutorFailed(last)
         try:
-            lane = await pick(invoker, ex, plan, tried)
+            return await _round(invoker, settler, ex, plan, search, once)
+        except (ExecutorFailed, NoCredential) as failure:
+            error = failure.error if isinstance(failure, ExecutorFailed) else failure
+            if not await another_round(invoker, ex, plan, search, error):
+                raise
+
+
+async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, search: Search, once: Once[T]) -> T:
+    """Credential after credential until one answers; each is tried once. Raises as `run_attempts`."""
+    while True:
+        if search.failure is not None and search.is_full:
+            raise search.failure
+        try:
+            lane = await pick(invoker, ex, plan, search)
         except (RequestError, PluginError, PluginTransportError) as refusal:
             # What an upstream said is worth more to the client than that nobody is left to ask.
-            if last is None:
+            if search.failure is None:
                 raise
-            raise ExecutorFailed(last) from refusal
-        tried.add(lane.credential.id)
-        counted += 1
+            raise search.failure from refusal
+        search.tried.add(lane.credential.id)
+        search.attempted += 1
+        if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
+            continue
         for upstream in lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane):
             try:
                 return await run_attempt(invoker, settler, ex, lane, upstream, plan.suffix, once)
             except ExecutorFailed as failed:
-                last = failed.error
-                verdict = verdict_on(ex, last)
-                mark_failed(ex, lane, upstream, verdict)
-                if not verdict.rotate:
-                    raise
-                if verdict.whole_provider:
-                    tried.update(it.credential.id for it in plan.lanes if it.provider == lane.provider)
+                verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
+                if verdict.whole_credential or verdict.whole_provider:
                     break
+
+
+async def _ready(invoker: Invoker, ex: Execution, lane: Lane, search: Search) -> bool:
+    """Whether the executor has the credential ready; a failure counts like one of the attempt itself."""
+    try:
+        await make_ready(invoker, ex, lane)
+    except (PluginError, PluginTransportError) as error:
+        failed = ExecutorFailed(error)
+        failed.__cause__ = error
+        _note_failure(ex, lane, lane.keys[0], search, failed)
+        return False
+    return True
+
+
+def _note_failure(ex: Execution, lane: Lane, key: str, search: Search, failed: ExecutorFailed) -> Verdict:
+    """Mark a failure on its credential. Raises it when nobody else may be tried."""
+    verdict = verdict_on(ex, lane, failed.error)
+    search.failure, search.verdict = failed, verdict
+    mark_failed(ex, lane, key, verdict, failed.error)
+    if not verdict.rotate:
+        raise failed
+    if verdict.whole_provider:
+        search.skipped.add(lane.provider)
+    return verdict
 
 
 async def run_attempt(
@@ -128,6 +163,8 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
         client_content=content,
         headers=headers,
         metadata=metadata,
+        key=lane.key_of(upstream),
+        began_s=ex.state.pool.clock(),
         started_s=time.monotonic(),
         started_at_s=time.time(),
     )
@@ -208,35 +245,43 @@ def bad_status(attempt: Attempt, answer: ExecutorResponse) -> PluginError:
 
 def usable_upstreams(ex: Execution, lane: Lane) -> tuple[str, ...]:
     """The names of an alias pool to try, in order: it starts one further each time and leaves out blocked ones."""
-    pool = ex.state.pool
-    start = pool.cursors.next(f"pool:{lane.credential.id}:{lane.model}") % len(lane.upstreams)
+    health = ex.state.pool.health
+    start = health.pool_cursors.next(f"{lane.credential.id}:{lane.model}") % len(lane.upstreams)
     turned = lane.upstreams[start:] + lane.upstreams[:start]
-    now_s = pool.clock()
-    free = tuple(name for name in turned if pool.book.block(lane.credential.id, split_suffix(name)[0], now_s) is None)
+    free = tuple(name for name in turned if health.book.block(lane.credential.id, lane.key_of(name)) is None)
     return free or turned[:1]
 
 
-def state_model(lane: Lane, upstream: str) -> str:
-    """Under which name the result counts."""
-    return split_suffix(upstream)[0] if len(lane.upstreams) > 1 else lane.model
-
-
-def verdict_on(ex: Execution, error: PluginError | PluginTransportError) -> Verdict:
+def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportError) -> Verdict:
     """What a failure means. A plugin that broke says nothing about its credential."""
     if isinstance(error, PluginTransportError):
-        return Verdict(rotate=error.phase in NOT_SENT, reason=error.phase, whole_provider=True)
+        return Verdict(rotate=error.phase in NOT_SENT, fault="plugin", reason=error.phase, whole_provider=True)
+    return classify(
+        to_error_body(error),
+        transient_s=ex.state.policy.transient_s,
+        counting=ex.method == COUNT,
+        rules=lane.credential.error_rules,
+    )
+
+
+def mark_failed(
+    ex: Execution, lane: Lane, key: str, verdict: Verdict, error: PluginError | PluginTransportError
+) -> None:
+    """Let the credential rest as the verdict says. `key`: the canonical name of the upstream's model."""
+    if verdict.fault == "plugin":
+        return
+    pool, credential = ex.state.pool, lane.credential
     body = to_error_body(error)
-    return classify(body, transient_s=ex.state.transient_s, counting=ex.method == COUNT)
-
-
-def mark_failed(ex: Execution, lane: Lane, upstream: str, verdict: Verdict) -> None:
-    """Let the credential rest as the verdict says."""
-    rest_s = ex.state.pool.failed(lane.credential, state_model(lane, upstream), verdict)
+    rest_s = pool.failed(credential, key, verdict, cause=cause_of(body.http_status, body.code, body.message))
+    if verdict.fault == "credential":
+        pool.health.ready.pop(credential.id, None)
+    if ex.session is not None and verdict.fault not in ("request", "connection"):
+        unbind_session(ex, credential.id)
     if rest_s and ex.trace is not None:
         ex.trace.record(
             "cooldown",
-            credential=lane.credential.id,
-            model="" if verdict.whole_credential else state_model(lane, upstream),
+            credential=credential.id,
+            model="" if verdict.whole_credential else key,
             seconds=round(rest_s, 3),
             reason=verdict.reason,
         )
@@ -244,9 +289,15 @@ def mark_failed(ex: Execution, lane: Lane, upstream: str, verdict: Verdict) -> N
 
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
     """The credential served this model: its block, if it had one, is over."""
-    lane = attempt.lane
-    model = attempt.upstream_model if len(lane.upstreams) > 1 else lane.model
-    ex.state.pool.succeeded(lane.credential, model)
+    ex.state.pool.succeeded(
+        attempt.lane.credential,
+        attempt.key,
+        began_s=attempt.began_s,
+        seen_s=attempt.seen_s,
+        headers=attempt.response_headers,
+    )
+    if ex.session is not None:
+        bind_session(ex, attempt.lane)
 
 
 def reached_upstream(error: PluginError | PluginTransportError) -> bool:

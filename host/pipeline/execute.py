@@ -34,8 +34,9 @@ from host.pipeline.headers import client_headers
 from host.pipeline.intercept import intercept_before, intercept_response
 from host.pipeline.nested import NestedModels
 from host.pipeline.request import ClientRequest, ClientResponse, ClientStream, Operation
-from host.pipeline.resolve import resolve
+from host.pipeline.resolve import recognise, resolve
 from host.pipeline.route import Route, route
+from host.pipeline.sessions import RESPONSES, makes_state, note_made
 from host.pipeline.settle import CompletedObserver, Settler
 from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
 from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
@@ -183,6 +184,8 @@ class Gateway:
             lane = chosen.lane
             return await run_attempt(self._invoker, self._settler, ex, lane, lane.upstreams[0], None, once)
         plan = resolve(ex, chosen)
+        if plan.total > 1 and (ex.source == RESPONSES or ex.state.pool.policy.affinity_ttl_s):
+            await recognise(ex, plan)
         return await run_attempts(self._invoker, self._settler, ex, plan, once)
 
     async def _answer_once(self, ex: Execution, attempt: Attempt) -> tuple[ClientResponse, Usage | None]:
@@ -191,6 +194,8 @@ class Gateway:
         content = as_content(answer)
         attempt.response_headers = answer.headers
         mark_succeeded(ex, attempt)
+        if ex.chooses and makes_state(ex, attempt):
+            note_made(ex, attempt, content.data, streamed=False)
         if usage is None and self._settler.wants_usage(ex):
             usage = usage_of_body(content.data)
         self._settler.attempt_ended(ex, attempt, usage=usage)

@@ -64,6 +64,19 @@ class Content:
         return self._model
 
 
+class BoundSession(Struct, frozen=True):
+    """The session of a request: where its name comes from, and the keys under which its credential is remembered."""
+
+    source: str
+    key: str
+    fallback: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Enough of the key to tell sessions apart."""
+        return self.key[:8]
+
+
 class Execution(Struct, kw_only=True, eq=False):
     """What has been decided so far. The client's request itself never changes; `content` and `headers` are current."""
 
@@ -94,6 +107,13 @@ class Execution(Struct, kw_only=True, eq=False):
     """`host.pipeline.route.Route` or None."""
     response_headers: dict[str, Sequence[str]] | None = None
     """What interceptors of the request add to the client's answer."""
+    chooses: bool = False
+    """There is more than one credential to choose from."""
+    session: BoundSession | None = None
+    owner: str = ""
+    """The only credential that may serve it: it made what the request refers to."""
+    preferred: str = ""
+    """The same as a wish."""
     settled: bool = False
     _base: dict[str, Any] | None = None
     _full: Metadata | None = None
@@ -147,8 +167,14 @@ class Attempt(Struct, kw_only=True, eq=False):
     """The client's body as interceptors left it, before translation."""
     headers: Headers
     metadata: Metadata
+    key: str
+    """The canonical model name under which the result counts."""
+    began_s: float
+    """On the clock of cooldowns."""
     started_s: float
     started_at_s: float
+    seen_s: float | None = None
+    """When a stream began, on the same clock."""
     first_byte_ms: float | None = None
     reached_upstream: bool = False
     response_headers: Headers = EMPTY_HEADERS

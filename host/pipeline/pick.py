@@ -1,14 +1,18 @@
 """Step 4, scheduler.pick: a scheduler plugin, else the built-in strategy (spec plugin-abi 6, credentials 4)."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, cast
 
 import structlog
 
-from host.credentials.pool import Exhausted, Strategy, ceil_seconds
+from host.credentials.pool import NOBODY, Exhausted, ceil_seconds
+from host.credentials.records import Credential
+from host.credentials.retry import Search
+from host.credentials.select import Strategy
 from host.errors import RequestError
 from host.observe.trace import Shape
 from host.pipeline.execution import Execution, request_fields, shown_body, shown_parts
+from host.pipeline.sessions import bind_session, keep_preferred, keep_session
 from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
@@ -18,7 +22,7 @@ from pluginabi.payloads.routing import Candidate, SchedulerPickRequest, Schedule
 
 log = structlog.get_logger("host.pipeline.pick")
 
-STRATEGIES: Final = ("round-robin", "fill-first")
+DELEGATES: Final = ("round-robin", "weighted-round-robin", "fill-first")
 MAX_SHOWN: Final = 20
 """Candidates in the decision trace."""
 _PICKED: Final = Shape("picked", "credential", "by", "candidates")
@@ -39,33 +43,50 @@ _TO_UNDERSCORE: Final = str.maketrans({"-": "_", ".": "_", " ": "_"})
 _REMOVED: Final = str.maketrans({"-": None, ".": None, " ": None, "_": None})
 
 
-async def pick(invoker: Invoker, ex: Execution, plan: Plan, tried: Collection[str]) -> Lane:
-    """The lane for the next attempt.
+class NoCredential(RequestError):
+    """Nobody can be picked right now; `body` says why and when that may change."""
+
+
+async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> Lane:
+    """The lane for the next attempt, of a credential that is free.
 
     Raises RequestError when none is left, and PluginError when the scheduler vetoes (its status is kept).
     """
-    pool, strategy = ex.state.pool, ex.state.strategy
-    free = pool.free(plan.lanes, tried)
-    if isinstance(free, Exhausted):
-        raise exhausted(plan, free, source=ex.source)
-    schedulers = ex.state.plugins.implementers("scheduler.pick")
+    pool = ex.state.pool
+    strategy = pool.policy.strategy
+    schedulers = ex.state.plugins.bindings.get("scheduler.pick")
     if schedulers:
-        chosen = await _ask(invoker, ex, schedulers[0], plan, free)
+        chosen = await _ask(invoker, ex, schedulers[0], plan, search)
         if isinstance(chosen, Lane):
             return chosen
         strategy = chosen or strategy
-    lane = pool.pick(free, strategy=strategy, cursor=plan.cursor)
+    if ex.preferred and (preferred := keep_preferred(ex, plan, search)) is not None:
+        return preferred
+    if ex.session is not None and (kept := await keep_session(ex, plan, search)) is not None:
+        return kept
+    found = pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
+    if isinstance(found, Exhausted):
+        raise exhausted(plan, found, source=ex.source)
+    tier, position = found
+    lane = plan.lane(tier, position)
     if ex.trace is not None:
-        shown = plan.credential_ids if free is plan.lanes else [it.credential.id for it in free]
-        ex.trace.note(_PICKED, lane.credential.id, strategy, shown[:MAX_SHOWN])
+        ex.trace.note(_PICKED, lane.credential.id, strategy, tier.ready.first_ids(MAX_SHOWN))
+    if ex.session is not None:
+        bind_session(ex, lane)
     return lane
 
 
 async def _ask(
-    invoker: Invoker, ex: Execution, scheduler: Binding, plan: Plan, free: Sequence[Lane]
+    invoker: Invoker, ex: Execution, scheduler: Binding, plan: Plan, search: Search
 ) -> Lane | Strategy | None:
     """The scheduler's lane, or the built-in strategy it names, or None for the configured one."""
-    candidates = tuple(candidate(lane) for lane in sorted(free, key=lambda lane: lane.credential.id))
+    found = ex.state.pool.free(plan.tiers, search)
+    if isinstance(found, Exhausted):
+        raise exhausted(plan, found, source=ex.source)
+    tier, positions = found
+    credentials = tier.ready.members.credentials
+    free = {credentials[position].id: position for position in positions}
+    candidates = tuple(candidate(credentials[free[credential_id]]) for credential_id in sorted(free))
 
     def build(binding: Binding) -> SchedulerPickRequest:
         return SchedulerPickRequest(
@@ -86,30 +107,29 @@ async def _ask(
     if answer.failed_open:
         return None
     value: SchedulerPickResponse = answer.value
-    for lane in free:
-        if value.auth_id and lane.credential.id == value.auth_id:
-            ex.record(
-                "picked",
-                credential=value.auth_id,
-                by=scheduler.plugin_id,
-                candidates=[it.id for it in candidates[:MAX_SHOWN]],
-                reason=value.reason,
-            )
-            return lane
+    if value.auth_id in free and not ex.state.pool.why_not(tier, free[value.auth_id], search):
+        ex.record(
+            "picked",
+            credential=value.auth_id,
+            by=scheduler.plugin_id,
+            candidates=[it.id for it in candidates[:MAX_SHOWN]],
+            reason=value.reason,
+        )
+        return plan.lane(tier, free[value.auth_id])
     delegate = value.delegate.strip()
-    if not value.auth_id and delegate in STRATEGIES:
+    if not value.auth_id and delegate in DELEGATES:
         ex.record("delegated", plugin_id=scheduler.plugin_id, strategy=delegate, reason=value.reason)
         return cast(Strategy, delegate)
     if value.auth_id or delegate:
-        why = "unknown auth id" if value.auth_id else "unknown delegate"
+        known = "no longer free" if value.auth_id in free else "unknown auth id"
+        why = known if value.auth_id else "unknown delegate"
         ex.record("pick_refused", plugin_id=scheduler.plugin_id, why=why, answer=value.auth_id or delegate)
         log.warning("pick.refused", plugin_id=scheduler.plugin_id, request_id=ex.scope.request_id, why=why)
     return None
 
 
-def candidate(lane: Lane) -> Candidate:
+def candidate(credential: Credential) -> Candidate:
     """What a scheduler sees of a credential."""
-    credential = lane.credential
     return Candidate(
         id=credential.id,
         provider=credential.provider,
@@ -148,7 +168,7 @@ def refuse_without_lanes(plan: Plan, source: str) -> RequestError:
             details={"model": plan.model},
         )
     if plan.known:
-        return exhausted(plan, Exhausted("not_found"), source=source)
+        return exhausted(plan, NOBODY, source=source)
     return RequestError(
         400,
         "model_not_found",
@@ -157,7 +177,7 @@ def refuse_without_lanes(plan: Plan, source: str) -> RequestError:
     )
 
 
-def exhausted(plan: Plan, why: Exhausted, *, source: str) -> RequestError:
+def exhausted(plan: Plan, why: Exhausted, *, source: str) -> NoCredential:
     """The refusal when no credential can be picked (spec credentials 4.8)."""
     if why.reason == "cooling":
         return _cooling(plan, why.retry_after_s, source)
@@ -166,10 +186,10 @@ def exhausted(plan: Plan, why: Exhausted, *, source: str) -> RequestError:
     providers = ",".join(plan.providers) or "unknown"
     wait_ms = ceil_seconds(why.retry_after_s) * 1000 if why.retry_after_s > 0 else None
     where = f"(providers={providers}, model={plan.model or 'unknown'})"
-    return RequestError(503, code, f"{text} {where}", retry_after_ms=wait_ms)
+    return NoCredential(503, code, f"{text} {where}", retry_after_ms=wait_ms)
 
 
-def _cooling(plan: Plan, retry_after_s: float, source: str) -> RequestError:
+def _cooling(plan: Plan, retry_after_s: float, source: str) -> NoCredential:
     provider = plan.providers[0] if len(plan.providers) == 1 else ""
     wait_s = ceil_seconds(retry_after_s)
     message = f"All credentials for model {plan.model or 'requested model'} are cooling down"
@@ -183,7 +203,7 @@ def _cooling(plan: Plan, retry_after_s: float, source: str) -> RequestError:
         "reset_seconds": wait_s,
     }
     own_shape = source.startswith("openai")
-    return RequestError(
+    return NoCredential(
         429,
         "model_cooldown",
         message,

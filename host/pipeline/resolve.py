@@ -6,6 +6,7 @@ from host.errors import RequestError
 from host.observe.trace import Shape
 from host.pipeline.execution import Execution
 from host.pipeline.route import Route
+from host.pipeline.sessions import RESPONSES, find_owner, find_session, wants_owner
 from host.pipeline.state import Plan
 
 _RESOLVED: Final = Shape("resolved", "model", "providers", "lanes")
@@ -25,5 +26,19 @@ def resolve(ex: Execution, route: Route | None) -> Plan:
             details={"model": bare},
         )
     if ex.trace is not None:
-        ex.trace.note(_RESOLVED, plan.model, plan.providers, len(plan.lanes))
+        ex.trace.note(_RESOLVED, plan.model, plan.providers, plan.total)
     return plan
+
+
+async def recognise(ex: Execution, plan: Plan) -> None:
+    """Where there is a choice: find out whether the request belongs to one of the credentials more than to others."""
+    ex.chooses = True
+    policy = ex.state.policy
+    if policy.affinity_ttl_s and ex.session is None:
+        ex.session = find_session(ex, plan)
+    if ex.source == RESPONSES and wants_owner(ex, policy):
+        owner = await find_owner(ex, plan)
+        if policy.provider_state == "required":
+            ex.owner = owner
+        elif owner:
+            ex.preferred = owner

@@ -86,7 +86,7 @@ class FrameCutter:
 class StreamWatch:
     """What a stream in one protocol has shown so far. Base: a protocol without an end marker."""
 
-    __slots__ = ("_first_usage", "_last_usage", "complete", "error", "last_event", "terminal")
+    __slots__ = ("_first_usage", "_last_usage", "complete", "error", "last_event", "result", "terminal")
 
     def __init__(self) -> None:
         self.complete = False
@@ -96,6 +96,8 @@ class StreamWatch:
         self.error: ErrorBody | None = None
         """The upstream reported a failure in band."""
         self.last_event = ""
+        self.result = b""
+        """The event that holds the complete answer, in protocols that have one."""
         self._first_usage = b""
         self._last_usage = b""
 
@@ -144,6 +146,7 @@ class StreamWatch:
             message=f"upstream stream closed before {expected}{seen}",
             code=TRUNCATED_CODE,
             http_status=502,
+            scope="connection",
             origin="upstream",
         )
 
@@ -249,6 +252,7 @@ class ResponsesWatch(StreamWatch):
         self.last_event = kind
         if kind in RESPONSES_TERMINAL:
             self.complete = self.terminal = True
+            self.result = payload
             if kind in ("error", "response.failed"):
                 document = msgspec.json.decode(payload)
                 source = document.get("response", document) if isinstance(document, dict) else {}

@@ -1,39 +1,57 @@
 """What a request needs to know of the world: one immutable state, swapped as a whole on every reload.
 
-Everything that depends on configuration and plugins only is worked out here once, not per request: models, lanes
-(credential, plugin, formats), and plans per protocol and model.
+Everything that depends on configuration and plugins only is worked out here once, not per request: models, kinds of
+lanes (plugin, formats, names), and plans per protocol and model. Nothing is made per credential and model: a plan over
+ten thousand keys holds a few kinds of lanes, and a lane is made for the credential that was picked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from time import monotonic
 from typing import Final
 
-from msgspec.structs import replace
+from msgspec import Struct
 
 from host.config.model import Config
-from host.credentials.classify import TRANSIENT_COOLDOWN_S
-from host.credentials.cooldown import CooldownBook
-from host.credentials.manager import CredentialManager
-from host.credentials.pool import CredentialPool, Cursors, Strategy
-from host.credentials.records import Credential, CredentialModel
+from host.credentials.cooldown import REFUSED_TOKEN, CooldownBook
+from host.credentials.manager import CredentialHealth, CredentialManager
+from host.credentials.policy import RoutingPolicy, policy_of
+from host.credentials.pool import CredentialPool, Health, Tier
+from host.credentials.ready import Members
+from host.credentials.records import Credential, CredentialChange
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
-from host.registry.models import ModelRegistry, ModelRow, ModelSource, Offer, Resolution, image_only_name
+from host.registry.groups import Group, Grouper, Infos
+from host.registry.listing import listed_models
+from host.registry.models import (
+    Catalogue,
+    ModelRegistry,
+    ModelSource,
+    Offer,
+    Resolution,
+    canonical,
+    image_only_name,
+)
+from host.registry.rules import model_rules
 from host.registry.suffix import split_suffix
 from host.runtime.handle import Binding, PluginSnapshot, PluginState, PluginView
-from pluginabi.payloads.common import CredentialHandle, ModelInfo, ThinkingSupport
+from pluginabi.payloads.common import CredentialHandle, ModelInfo
 
 _PLANS_MAX: Final = 4096
+_LANES_KEPT: Final = 64
+"""Lanes of so few credentials are made once per plan; of more they are made when picked."""
 EXECUTE: Final = "executor.execute"
 EXECUTE_STREAM: Final = "executor.execute_stream"
 COUNT: Final = "executor.count_tokens"
+PREPARE: Final = "executor.prepare"
+EXHAUSTED: Final = "executor.on_exhausted"
 EXECUTOR_METHODS: Final = (EXECUTE, EXECUTE_STREAM, COUNT)
-_COMPAT_LEVELS: Final = ("low", "medium", "high")
+_NOBODY: Final = ModelSource(id="", provider="")
+_NO_INFO: Final = ModelInfo(id="")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Lane:
+class Lane(Struct, frozen=True, kw_only=True, eq=False):
     """One way to serve a model: a credential (or a plugin on its own), the executor, the formats, the names."""
 
     credential: Credential
@@ -46,22 +64,60 @@ class Lane:
     """The client's model without the credential's prefix."""
     upstreams: tuple[str, ...]
     """Upstream names without the client's suffix; several for an alias pool."""
-    state_models: tuple[str, ...]
+    keys: tuple[str, ...]
+    """The canonical names under which the health of these models is kept."""
     info: ModelInfo | None = None
+    prepare: Binding | None = None
+    """The executor's `executor.prepare`, where it has one."""
 
     @property
     def provider(self) -> str:
         return self.credential.provider
 
+    def key_of(self, upstream: str) -> str:
+        """Under which name the result of an upstream model counts."""
+        return self.keys[0] if len(self.keys) == 1 else canonical(upstream)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LaneKind:
+    """What the lanes of one group of credentials have in common."""
+
+    binding: Binding
+    input_format: str
+    output_format: str
+    model: str
+    upstreams: tuple[str, ...]
+    keys: tuple[str, ...]
+    info: ModelInfo | None
+    prepare: Binding | None
+
+    def lane(self, credential: Credential) -> Lane:
+        """The lane of one of the credentials."""
+        return Lane(
+            credential=credential,
+            handle=_visible(credential),
+            binding=self.binding,
+            input_format=self.input_format,
+            output_format=self.output_format,
+            model=self.model,
+            upstreams=self.upstreams,
+            keys=self.keys,
+            info=self.info,
+            prepare=self.prepare,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """All lanes for a model, best priority first, and why there are none when there are none."""
+    """All ways to serve a model, and why there are none when there are none."""
 
     model: str
     suffix: str | None
     providers: tuple[str, ...]
-    lanes: tuple[Lane, ...] = ()
+    tiers: tuple[Tier, ...] = ()
+    """Best priority first."""
+    kinds: Mapping[Tier, tuple[LaneKind, ...]] = field(default_factory=dict)
     known: bool = True
     """Whether anybody offers the model at all."""
     unsupported: tuple[str, ...] = ()
@@ -71,8 +127,36 @@ class Plan:
     cursor: str = ""
     image_only: str | None = None
     """The bare name of a model that only image endpoints may use."""
-    credential_ids: tuple[str, ...] = ()
-    """Of the lanes, in order."""
+    _lanes: dict[str, Lane] = field(default_factory=dict)
+
+    @cached_property
+    def total(self) -> int:
+        """How many credentials there are."""
+        return sum(len(tier.ready.members) for tier in self.tiers)
+
+    def lane(self, tier: Tier, position: int) -> Lane:
+        """The lane of the credential at a position of one of the tiers."""
+        members = tier.ready.members
+        credential = members.credentials[position]
+        lane = self._lanes.get(credential.id)
+        if lane is None:
+            lane = self.kinds[tier][members.groups[position] if members.groups else 0].lane(credential)
+            if self.total <= _LANES_KEPT:
+                self._lanes[credential.id] = lane
+        return lane
+
+    def lanes(self) -> Iterator[Lane]:
+        """Every lane, best priority first."""
+        return (self.lane(tier, position) for tier in self.tiers for position in range(len(tier.ready.members)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What lives on from one state to the next."""
+
+    grouper: Grouper = field(default_factory=Grouper)
+    listed: dict[str, Infos] = field(default_factory=dict)
+    """Models that a plugin listed for one credential, by its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +169,56 @@ class GatewayState:
     pool: CredentialPool
     manager: CredentialManager
     """Of the process: outlives this state and knows every credential as it is now."""
-    strategy: Strategy = "round-robin"
-    transient_s: float = TRANSIENT_COOLDOWN_S
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    """By source."""
+    parts: Parts = field(default_factory=Parts)
     attacher: PoolAttacher = field(init=False)
     """Puts secrets on the upstream requests of plugins."""
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
+    _members: dict[tuple[str, ...], Members] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current))
+
+    @property
+    def policy(self) -> RoutingPolicy:
+        """How credentials are chosen and tried again."""
+        return self.pool.policy
+
+    def listing(self) -> tuple[ModelInfo, ...]:
+        """The models that clients are shown: without those that no credential can serve for long."""
+        return listed_models(self.registry, self.groups, self.pool.book)
+
+    def models_of(self, credential_id: str) -> tuple[str, ...]:
+        """The canonical names of the upstream models that a credential serves."""
+        for group in self.groups.values():
+            if credential_id in group.ids:
+                return tuple(dict.fromkeys(key for offer in group.source.offers for key in offer.keys))
+        return ()
+
+    def health_of(self, credential_id: str) -> CredentialHealth:
+        """How a credential does, for listings."""
+        return self.pool.health.health_of(credential_id, self.models_of(credential_id))
+
+    def credentials_changed(self, change: CredentialChange) -> None:
+        """Health that was another record's is dropped; a renewed token takes back what a refusal of the old one did."""
+        health = self.pool.health
+        for credential_id in change.reset:
+            health.book.reset(credential_id)
+            health.ready.pop(credential_id, None)
+        for credential_id in change.refreshed:
+            health.book.lift(credential_id, REFUSED_TOKEN)
+
+    def reset_quota(self, auth_index: str) -> tuple[str, ...] | None:
+        """Make every credential with this index usable at once; the models it concerns, None for an unknown index.
+
+        Without a block these are all models of the credential (spec credentials 5.11).
+        """
+        found = [credential.id for credential in self.pool.credentials if credential.auth_index == auth_index]
+        if not auth_index or not found:
+            return None
+        models = [name for it in found for name in self.pool.book.reset(it) or self.models_of(it)]
+        return tuple(dict.fromkeys(models))
 
     def plan(self, model: str, *, method: str, source: str, wanted: str, provider: str = "") -> Plan:
         """The lanes for a model, cached. `provider`: chosen by a router, with the model taken as it is."""
@@ -102,6 +228,8 @@ class GatewayState:
             plan = self._make_plan(model, method, source, wanted, provider)
             if len(self._plans) >= _PLANS_MAX:
                 self._plans.clear()
+                self._members.clear()
+                self.pool.forget_tiers()
             self._plans[key] = plan
         return plan
 
@@ -113,8 +241,9 @@ class GatewayState:
         if view.executor is not None and view.executor.scope == "oauth":
             return None
         credential = _plugin_credential(view, provider_of(view))
-        found = self._lane(credential, view, method, source, wanted, model=model, upstreams=(model,), info=None)
-        return found if isinstance(found, Lane) else None
+        offer = Offer(source=_NOBODY, model=model, upstreams=(model,), keys=(canonical(model),), info=_NO_INFO)
+        found = self._kind(credential, view, offer, method, source, wanted)
+        return found.lane(credential) if isinstance(found, LaneKind) else None
 
     def translates(self, method: str, from_format: str, to_format: str) -> bool:
         """Whether a body can get from one format to the other: not at all needed, or some plugin offers to try."""
@@ -124,31 +253,52 @@ class GatewayState:
         found = self.registry.resolve(model)
         if provider:
             found = self._routed(model, provider)
-        lanes: list[Lane] = []
+        kinds: dict[str, LaneKind] = {}
         unsupported: list[str] = []
         missing_method = False
-        for credential, offer in self._offers(found):
-            lane = self._lane_of_offer(credential, offer, method, source, wanted)
-            if isinstance(lane, Lane):
-                lanes.append(lane)
-            elif lane is None:
+        for offer in found.offers:
+            group = self.groups.get(offer.source.id)
+            if group is None:
+                continue
+            kind = self._kind_of_group(group, offer, method, source, wanted)
+            if isinstance(kind, LaneKind):
+                kinds[offer.source.id] = kind
+            elif kind is None:
                 missing_method = True
             else:
-                unsupported.extend(lane)
+                unsupported.extend(kind)
         order = {name: index for index, name in enumerate(found.providers)}
-        lanes.sort(key=lambda lane: (-lane.credential.priority, order[lane.provider], lane.credential.id))
+        tiers = [self._tier(ids, kinds, order) for ids in self._by_priority(kinds)]
         return Plan(
             model=found.model,
             suffix=found.suffix,
             providers=found.providers,
-            lanes=tuple(lanes),
+            tiers=tuple(tier for tier, _ in tiers),
+            kinds=dict(tiers),
             known=bool(found.offers),
             unsupported=tuple(dict.fromkeys(unsupported)),
             missing_method=missing_method,
             cursor=f"{','.join(found.providers)}:{found.base}",
             image_only=image_only_name(model),
-            credential_ids=tuple(lane.credential.id for lane in lanes),
         )
+
+    def _by_priority(self, source_ids: Iterable[str]) -> list[list[str]]:
+        """The sources of one priority each, best first."""
+        found: dict[int, list[str]] = {}
+        for source_id in source_ids:
+            found.setdefault(self.groups[source_id].sample.priority, []).append(source_id)
+        return [found[priority] for priority in sorted(found, reverse=True)]
+
+    def _tier(
+        self, source_ids: Sequence[str], kinds: Mapping[str, LaneKind], order: Mapping[str, int]
+    ) -> tuple[Tier, tuple[LaneKind, ...]]:
+        """The credentials of some groups by provider as resolved, then by id; and the kind of lane of each group."""
+        ids = tuple(sorted(source_ids, key=lambda it: order[self.groups[it].source.provider]))
+        members = self._members.get(ids)
+        if members is None:
+            members = self._members[ids] = _members_of([self.groups[source_id] for source_id in ids], order)
+        of_ids = tuple(kinds[source_id] for source_id in ids)
+        return self.pool.tier(members, [kind.keys for kind in of_ids]), of_ids
 
     def _routed(self, model: str, provider: str) -> Resolution:
         """A router's provider: those of its credentials that map the model, else all of them with the name as it is."""
@@ -156,48 +306,26 @@ class GatewayState:
         offers = tuple(offer for offer in found.offers if offer.source.provider == provider)
         base, suffix = split_suffix(model.strip())
         if not offers:
-            offers = tuple(
-                Offer(source=_bare_source(credential), model=base, upstreams=(base,), info=ModelInfo(id=base))
-                for credential in self.pool.credentials
-                if credential.provider == provider and not credential.disabled
-            )
+            groups = (group for group in self.groups.values() if group.source.provider == provider)
+            offers = tuple(group.source.offer(base) for group in groups)
         return Resolution(model=model, base=base, suffix=suffix, providers=(provider,), offers=offers)
 
-    def _offers(self, found: Resolution) -> Iterator[tuple[Credential, Offer]]:
-        for offer in found.offers:
-            credential = self.pool.by_id.get(offer.source.id)
-            if credential is not None and not credential.disabled:
-                yield credential, offer
-
-    def _lane_of_offer(
-        self, credential: Credential, offer: Offer, method: str, source: str, wanted: str
-    ) -> Lane | Sequence[str] | None:
-        view = self.executor_of(credential)
-        if view is None:
-            return None
-        return self._lane(
-            credential, view, method, source, wanted, model=offer.model, upstreams=offer.upstreams, info=offer.info
-        )
+    def _kind_of_group(
+        self, group: Group, offer: Offer, method: str, source: str, wanted: str
+    ) -> LaneKind | Sequence[str] | None:
+        view = self.executor_of(group.sample)
+        return None if view is None else self._kind(group.sample, view, offer, method, source, wanted)
 
     def executor_of(self, credential: Credential) -> PluginView | None:
-        """The plugin that executes a credential."""
+        """The plugin that executes a credential's provider."""
         if credential.source_kind == "plugin":
             return self.plugins.plugins.get(credential.attributes["plugin"])
         return self.plugins.executor_of_provider(credential.provider)
 
-    def _lane(
-        self,
-        credential: Credential,
-        view: PluginView,
-        method: str,
-        source: str,
-        wanted: str,
-        *,
-        model: str,
-        upstreams: tuple[str, ...],
-        info: ModelInfo | None,
-    ) -> Lane | Sequence[str] | None:
-        """A lane; the executor's formats when it cannot be reached in any; None when it lacks the method."""
+    def _kind(
+        self, credential: Credential, view: PluginView, offer: Offer, method: str, source: str, wanted: str
+    ) -> LaneKind | Sequence[str] | None:
+        """A kind of lane; the executor's formats when it cannot be reached in any; None when it lacks the method."""
         formats = negotiate(
             view.executor,
             source=source,
@@ -212,17 +340,15 @@ class GatewayState:
         binding = self.plugins.binding(view.plugin_id, method)
         if binding is None:
             return None
-        return Lane(
-            credential=credential,
-            handle=_visible(credential),
+        return LaneKind(
             binding=binding,
             input_format=formats.input,
             output_format=formats.output,
-            model=model,
-            upstreams=upstreams,
-            # A pool keeps the health of each upstream name; anything else that of the name clients use.
-            state_models=tuple(split_suffix(name)[0] for name in upstreams) if len(upstreams) > 1 else (model,),
-            info=info,
+            model=offer.model,
+            upstreams=offer.upstreams,
+            keys=offer.keys,
+            info=None if offer.info is _NO_INFO else offer.info,
+            prepare=self.plugins.binding(view.plugin_id, PREPARE) if credential.source_kind != "plugin" else None,
         )
 
 
@@ -243,25 +369,72 @@ def build_state(
         manager.apply_config(config)
     credentials = [*manager.credentials]
     credentials.extend(_plugin_credentials(plugins, {found.provider for found in credentials}))
-    book = previous.pool.book if previous is not None else CooldownBook(clock=clock)
-    book.keep_only({credential.id for credential in credentials})
-    pool = CredentialPool(
-        credentials,
-        book=book,
-        cursors=previous.pool.cursors if previous is not None else Cursors(),
-        cooling_disabled=config.disable_cooling,
-    )
-    sources = _sources(credentials, plugins)
-    wanted = config.transient_error_cooldown_seconds
-    return GatewayState(
+    health = previous.pool.health if previous is not None else Health(book=CooldownBook(clock=clock))
+    pool = CredentialPool(credentials, policy=policy_of(config), health=health)
+    pool.settle()
+    parts = previous.parts if previous is not None else Parts()
+    groups = parts.grouper.groups(credentials, model_rules(config), _Listings(plugins, parts.listed))
+    state = GatewayState(
         config=config,
         plugins=plugins,
-        registry=ModelRegistry(sources, force_model_prefix=config.force_model_prefix),
+        registry=_registry(groups, config, previous.registry if previous is not None else None),
         pool=pool,
         manager=manager,
-        strategy="fill-first" if config.routing.strategy == "fill-first" else "round-robin",
-        transient_s=TRANSIENT_COOLDOWN_S if wanted == 0 else max(0.0, float(wanted)),
+        groups={group.source.id: group for group in groups},
+        parts=parts,
     )
+    manager.health = state
+    return state
+
+
+def _registry(groups: Sequence[Group], config: Config, previous: ModelRegistry | None) -> ModelRegistry:
+    """The registry of these groups: over the catalogue that there is, when they offer the same."""
+    sources = tuple(group.source for group in groups)
+    sizes = {group.source.id: len(group.members) for group in groups}
+    if previous is not None:
+        known = previous.catalogue
+        if known.force_model_prefix == config.force_model_prefix and known.sources == sources:
+            return ModelRegistry(known, sizes=sizes)
+    return ModelRegistry(Catalogue(sources, force_model_prefix=config.force_model_prefix), sizes=sizes)
+
+
+class _Listings:
+    """`Listings` over a snapshot of plugins and what they listed for single credentials."""
+
+    def __init__(self, plugins: PluginSnapshot, listed: Mapping[str, Infos]) -> None:
+        self._plugins = plugins
+        self._listed = listed
+        self._known: dict[tuple[str, bool], Infos] = {}
+
+    def of_provider(self, credential: Credential) -> Infos:
+        if credential.models:
+            return ()
+        is_plugin, has_secret = credential.source_kind == "plugin", bool(credential.secret)
+        key = (credential.attributes["plugin"] if is_plugin else f"provider:{credential.provider}", has_secret)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._models_for(credential, has_secret)
+        return found
+
+    def of_credential(self, credential_id: str) -> Infos | None:
+        return self._listed.get(credential_id)
+
+    def _models_for(self, credential: Credential, has_secret: bool) -> Infos:
+        if credential.source_kind == "plugin":
+            view = self._plugins.plugins.get(credential.attributes["plugin"])
+        else:
+            view = self._plugins.executor_of_provider(credential.provider)
+        if view is None or (view.executor is not None and view.executor.scope == "static" and has_secret):
+            return ()
+        return tuple({info.id: info for info in view.models}.values())
+
+
+def _members_of(groups: Sequence[Group], order: Mapping[str, int]) -> Members:
+    if len(groups) == 1:
+        return Members(groups[0].members)
+    found = [(order[each.provider], each.id, index, each) for index, it in enumerate(groups) for each in it.members]
+    found.sort(key=lambda row: row[:2])
+    return Members([row[3] for row in found], [row[2] for row in found])
 
 
 def provider_of(view: PluginView) -> str:
@@ -297,80 +470,6 @@ def _plugin_credentials(plugins: PluginSnapshot, configured: set[str]) -> Iterat
         alone = scope == "static" or (scope != "oauth" and provider not in configured)
         if view.models and executes(view) and alone:
             yield _plugin_credential(view, provider)
-
-
-def _sources(credentials: Sequence[Credential], plugins: PluginSnapshot) -> Iterator[ModelSource]:
-    """Who serves what. A plugin on its own does not claim a model that a credential or an earlier plugin serves."""
-    claimed: set[str] = set()
-    for credential in credentials:
-        rows = _rows(credential, plugins)
-        if credential.source_kind == "plugin":
-            rows = tuple(row for row in rows if row.client.lower() not in claimed)
-        claimed.update(row.client.lower() for row in rows)
-        yield ModelSource(
-            id=credential.id,
-            provider=credential.provider,
-            rows=rows,
-            patterns=credential.model_patterns if not rows else (),
-            prefix=credential.prefix,
-            excluded=credential.excluded_models,
-        )
-
-
-def _rows(credential: Credential, plugins: PluginSnapshot) -> tuple[ModelRow, ...]:
-    if credential.disabled:
-        return ()
-    if credential.models:
-        return _configured_rows(credential)
-    if credential.source_kind == "plugin":
-        view = plugins.plugins.get(credential.attributes["plugin"])
-    else:
-        view = plugins.executor_of_provider(credential.provider)
-    if view is None or (view.executor is not None and view.executor.scope == "static" and credential.secret):
-        return ()
-    return tuple(
-        ModelRow(client=info.id, upstreams=(info.id,), info=info) for info in {i.id: i for i in view.models}.values()
-    )
-
-
-def _configured_rows(credential: Credential) -> tuple[ModelRow, ...]:
-    first: dict[str, CredentialModel] = {}
-    for model in credential.models:
-        first.setdefault(model.client.lower(), model)
-    return tuple(
-        ModelRow(client=model.client, upstreams=credential.upstream_names(model.client), info=_info(credential, model))
-        for model in first.values()
-    )
-
-
-def _info(credential: Credential, model: CredentialModel) -> ModelInfo:
-    compat = "compat_name" in credential.attributes
-    kind = ("openai-image" if model.image else "openai-compatibility") if compat else credential.provider
-    levels = () if model.image or not compat else _COMPAT_LEVELS
-    support = ThinkingSupport(levels=levels) if levels else None
-    if model.thinking is not None:
-        support = replace(support or ThinkingSupport(), **_thinking_fields(model.thinking))
-    return ModelInfo(
-        id=model.client,
-        owned_by=credential.owned_by,
-        type=kind,
-        display_name=model.client,
-        thinking=support,
-        user_defined=True,
-    )
-
-
-def _thinking_fields(thinking: object) -> dict[str, object]:
-    """The known members of a configured `thinking` map."""
-    if not isinstance(thinking, dict):
-        return {}
-    names = ("min", "max", "zero_allowed", "dynamic_allowed", "levels")
-    folded = {str(name).replace("-", "_"): value for name, value in thinking.items()}
-    return {name: folded[name] for name in names if name in folded}
-
-
-def _bare_source(credential: Credential) -> ModelSource:
-    return ModelSource(id=credential.id, provider=credential.provider, rows=())
 
 
 def _visible(credential: Credential) -> CredentialHandle | None:

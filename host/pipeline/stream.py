@@ -26,6 +26,7 @@ from host.pipeline.attempt import (
 from host.pipeline.execution import Attempt, Execution
 from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
+from host.pipeline.sessions import makes_state, note_made
 from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.stream_hooks import StreamHooks, event_of
 from host.runtime.handle import ItemStream
@@ -195,6 +196,7 @@ class GatewayStream:
         """The first item is known: headers are final, failures are in-band from now on."""
         self._committed = True
         attempt = self._attempt
+        attempt.seen_s = self._ex.state.pool.clock()
         attempt.first_byte_ms = (time.monotonic() - attempt.started_s) * 1000
         upstream = attempt.response_headers
         final = self._hooks.headers if self._hooks is not None else upstream
@@ -229,7 +231,9 @@ class GatewayStream:
                     if out is not data or raw.base64 is UNSET:
                         item = StreamItem(raw=Body(base64=out))
                 self._note_payload()
-                self.terminal_seen = watch.terminal
+                if watch.terminal:
+                    self.terminal_seen = True
+                    self._note_result()
                 yield item
                 if watch.terminal:
                     break
@@ -294,6 +298,8 @@ class GatewayStream:
                     batch = hooks.events_of(out)
                 if batch:
                     self._note_payload()
+                    if watch.terminal:
+                        self._note_result()
                     yield batch
                 if watch.terminal:
                     break
@@ -310,6 +316,11 @@ class GatewayStream:
         if self._watch.error is not None and not self._committed:
             raise PluginError(self._watch.error)
         self._payload_seen = True
+
+    def _note_result(self) -> None:
+        """The answer is complete and the client does not have its end yet; its next request may refer to it."""
+        if self._watch.result and makes_state(self._ex, self._attempt):
+            note_made(self._ex, self._attempt, self._watch.result, streamed=True)
 
     def _note_sent(self, hooks: StreamHooks, item: StreamItem) -> None:
         hooks.sent(item)
@@ -363,8 +374,7 @@ class GatewayStream:
         self.usage = self._items.usage or self._watch.usage
         if upstream and isinstance(error, (PluginError, PluginTransportError)):
             lane = self._attempt.lane
-            verdict = verdict_on(self._ex, error)
-            mark_failed(self._ex, lane, self._attempt.upstream_model, verdict)
+            mark_failed(self._ex, lane, self._attempt.key, verdict_on(self._ex, lane, error), error)
         self._settle_failed(to_error_body(error), upstream=upstream)
 
     def _settle_failed(self, body: ErrorBody, *, upstream: bool) -> None:

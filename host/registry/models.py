@@ -1,8 +1,9 @@
 """Which models there are, who serves them, under which upstream names (spec credentials 2 and 3, client-api 7.6)."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,6 +15,11 @@ IMAGE_ONLY_MODELS: Final = frozenset({"gpt-image-1.5", "gpt-image-2"})
 _RESOLVED_MAX: Final = 4096
 
 
+def canonical(model: str) -> str:
+    """The one name under which the health of a model is kept: without suffix, in lower case."""
+    return split_suffix(model.strip())[0].strip().lower()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """One model of a source: the client's name, and the upstream's (several for an alias pool)."""
@@ -23,9 +29,9 @@ class ModelRow:
     info: ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSource:
-    """Somebody who serves models: a credential, or a plugin's executor on its own."""
+    """Somebody who serves models: credentials that offer the same ones, or a plugin's executor on its own."""
 
     id: str
     provider: str
@@ -35,6 +41,25 @@ class ModelSource:
     prefix: str = ""
     excluded: tuple[str, ...] = ()
 
+    @cached_property
+    def offers(self) -> "tuple[Offer, ...]":
+        """One offer per row that is not excluded."""
+        return tuple(
+            Offer(
+                source=self,
+                model=row.client,
+                upstreams=row.upstreams,
+                keys=tuple(dict.fromkeys(map(canonical, row.upstreams))),
+                info=row.info,
+            )
+            for row in self.rows
+            if not matches(row.client, self.excluded)
+        )
+
+    def offer(self, model: str) -> "Offer":
+        """An offer of a model that it does not list, under the name as it is."""
+        return Offer(source=self, model=model, upstreams=(model,), keys=(canonical(model),), info=ModelInfo(id=model))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
@@ -43,6 +68,8 @@ class Offer:
     source: ModelSource
     model: str
     upstreams: tuple[str, ...]
+    keys: tuple[str, ...]
+    """The canonical names of the upstream's models."""
     info: ModelInfo
 
 
@@ -59,26 +86,58 @@ class Resolution:
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
+    """A model and who offers it."""
+
     info: ModelInfo
     offers: dict[str, Offer] = field(default_factory=dict)
+    """By source."""
+
+
+class Catalogue:
+    """Every model that somebody lists, under every name it goes by. Immutable."""
+
+    def __init__(self, sources: Iterable[ModelSource], *, force_model_prefix: bool = False) -> None:
+        self.sources: Final = tuple(sources)
+        self.force_model_prefix: Final = force_model_prefix
+        self.entries: Final[dict[str, Entry]] = {}
+        """By lower-case id."""
+        self.patterned: Final = tuple(source for source in self.sources if source.patterns)
+        for source in self.sources:
+            self._add(source)
+
+    @cached_property
+    def listing(self) -> tuple[ModelInfo, ...]:
+        """Every model, by id."""
+        return tuple(sorted((entry.info for entry in self.entries.values()), key=lambda info: info.id))
+
+    def _add(self, source: ModelSource) -> None:
+        for offer in source.offers:
+            names = [offer.model]
+            if source.prefix:
+                prefixed = f"{source.prefix}/{offer.model}"
+                is_hidden = self.force_model_prefix and offer.model != source.prefix
+                names = [prefixed] if is_hidden else [offer.model, prefixed]
+            for name in names:
+                entry = self.entries.get(name.lower())
+                if entry is None:
+                    # A declared name says how the model is called without prefix: under another id it would mislead.
+                    info = offer.info if offer.info.id == name else replace(offer.info, id=name, name="")
+                    entry = self.entries[name.lower()] = Entry(info)
+                entry.offers.setdefault(source.id, offer)
 
 
 class ModelRegistry:
-    """Immutable after construction, but for its cache of resolved names."""
+    """A catalogue and how many credentials stand behind each source. Immutable, but for its cache of resolved names."""
 
-    def __init__(self, sources: Iterable[ModelSource], *, force_model_prefix: bool = False) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._resolved: dict[str, Resolution] = {}
-        self._patterned: list[ModelSource] = []
-        for source in sources:
-            self._add(source, force_model_prefix)
-            if source.patterns:
-                self._patterned.append(source)
-        self._listing = tuple(sorted((entry.info for entry in self._entries.values()), key=lambda info: info.id))
+    def __init__(self, catalogue: Catalogue, *, sizes: Mapping[str, int] | None = None) -> None:
+        """`sizes` by source; one where it does not say."""
+        self.catalogue: Final = catalogue
+        self._sizes: Final = sizes or {}
+        self._resolved: Final[dict[str, Resolution]] = {}
 
     def resolve(self, model: str) -> Resolution:
-        """Providers of a model, the one with most sources first, then by name."""
+        """Providers of a model, the one with most credentials first, then by name."""
         found = self._resolved.get(model)
         if found is None:
             found = self._resolve(model)
@@ -89,17 +148,25 @@ class ModelRegistry:
 
     def list(self) -> tuple[ModelInfo, ...]:
         """Every model, by id."""
-        return self._listing
+        return self.catalogue.listing
 
     def info(self, model: str) -> ModelInfo | None:
         """One model by its exact or differently cased id."""
-        entry = self._entries.get(model.strip().lower())
+        entry = self.catalogue.entries.get(model.strip().lower())
         return entry.info if entry is not None else None
 
     def offers(self, model: str) -> tuple[Offer, ...]:
         """Who serves a model (a name without suffix)."""
-        entry = self._entries.get(model.strip().lower())
+        entry = self.catalogue.entries.get(model.strip().lower())
         return tuple(entry.offers.values()) if entry is not None else ()
+
+    def count(self, model: str) -> int:
+        """How many credentials serve a model."""
+        return sum(self.size(offer.source) for offer in self.offers(model))
+
+    def size(self, source: ModelSource) -> int:
+        """How many credentials stand behind a source."""
+        return self._sizes.get(source.id, 1)
 
     def _resolve(self, model: str) -> Resolution:
         base, suffix = split_suffix(model.strip())
@@ -113,38 +180,22 @@ class ModelRegistry:
                 base, suffix = full, None
         counts: dict[str, int] = {}
         for offer in offers:
-            counts[offer.source.provider] = counts.get(offer.source.provider, 0) + 1
+            provider = offer.source.provider
+            counts[provider] = counts.get(provider, 0) + self.size(offer.source)
         providers = tuple(sorted(counts, key=lambda provider: (-counts[provider], provider)))
         return Resolution(model=model, base=base, suffix=suffix, providers=providers, offers=offers)
 
     def _by_pattern(self, base: str) -> tuple[Offer, ...]:
         found = []
-        for source in self._patterned:
+        for source in self.catalogue.patterned:
             name = base.removeprefix(f"{source.prefix}/") if source.prefix else base
             if matches(name, source.patterns) and not matches(name, source.excluded):
-                found.append(Offer(source=source, model=name, upstreams=(name,), info=ModelInfo(id=name)))
+                found.append(source.offer(name))
         return tuple(found)
 
     def _newest(self) -> str | None:
-        newest = max(self._listing, key=lambda info: (info.created or 0, info.id), default=None)
+        newest = max(self.catalogue.listing, key=lambda info: (info.created or 0, info.id), default=None)
         return newest.id if newest is not None else None
-
-    def _add(self, source: ModelSource, force_model_prefix: bool) -> None:
-        for row in source.rows:
-            if matches(row.client, source.excluded):
-                continue
-            offer = Offer(source=source, model=row.client, upstreams=row.upstreams, info=row.info)
-            names = [row.client]
-            if source.prefix:
-                prefixed = f"{source.prefix}/{row.client}"
-                names = [prefixed] if force_model_prefix and row.client != source.prefix else [row.client, prefixed]
-            for name in names:
-                entry = self._entries.get(name.lower())
-                if entry is None:
-                    # A declared name says how the model is called without prefix: under another id it would mislead.
-                    info = row.info if row.info.id == name else replace(row.info, id=name, name="")
-                    entry = self._entries[name.lower()] = _Entry(info)
-                entry.offers.setdefault(source.id, offer)
 
 
 def matches(model: str, patterns: Sequence[str]) -> bool:

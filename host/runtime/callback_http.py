@@ -226,4 +226,7 @@ def _transfer_failed(error: UpstreamError) -> PluginError:
         code, http_status, scope = "upstream_body_too_large", 502, "connection"
     else:
         code, http_status, scope = _CODES[error.phase], 502, "connection"
-    return PluginError(ErrorBody(message=str(error), code=code, http_status=http_status, scope=scope, origin="host"))
+    details = {"phase": error.phase}
+    return PluginError(
+        ErrorBody(message=str(error), code=code, http_status=http_status, scope=scope, origin="host", details=details)
+    )

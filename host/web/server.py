@@ -236,11 +236,11 @@ class Frontend:
 
     async def _list_models(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
         shape = await self._admit_to_models(exchange, shape)
-        return self._send_json(exchange, 200, models.listing(self._gateway.state.registry.list(), shape))
+        return self._send_json(exchange, 200, models.listing(self._gateway.state.listing(), shape))
 
     async def _one_model(self, exchange: Exchange, rest: str, *, shape: models.Shape | None = None) -> Written:
         shape = await self._admit_to_models(exchange, shape)
-        found = models.find(self._gateway.state.registry.list(), rest)
+        found = models.find(self._gateway.state.listing(), rest)
         if found is None:
             raise models.unknown(rest)
         return self._send_json(exchange, 200, models.entry(found, shape))

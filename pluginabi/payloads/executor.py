@@ -6,6 +6,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType, field
 
 from pluginabi.body import Body
+from pluginabi.errors import ErrorBody
 from pluginabi.immutable import Headers, Metadata
 from pluginabi.payloads.common import BodyParts, CredentialHandle, Payload, RequestBound
 
@@ -62,22 +63,27 @@ class ExecutorHttpResponse(Payload, frozen=True, kw_only=True):
 
 
 class ExecutorPrepareRequest(RequestBound, frozen=True, kw_only=True):
-    """executor.prepare: get this credential ready before the first byte (reserved)."""
+    """executor.prepare: get this credential ready before the first request that uses it.
+
+    Asked once per credential as it is, and again after it changed or was refused. An error counts as a failed attempt.
+    """
 
     credential: CredentialHandle
     model: str = ""
 
 
 class ExecutorExhaustedRequest(RequestBound, frozen=True, kw_only=True):
-    """executor.on_exhausted: every credential failed or cools down (reserved)."""
+    """executor.on_exhausted: every credential failed or rests. Asked once per request, after the last round."""
 
     provider: str = ""
     model: str = ""
     metadata: Metadata = field(default_factory=dict)
+    error: ErrorBody | UnsetType = UNSET
+    """What the client gets when there is no further round."""
 
 
 class ExecutorExhaustedResponse(Payload, frozen=True, kw_only=True):
-    """`retry` asks for one more round after `retry_after_ms` (reserved)."""
+    """`retry` asks for one more round after `retry_after_ms`, which the operator's `max-retry-interval` limits."""
 
     retry: bool = False
     retry_after_ms: int | None = None

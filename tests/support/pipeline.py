@@ -176,6 +176,8 @@ class World:
     trace: DecisionTrace
     clock: Clock
     completed: list[Completed]
+    slept_s: list[float]
+    """The waits between rounds; they turn the clock and take no time."""
 
     async def settled(self) -> None:
         """Wait until background hooks are done."""
@@ -193,7 +195,14 @@ def world(*plugins: FakePlugin, config: Config | None = None) -> World:
     clock, completed, trace, tasks = Clock(), [], DecisionTrace(), TaskGroup("test")
     state = build_state(config or compat_config(), snapshot(*plugins), clock=clock)
     gateway = Gateway(invoker=Invoker(), state=state, tasks=tasks, trace=trace, observe=completed.append)
-    return World(gateway, tasks, trace, clock, completed)
+    slept_s: list[float] = []
+
+    async def sleep(wait_s: float) -> None:
+        slept_s.append(wait_s)
+        clock.now_s += wait_s
+
+    state.pool.health.sleep = sleep
+    return World(gateway, tasks, trace, clock, completed, slept_s)
 
 
 def compat_config(*, keys: Sequence[str] = ("k1",), models: Sequence[str] = ("m",), **fields: Any) -> Config:

@@ -95,11 +95,7 @@ class FakeGateway:
     def state(self) -> "FakeGateway":
         return self
 
-    @property
-    def registry(self) -> "FakeGateway":
-        return self
-
-    def list(self) -> Sequence[ModelInfo]:
+    def listing(self) -> Sequence[ModelInfo]:
         return tuple(self.models)
 
     def info(self, model: str, /) -> ModelInfo | None:

@@ -1,18 +1,23 @@
 """What a failure means for its credential and for the request."""
 
+import re
+
 import pytest
 
-from host.credentials.classify import classify
-from host.credentials.cooldown import CooldownBook
+from host.credentials.classify import ErrorRule, classify, hint_of
 from pluginabi.body import Body
 from pluginabi.errors import ErrorBody
-from tests.support.pipeline import Clock
 
 
 def error(status: int, **fields) -> ErrorBody:
     if "body" in fields:
         fields["body"] = Body.from_value(fields["body"])
     return ErrorBody(http_status=status, **fields)
+
+
+GOOGLE_RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "31s"}
+STORED_ITEM_GONE = {"error": {"message": "Item not found", "type": "invalid_request_error", "param": "input"}}
+MODEL_GONE = {"error": {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +29,7 @@ def error(status: int, **fields) -> ErrorBody:
         ("P126", error(404), True, 12 * 3600, "not_found"),
         ("P126", error(503), True, 60, "transient"),
         ("P126", error(408), True, 60, "transient"),
-        ("P126", error(418), True, 0, "failed"),
+        ("P126", error(418), True, 60, "failed"),
         ("F6", error(429, retry_after_ms=90_000), True, 90, "quota"),
         ("P127", error(400), False, 0, "request"),
         ("P127", error(409), False, 0, "request"),
@@ -40,6 +45,15 @@ def error(status: int, **fields) -> ErrorBody:
         ("design", error(400, retryable=True), True, 0, "failed"),
         ("design", error(502, scope="connection"), True, 0, "connection"),
         ("design", error(500, scope="request"), False, 0, "request"),
+        ("F11", error(404, scope="model", body=STORED_ITEM_GONE), False, 0, "request"),
+        ("F11", error(404, body=STORED_ITEM_GONE), False, 0, "request"),
+        ("404", error(404, scope="model", body=MODEL_GONE), True, 12 * 3600, "not_found"),
+        ("F9", error(403, headers={"cf-mitigated": ["challenge"]}), True, 10, "challenge"),
+        ("12.2", error(400, body={"error": "invalid_grant"}), True, 1800, "invalid_grant"),
+        ("12.2", error(500, body={"error": {"status": "UNKNOWN"}}), True, 60, "transient"),
+        ("12.2", error(429, scope="credential", retry_after_ms=5_000), True, 5, "credential_quota"),
+        ("403", error(403, retry_after_ms=90_000), True, 90, "payment_required"),
+        ("401", error(401, retry_after_ms=90_000), True, 1800, "unauthorized"),
         ("9.2", error(499, code="cancelled"), False, 0, "request"),
         ("5xx", error(503, retry_after_ms=5_000), True, 5, "transient"),
     ],
@@ -68,68 +82,60 @@ def test_an_upstream_hint_is_believed_for_a_day_at_most_and_a_negative_one_not_a
     assert classify(error(429, retry_after_ms=-1)).backoff
 
 
-def test_F4_429_without_a_hint_doubles_after_each_expiry_and_F5_stops_at_half_an_hour():
-    clock = Clock()
-    book = CooldownBook(clock=clock)
-    rests = []
-    for _ in range(13):
-        rests.append(book.failed("c", "m", classify(error(429))))
-        clock.now_s += rests[-1]
-    assert rests == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1800, 1800]
+@pytest.mark.parametrize(
+    ("failure", "seconds"),
+    [
+        (error(429, headers={"retry-after": ["7"]}), 7),
+        (error(429, headers={"x-ratelimit-remaining-requests": ["0"], "x-ratelimit-reset-requests": ["1m30s"]}), 90),
+        (error(429, body={"error": {"details": [GOOGLE_RETRY]}}), 31),
+        (error(429, retry_after_ms=2_000, headers={"retry-after": ["7"]}), 2),
+        (error(429, headers={"retry-after": ["never"]}), 0),
+    ],
+)
+def test_F6_the_upstreams_own_reset_time_counts_wherever_it_stands(failure, seconds):
+    assert hint_of(failure) == pytest.approx(seconds)
+    assert classify(failure).exact is (seconds > 0)
 
 
-def test_failures_inside_an_open_window_count_once():
-    book = CooldownBook(clock=Clock())
-    assert [book.failed("c", "m", classify(error(429))) for _ in range(3)] == [1, 1, 1]
+@pytest.mark.parametrize(
+    ("failure", "rests"),
+    [
+        (error(502, code="upstream_unreachable", scope="connection", details={"phase": "connect"}), False),
+        (error(504, code="upstream_timeout", scope="connection", details={"phase": "connect"}), True),
+        (error(504, code="upstream_timeout", scope="connection", details={"phase": "head"}), False),
+        (error(502, code="upstream_disconnected", scope="connection", details={"phase": "body"}), False),
+    ],
+)
+def test_a_host_that_does_not_answer_is_left_alone_and_a_cut_or_refused_connection_says_nothing(failure, rests):
+    verdict = classify(failure)
+    assert (verdict.rotate, verdict.fault, verdict.rests) == (True, "connection", rests)
 
 
-def test_F6_a_hint_does_not_raise_the_level():
-    clock = Clock()
-    book = CooldownBook(clock=clock)
-    for _ in range(3):
-        clock.now_s += book.failed("c", "m", classify(error(429)))
-    clock.now_s += book.failed("c", "m", classify(error(429, retry_after_ms=90_000)))
-    assert book.failed("c", "m", classify(error(429))) == 8
+RULES = (
+    ErrorRule(status=418, action="stop", texts=("short and stout",)),
+    ErrorRule(status=418, action="continue-and-cooldown", patterns=(re.compile("tea?pot"),)),
+    ErrorRule(status=400, action="continue"),
+    ErrorRule(status=429, action="stop-and-cooldown"),
+)
 
 
-def test_a_success_forgets_the_model_but_not_a_block_on_the_whole_credential():
-    book = CooldownBook(clock=Clock())
-    book.failed("c", "m", classify(error(429)))
-    book.succeeded("c", "m")
-    assert book.empty
-    book.failed("c", "m", classify(error(401, scope="credential")))
-    book.succeeded("c", "m")
-    assert book.block("c", "other", 1000.0) is not None
+@pytest.mark.parametrize(
+    ("failure", "rotate", "cooldown_s", "forced"),
+    [
+        (error(418, message="I am Short and Stout"), False, 0, False),
+        (error(418, body={"error": {"message": "a teapot"}}), True, 60, True),
+        (error(418, message="else"), True, 60, False),
+        (error(400), True, 0, False),
+        (error(429, retry_after_ms=9_000), False, 9, True),
+        (error(500), True, 60, False),
+    ],
+)
+def test_an_operators_rule_decides_before_anything_else(failure, rotate, cooldown_s, forced):
+    verdict = classify(failure, rules=RULES)
+    assert (verdict.rotate, verdict.cooldown_s, verdict.forced) == (rotate, cooldown_s, forced)
 
 
-def test_D19_a_block_ends_by_itself():
-    clock = Clock()
-    book = CooldownBook(clock=clock)
-    book.failed("c", "m", classify(error(429, retry_after_ms=60_000)))
-    assert book.block("c", "m", clock()) is not None
-    assert book.block("c", "m", clock() + 60) is None
-
-
-def test_the_later_end_of_two_blocks_wins():
-    clock = Clock()
-    book = CooldownBook(clock=clock)
-    book.failed("c", "m", classify(error(429, retry_after_ms=60_000)))
-    book.failed("c", "m", classify(error(429, retry_after_ms=5_000)))
-    block = book.block("c", "m", clock())
-    assert block is not None
-    assert block.until_s == clock() + 60
-
-
-def test_F31_a_reset_forgets_one_credential_and_names_its_models():
-    book = CooldownBook(clock=Clock())
-    for credential in ("a", "b"):
-        book.failed(credential, "m", classify(error(429)))
-    assert book.reset("a") == ("m",)
-    assert (book.block("a", "m", 1000.0), book.block("b", "m", 1000.0) is None) == (None, False)
-
-
-def test_credentials_that_are_gone_are_forgotten():
-    book = CooldownBook(clock=Clock())
-    book.failed("gone", "m", classify(error(429)))
-    book.keep_only({"other"})
-    assert book.empty
+def test_an_operators_rule_for_a_status_that_never_rests_brings_the_passing_rest():
+    rule = ErrorRule(status=409, action="continue-and-cooldown")
+    assert classify(error(409), rules=(rule,), transient_s=5.0).cooldown_s == 5
+    assert classify(error(409), rules=(rule,), transient_s=0.0).cooldown_s == 60

@@ -1,115 +1,195 @@
-"""Picking a credential with the built-in strategies."""
-
-from dataclasses import dataclass
+"""Choosing a credential with the built-in strategies."""
 
 import pytest
 
 from host.credentials.classify import classify
-from host.credentials.cooldown import CooldownBook
-from host.credentials.pool import MAX_CURSORS, CredentialPool, Cursors, Exhausted
+from host.credentials.cooldown import NO_CAUSE, CooldownBook
+from host.credentials.policy import RoutingPolicy
+from host.credentials.pool import NOBODY, CredentialPool, Exhausted, Health, Tier
+from host.credentials.ready import Members
 from host.credentials.records import Credential
+from host.credentials.retry import Search
+from host.credentials.select import MAX_CURSORS, STRATEGIES, Cursors
 from pluginabi.errors import ErrorBody
 from tests.support.pipeline import Clock
 
 QUOTA = classify(ErrorBody(http_status=429, retry_after_ms=60_000))
+SHORT_QUOTA = classify(ErrorBody(http_status=429, retry_after_ms=30_000))
 UNAUTHORIZED = classify(ErrorBody(http_status=401))
 
 
-@dataclass(frozen=True)
-class Pickable:
-    credential: Credential
-    state_models: tuple[str, ...] = ("m",)
+def credential(name: str, **fields) -> Credential:
+    return Credential(**{"id": name, "provider": "p", "label": name, **fields})
 
 
-def choices(*names: str, priority: int = 0, provider: str = "p") -> list[Pickable]:
-    return [Pickable(Credential(id=name, provider=provider, label=name, priority=priority)) for name in sorted(names)]
+def credentials(*names: str, **fields) -> list[Credential]:
+    return [credential(name, **fields) for name in sorted(names)]
 
 
-def pool_of(*pickables: Pickable, **fields) -> CredentialPool:
-    return CredentialPool([it.credential for it in pickables], book=CooldownBook(clock=Clock()), **fields)
+class Bench:
+    """A pool and its tiers: one per list of credentials."""
 
+    def __init__(self, *tiers: list[Credential], models: tuple[str, ...] = ("m",), **policy) -> None:
+        self.clock = Clock()
+        self.pool = CredentialPool(
+            [credential for tier in tiers for credential in tier],
+            policy=RoutingPolicy(**policy),
+            health=Health(book=CooldownBook(clock=self.clock)),
+        )
+        self.tiers: list[Tier] = [self.pool.tier(Members(tier), [models]) for tier in tiers]
 
-def pick_ids(pool, lanes, count, *, strategy="round-robin", cursor="p:m"):
-    found = []
-    for _ in range(count):
-        free = pool.free(lanes, ())
-        assert not isinstance(free, Exhausted)
-        found.append(pool.pick(free, strategy=strategy, cursor=cursor).credential.id)
-    return found
+    def choose(self, search: Search | None = None, *, strategy: str = "round-robin", cursor: str = "p:m"):
+        found = self.pool.choose(
+            self.tiers, search or Search(self.pool.policy), strategy=STRATEGIES[strategy], cursor=cursor
+        )
+        if isinstance(found, Exhausted):
+            return found
+        tier, position = found
+        return tier.ready.members.credentials[position].id
+
+    def ids(self, count: int, **how) -> str:
+        return " ".join(str(self.choose(**how)) for _ in range(count))
+
+    def fail(self, name: str, verdict=QUOTA, model: str = "m") -> float:
+        return self.pool.failed(self.pool.by_id[name], model, verdict, cause=NO_CAUSE)
 
 
 def test_D2_round_robin_goes_by_id():
-    lanes = choices("b", "a", "c")
-    assert pick_ids(pool_of(*lanes), lanes, 4) == ["a", "b", "c", "a"]
+    assert Bench(credentials("b", "a", "c")).ids(4) == "a b c a"
 
 
 def test_fill_first_always_takes_the_first_that_is_free():
-    lanes = choices("a", "b")
-    pool = pool_of(*lanes)
-    assert pick_ids(pool, lanes, 2, strategy="fill-first") == ["a", "a"]
-    pool.failed(lanes[0].credential, "m", QUOTA)
-    assert pick_ids(pool, lanes, 1, strategy="fill-first") == ["b"]
+    bench = Bench(credentials("a", "b"))
+    assert bench.ids(2, strategy="fill-first") == "a a"
+    bench.fail("a")
+    assert bench.ids(1, strategy="fill-first") == "b"
 
 
 def test_D3_only_the_best_priority_is_used():
-    lanes = [*choices("a", "b", priority=10), *choices("c")]
-    assert pick_ids(pool_of(*lanes), lanes, 4) == ["a", "b", "a", "b"]
+    assert Bench(credentials("a", "b", priority=10), credentials("c")).ids(4) == "a b a b"
 
 
 def test_D4_a_blocked_tier_makes_room_for_the_next():
-    lanes = [*choices("a", priority=10), *choices("c")]
-    pool = pool_of(*lanes)
-    pool.failed(lanes[0].credential, "m", QUOTA)
-    assert pick_ids(pool, lanes, 1) == ["c"]
+    bench = Bench(credentials("a", priority=10), credentials("c"))
+    bench.fail("a")
+    assert bench.ids(1) == "c"
+
+
+def test_D7_a_failure_that_brings_no_rest_blocks_nobody():
+    bench = Bench(credentials("a"))
+    bench.fail("a", classify(ErrorBody(http_status=502, scope="connection")))
+    assert bench.ids(1) == "a"
 
 
 def test_D12_mixed_providers_take_turns_in_proportion_to_their_credentials():
-    lanes = [*choices("gemini-a", "gemini-b", provider="gemini"), *choices("claude-a", provider="claude")]
-    assert pick_ids(pool_of(*lanes), lanes, 4) == ["gemini-a", "gemini-b", "claude-a", "gemini-a"]
+    lanes = [*credentials("gemini-a", "gemini-b", provider="gemini"), *credentials("claude-a", provider="claude")]
+    assert Bench(lanes).ids(4) == "gemini-a gemini-b claude-a gemini-a"
 
 
-def test_D13_priority_counts_across_providers():
-    lanes = [*choices("claude-a", provider="claude", priority=5), *choices("gemini-a", provider="gemini")]
-    assert pick_ids(pool_of(*lanes), lanes, 2) == ["claude-a", "claude-a"]
+def test_12_1_weights_are_met_smoothly():
+    lanes = [credential("a", weight=5), credential("b", weight=1), credential("c", weight=1)]
+    assert Bench(lanes).ids(7, strategy="weighted-round-robin") == "a a b a c a a"
+
+
+def test_a_weight_of_nothing_excludes_only_while_weights_count_and_keeps_no_lower_tier_away():
+    lanes = [credential("a", weight=0, priority=1)], [credential("b", weight=3)]
+    assert Bench(*lanes).ids(2, strategy="weighted-round-robin") == "b b"
+    assert Bench(*lanes).ids(2) == "a a"
+    assert Bench(lanes[0]).choose(strategy="weighted-round-robin") == NOBODY
+
+
+def test_weights_are_met_over_a_changing_set_of_free_credentials():
+    lanes = [credential("a", weight=4), credential("b", weight=2), *credentials("c", "d", "e", weight=1)]
+    bench = Bench(lanes)
+    counts = dict.fromkeys("abcde", 0)
+    for number in range(900):
+        if number % 9 == 0:
+            bench.fail("e", SHORT_QUOTA)
+        if number % 9 == 5:
+            bench.clock.now_s += 30
+        counts[bench.choose(strategy="weighted-round-robin")] += 1
+    assert counts["a"] / counts["b"] == pytest.approx(2, abs=0.3)
+    assert counts["c"] == pytest.approx(counts["d"], abs=10)
 
 
 def test_D8_all_blocked_by_a_limit_is_cooling_until_the_first_recovers():
-    lanes = choices("a", "b")
-    pool = pool_of(*lanes)
-    pool.failed(lanes[0].credential, "m", QUOTA)
-    pool.failed(lanes[1].credential, "m", classify(ErrorBody(http_status=429, retry_after_ms=30_000)))
-    assert pool.free(lanes, ()) == Exhausted("cooling", 30.0)
+    bench = Bench(credentials("a", "b"))
+    bench.fail("a")
+    bench.fail("b", SHORT_QUOTA)
+    assert bench.choose() == Exhausted("cooling", 30.0)
+    bench.clock.now_s += 10
+    assert bench.choose() == Exhausted("cooling", 20.0)
 
 
 def test_D10_a_block_for_another_reason_is_unavailable():
-    lanes = choices("a", "b")
-    pool = pool_of(*lanes)
-    pool.failed(lanes[0].credential, "m", QUOTA)
-    pool.failed(lanes[1].credential, "m", UNAUTHORIZED)
-    assert pool.free(lanes, ()) == Exhausted("unavailable", 60.0)
+    bench = Bench(credentials("a", "b"))
+    bench.fail("a")
+    bench.fail("b", UNAUTHORIZED)
+    assert bench.choose() == Exhausted("unavailable", 60.0)
+
+
+def test_D19_who_has_recovered_is_picked_again_without_any_event():
+    bench = Bench(credentials("a"))
+    bench.fail("a")
+    bench.clock.now_s += 60
+    assert bench.choose() == "a"
 
 
 def test_everybody_tried_is_not_found():
-    lanes = choices("a")
-    assert pool_of(*lanes).free(lanes, {"a"}) == Exhausted("not_found")
+    bench = Bench(credentials("a"))
+    search = Search(bench.pool.policy)
+    search.tried.add("a")
+    assert bench.choose(search) == NOBODY
+
+
+@pytest.mark.parametrize("strategy", ["round-robin", "weighted-round-robin", "fill-first"])
+def test_a_search_never_comes_to_the_same_credential_twice_and_finds_everyone(strategy):
+    bench = Bench(credentials("a", "b", "c", priority=1), credentials("d", "e"))
+    bench.fail("b")
+    search = Search(bench.pool.policy)
+    found = []
+    while isinstance(name := bench.choose(search, strategy=strategy), str):
+        search.tried.add(name)
+        found.append(name)
+    assert sorted(found) == ["a", "c", "d", "e"]
+    assert sorted(found[:2]) == ["a", "c"]
+
+
+def test_a_search_takes_one_turn_however_many_it_tries():
+    bench = Bench(credentials("a", "b", "c"))
+    search = Search(bench.pool.policy)
+    for _ in range(3):
+        search.tried.add(bench.choose(search))
+    assert bench.choose() == "b"
 
 
 def test_a_pool_alias_is_blocked_only_when_all_its_models_are():
-    lanes = [Pickable(Credential(id="a", provider="p", label="a"), ("d", "g"))]
-    pool = pool_of(*lanes)
-    pool.failed(lanes[0].credential, "d", QUOTA)
-    assert pool.free(lanes, ()) == lanes
-    pool.failed(lanes[0].credential, "g", QUOTA)
-    assert isinstance(pool.free(lanes, ()), Exhausted)
+    bench = Bench(credentials("a"), models=("d", "g"))
+    bench.fail("a", model="d")
+    assert bench.choose() == "a"
+    bench.fail("a", SHORT_QUOTA, model="g")
+    assert bench.choose() == Exhausted("cooling", 30.0)
 
 
-@pytest.mark.parametrize("how", ["everywhere", "on the credential"])
-def test_with_cooling_disabled_nothing_is_blocked(how):
-    credential = Credential(id="a", provider="p", label="a", disable_cooling=how == "on the credential")
-    lanes = [Pickable(credential)]
-    pool = pool_of(*lanes, cooling_disabled=how == "everywhere")
-    assert pool.failed(credential, "m", UNAUTHORIZED) == 0
-    assert pool.free(lanes, ()) == lanes
+def test_a_block_on_the_whole_credential_counts_for_every_model():
+    bench = Bench(credentials("a", "b"), models=("d", "g"))
+    bench.fail("a", classify(ErrorBody(http_status=401, scope="credential")), model="d")
+    assert bench.ids(2) == "b b"
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "own", "rests"),
+    [(True, None, False), (False, True, False), (True, False, True), (False, None, True)],
+)
+def test_F14_cooling_is_switched_off_as_a_whole_or_for_one_credential_which_has_the_last_word(everywhere, own, rests):
+    bench = Bench([credential("a", disable_cooling=own)], cooling_disabled=everywhere)
+    assert (bench.fail("a", UNAUTHORIZED) > 0) is rests
+    assert (bench.choose() == "a") is not rests
+
+
+def test_F10_a_model_that_is_not_supported_rests_even_where_cooling_is_disabled():
+    bench = Bench(credentials("a"), cooling_disabled=True)
+    assert bench.fail("a", classify(ErrorBody(http_status=400, code="model_not_supported"))) == 12 * 3600
 
 
 def test_D25_too_many_cursors_start_over_and_the_pick_is_still_valid():
@@ -122,10 +202,17 @@ def test_D25_too_many_cursors_start_over_and_the_pick_is_still_valid():
 
 def test_providers_are_those_with_a_credential_that_is_not_disabled():
     pool = CredentialPool(
-        [
-            Credential(id="1", provider="b", label=""),
-            Credential(id="2", provider="a", label=""),
-            Credential(id="3", provider="c", label="", disabled=True),
-        ]
+        [credential("1", provider="b"), credential("2", provider="a"), credential("3", provider="c", disabled=True)]
     )
     assert pool.providers() == ("a", "b")
+
+
+def test_F21_F22_a_credential_is_out_of_order_when_every_model_it_is_known_for_is():
+    bench = Bench(credentials("a"))
+    for seconds, model in ((10, "m1"), (20, "m2")):
+        bench.fail("a", classify(ErrorBody(http_status=429, retry_after_ms=seconds * 1000)), model=model)
+    bench.pool.health.wall_clock = lambda: 5000.0
+    health = bench.pool.health.health_of("a", ("m1", "m2"))
+    assert (health.unavailable, health.next_retry_at_s, health.failed) == (True, 5010.0, 2)
+    bench.clock.now_s += 10
+    assert bench.pool.health.health_of("a", ("m1", "m2")).unavailable is False

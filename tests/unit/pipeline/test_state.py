@@ -6,8 +6,9 @@ import pytest
 
 from host.config.model import CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.classify import classify
+from host.credentials.cooldown import NO_CAUSE
 from host.pipeline.formats import Formats, declared, negotiate
-from host.pipeline.state import EXECUTE, build_state, provider_of
+from host.pipeline.state import EXECUTE, GatewayState, Plan, build_state, provider_of
 from pluginabi.errors import ErrorBody
 from pluginabi.payloads.common import ModelInfo
 from pluginabi.payloads.lifecycle import ExecutorRegistration
@@ -94,7 +95,7 @@ def test_X89_scope_says_whether_models_are_served_with_or_without_a_credential()
         plugin = serving("p", "m", providers=["openai-compatible-acme"], executor=ExecutorRegistration(scope=scope))
         state = build_state(use, snapshot(plugin))
         return {
-            info.id: [offer.source.id.partition(":")[0] for offer in state.registry.offers(info.id)]
+            info.id: [lane.credential.id.partition(":")[0] for lane in plan_of(state, info.id).lanes()]
             for info in state.registry.list()
         }
 
@@ -105,11 +106,15 @@ def test_X89_scope_says_whether_models_are_served_with_or_without_a_credential()
     assert served("both", config) == {"m": ["openai-compatibility"]}
 
 
+def plan_of(state: GatewayState, model: str) -> Plan:
+    return state.plan(model, method=EXECUTE, source="openai", wanted="openai")
+
+
 def test_a_native_key_without_models_serves_its_vendors_names():
     config = Config(claude_api_key=[ProviderKey(api_key="k", excluded_models=["claude-2*"])])
     state = build_state(config, snapshot(executor(answering(), providers=["claude"])))
     plan = state.plan("claude-new", method=EXECUTE, source="claude", wanted="claude")
-    assert [lane.upstreams for lane in plan.lanes] == [("claude-new",)]
+    assert [lane.upstreams for lane in plan.lanes()] == [("claude-new",)]
     assert state.plan("claude-2.1", method=EXECUTE, source="claude", wanted="claude").known is False
 
 
@@ -124,18 +129,18 @@ def test_cooldowns_cursors_and_handles_survive_a_reload_and_gone_credentials_are
     old = build_state(compat_config(keys=("k1", "k2")), plugins)
     kept, gone = old.pool.credentials
     for credential in (kept, gone):
-        old.pool.failed(credential, "m", classify(ErrorBody(http_status=401)))
-    old.pool.cursors.next("c")
+        old.pool.failed(credential, "m", classify(ErrorBody(http_status=401)), cause=NO_CAUSE)
+    old.pool.health.cursors.move("c", 1)
     new = build_state(compat_config(keys=("k1",), models=("m", "other")), plugins, previous=old)
     assert new.pool.credentials[0].handle == kept.handle
-    assert new.pool.book.block(kept.id, "m", new.pool.clock()) is not None
-    assert new.pool.book.block(gone.id, "m", new.pool.clock()) is None
-    assert new.pool.cursors.next("c") == 1
+    assert new.pool.book.block(kept.id, "m") is not None
+    assert new.pool.book.block(gone.id, "m") is None
+    assert new.pool.health.cursors.positions == {"c": 1}
 
 
 @pytest.mark.parametrize(("setting", "rest_s"), [(0, 60.0), (-1, 0.0), (5, 5.0)])
 def test_F7_the_transient_cooldown_setting(setting, rest_s):
-    assert build_state(Config(transient_error_cooldown_seconds=setting), snapshot()).transient_s == rest_s
+    assert build_state(Config(transient_error_cooldown_seconds=setting), snapshot()).policy.transient_s == rest_s
 
 
 def test_a_plan_is_made_once_per_state():
@@ -155,4 +160,4 @@ def test_lanes_are_ordered_by_priority_then_provider_then_id():
     plan = build_state(config, snapshot(executor(answering()))).plan(
         "m", method=EXECUTE, source="openai", wanted="openai"
     )
-    assert [lane.credential.label for lane in plan.lanes] == ["z", "a", "b"]
+    assert [lane.credential.label for lane in plan.lanes()] == ["z", "a", "b"]

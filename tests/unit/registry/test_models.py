@@ -2,7 +2,7 @@
 
 import pytest
 
-from host.registry.models import ModelRegistry, ModelRow, ModelSource, image_only_name, matches
+from host.registry.models import Catalogue, ModelRegistry, ModelRow, ModelSource, image_only_name, matches
 from host.registry.suffix import split_suffix
 from pluginabi.payloads.common import ModelInfo
 
@@ -15,7 +15,11 @@ def source(name: str, provider: str, *models: str, created: dict[str, int] | Non
     return ModelSource(id=name, provider=provider, rows=rows, **fields)
 
 
-REGISTRY = ModelRegistry(
+def registry(sources, *, force_model_prefix: bool = False, sizes=None) -> ModelRegistry:
+    return ModelRegistry(Catalogue(sources, force_model_prefix=force_model_prefix), sizes=sizes)
+
+
+REGISTRY = registry(
     [
         source("g1", "gemini", "gemini-2.5-pro", "gemini-2.5-flash", created={"gemini-2.5-pro": 200}),
         source("o1", "openai", "gpt-5.2"),
@@ -46,12 +50,12 @@ def test_MR_06_auto_is_the_newest_model_and_keeps_the_suffix():
 
 
 def test_MR_07_auto_in_an_empty_registry_stays_auto():
-    found = ModelRegistry([]).resolve("auto")
+    found = registry([]).resolve("auto")
     assert (found.model, found.providers) == ("auto", ())
 
 
 def test_a_full_name_with_suffix_may_be_registered_as_it_is():
-    found = ModelRegistry([source("x", "p", "odd(name)")]).resolve("odd(name)")
+    found = registry([source("x", "p", "odd(name)")]).resolve("odd(name)")
     assert (found.base, found.suffix, found.providers) == ("odd(name)", None, ("p",))
 
 
@@ -72,48 +76,46 @@ def test_MR_09_image_only_models_are_known_by_their_bare_name(model, bare):
 
 
 def test_providers_are_ordered_by_their_number_of_sources_then_by_name():
-    registry = ModelRegistry(
-        [source("1", "b", "m"), source("2", "c", "m"), source("3", "a", "m"), source("4", "c", "m")]
-    )
-    assert registry.resolve("m").providers == ("c", "a", "b")
+    found = registry([source("1", "b", "m"), source("2", "c", "m"), source("3", "a", "m"), source("4", "c", "m")])
+    assert found.resolve("m").providers == ("c", "a", "b")
 
 
 def test_a_prefix_adds_a_second_name_and_the_offer_knows_the_plain_one():
-    registry = ModelRegistry([source("1", "p", "m", prefix="team")])
-    assert [info.id for info in registry.list()] == ["m", "team/m"]
-    assert registry.resolve("team/m(high)").offers[0].model == "m"
+    found = registry([source("1", "p", "m", prefix="team")])
+    assert [info.id for info in found.list()] == ["m", "team/m"]
+    assert found.resolve("team/m(high)").offers[0].model == "m"
 
 
 def test_a_forced_prefix_hides_the_plain_name_unless_it_is_the_prefix():
-    registry = ModelRegistry([source("1", "p", "m", "team", prefix="team")], force_model_prefix=True)
-    assert [info.id for info in registry.list()] == ["team", "team/m", "team/team"]
+    found = registry([source("1", "p", "m", "team", prefix="team")], force_model_prefix=True)
+    assert [info.id for info in found.list()] == ["team", "team/m", "team/team"]
 
 
 def test_excluded_models_are_not_offered():
-    registry = ModelRegistry([source("1", "p", "a-1", "a-2", "b", excluded=("a-*",))])
-    assert [info.id for info in registry.list()] == ["b"]
-    assert ModelRegistry([source("1", "p", "a", excluded=("*",))]).list() == ()
+    found = registry([source("1", "p", "a-1", "a-2", "b", excluded=("a-*",))])
+    assert [info.id for info in found.list()] == ["b"]
+    assert registry([source("1", "p", "a", excluded=("*",))]).list() == ()
 
 
 def test_a_pattern_serves_names_that_nobody_lists():
-    registry = ModelRegistry(
+    found = registry(
         [
             source("listed", "p", "claude-x"),
             ModelSource(id="open", provider="claude", patterns=("claude-*",), prefix="t", excluded=("claude-2*",)),
         ]
     )
-    assert registry.resolve("claude-x").providers == ("p",)
-    assert registry.resolve("claude-new").providers == ("claude",)
-    assert registry.resolve("t/claude-new").offers[0].model == "claude-new"
-    assert registry.resolve("claude-2.1").providers == ()
-    assert registry.resolve("gpt").providers == ()
+    assert found.resolve("claude-x").providers == ("p",)
+    assert found.resolve("claude-new").providers == ("claude",)
+    assert found.resolve("t/claude-new").offers[0].model == "claude-new"
+    assert found.resolve("claude-2.1").providers == ()
+    assert found.resolve("gpt").providers == ()
 
 
 def test_the_list_is_sorted_and_names_each_model_once():
-    registry = ModelRegistry([source("1", "p", "b", "a"), source("2", "q", "a")])
-    assert [info.id for info in registry.list()] == ["a", "b"]
-    assert registry.info("A") is not None
-    assert registry.info("zz") is None
+    found = registry([source("1", "p", "b", "a"), source("2", "q", "a")])
+    assert [info.id for info in found.list()] == ["a", "b"]
+    assert found.info("A") is not None
+    assert found.info("zz") is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""Who of many credentials is free, without looking at all of them.
+
+A `Ready` remembers only who is blocked, as sorted positions, and is brought up to date from the logs of the shelves it
+watches. The k-th free credential of ten thousand is found by bisection.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Final
+
+from host.credentials.cooldown import CooldownBook, CoolState, Shelf
+from host.credentials.records import Credential
+
+
+class Members:
+    """Credentials in the order in which they are picked. Immutable; shared by all plans over the same ones."""
+
+    def __init__(self, credentials: Sequence[Credential], groups: Sequence[int] = ()) -> None:
+        """`groups`: which of several kinds of lane each belongs to; empty when there is one kind."""
+        self.credentials: Final = tuple(credentials)
+        self.groups: Final = tuple(groups)
+
+    def __len__(self) -> int:
+        return len(self.credentials)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The ids, in order."""
+        return tuple(credential.id for credential in self.credentials)
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Where each id stands."""
+        return {credential_id: position for position, credential_id in enumerate(self.ids)}
+
+    @cached_property
+    def retries(self) -> frozenset[int | None]:
+        """The limits of retry rounds that occur."""
+        return frozenset(credential.request_retry for credential in self.credentials)
+
+    @cached_property
+    def by_weight(self) -> "tuple[tuple[int, tuple[int, ...], Members], ...]":
+        """Weights above 0, the largest first; the positions of those who have one, and these as members alone."""
+        found: dict[int, list[int]] = {}
+        for position, credential in enumerate(self.credentials):
+            if credential.weight > 0:
+                found.setdefault(credential.weight, []).append(position)
+        if len(found) == 1:
+            weight, positions = next(iter(found.items()))
+            if len(positions) == len(self.credentials):
+                return ((weight, tuple(positions), self),)
+        return tuple(
+            (weight, tuple(found[weight]), self._only(found[weight])) for weight in sorted(found, reverse=True)
+        )
+
+    def _only(self, positions: Sequence[int]) -> "Members":
+        groups = [self.groups[position] for position in positions] if self.groups else ()
+        return Members([self.credentials[position] for position in positions], groups)
+
+
+class Ready:
+    """Which members are free for their models.
+
+    `shelves`: per kind of lane the shelves of its upstream models. A member is blocked when it is on the shelf of whole
+    credentials, or on every one of its own.
+    """
+
+    __slots__ = ("_blocked", "_book", "_recovery", "_seen", "_shelves", "_watched", "members", "version")
+
+    def __init__(self, members: Members, shelves: Sequence[tuple[Shelf, ...]], book: CooldownBook) -> None:
+        self.members: Final = members
+        self.version = -1
+        """The version of the book this picture is of."""
+        self._book: Final = book
+        self._shelves: Final = tuple(shelves)
+        self._watched: Final = tuple(dict.fromkeys((book.everywhere, *(it for kind in shelves for it in kind))))
+        self._seen: list[int] = []
+        self._blocked: list[int] = []
+        self._recovery: tuple[float, bool] | None = None
+        self.sync()
+
+    @property
+    def count(self) -> int:
+        """How many are free."""
+        return len(self.members.credentials) - len(self._blocked)
+
+    def part(self, members: Members) -> "Ready":
+        """The same over some of the members."""
+        return self if members is self.members else Ready(members, self._shelves, self._book)
+
+    def sync(self) -> None:
+        """Bring the picture up to date."""
+        if self.version == self._book.version:
+            return
+        self.version = self._book.version
+        changed: list[str] = []
+        for index, shelf in enumerate(self._watched):
+            seen = self._seen[index] if self._seen else -1
+            if shelf.version == seen:
+                continue
+            self._recovery = None
+            later = shelf.since(seen) if seen >= 0 else None
+            if later is None:
+                self._look_at_all()
+                return
+            changed += later
+            self._seen[index] = shelf.version
+        if changed:
+            positions = self.members.positions
+            for credential_id in changed:
+                position = positions.get(credential_id)
+                if position is not None:
+                    self._look_at(position, credential_id)
+
+    def at(self, number: int) -> int:
+        """The position of the free member with this number, from 0."""
+        blocked = self._blocked
+        if not blocked:
+            return number
+        # In front of the i-th blocked position there are `blocked[i] - i` free ones.
+        low, high = 0, len(blocked)
+        while low < high:
+            middle = (low + high) // 2
+            if blocked[middle] - middle <= number:
+                low = middle + 1
+            else:
+                high = middle
+        return number + low
+
+    def rank(self, position: int) -> int:
+        """How many free members stand in front of a position."""
+        return position - bisect_left(self._blocked, position) if self._blocked else position
+
+    def is_free(self, position: int) -> bool:
+        """Whether the member at a position is free."""
+        index = bisect_left(self._blocked, position)
+        return index == len(self._blocked) or self._blocked[index] != position
+
+    def first_ids(self, count: int) -> Sequence[str]:
+        """The ids of the first free members, for the trace."""
+        ids = self.members.ids
+        if not self._blocked or self._blocked[0] >= count:
+            return ids[:count]
+        return [ids[position] for position in islice(self.free(), count)]
+
+    def free(self) -> Iterator[int]:
+        """The positions of all who are free, in order."""
+        start = 0
+        for position in self._blocked:
+            yield from range(start, position)
+            start = position + 1
+        yield from range(start, len(self.members.credentials))
+
+    def recovery(self, allowed: Callable[[Credential], bool] | None = None) -> tuple[float, bool] | None:
+        """When the first blocked member is back, and whether all are blocked by a limit; None when none is blocked."""
+        if allowed is None and self._recovery is not None:
+            return self._recovery
+        credentials = self.members.credentials
+        states = [
+            state
+            for position in self._blocked
+            if (allowed is None or allowed(credentials[position])) and (state := self.block_at(position)) is not None
+        ]
+        if not states:
+            return None
+        found = min(state.until_s for state in states), all(state.quota for state in states)
+        if allowed is None:
+            self._recovery = found
+        return found
+
+    def blocks(self) -> list[CoolState]:
+        """Everything that keeps members away."""
+        ids = self.members.ids
+        found: dict[int, CoolState] = {}
+        for position in self._blocked:
+            for shelf in (self._book.everywhere, *self._shelves_of(position)):
+                if (state := shelf.blocks.get(ids[position])) is not None:
+                    found[id(state)] = state
+        return list(found.values())
+
+    def block_at(self, position: int) -> CoolState | None:
+        """What keeps the member at a position away longest: its own block, or of several models the first to end."""
+        credential_id = self.members.ids[position]
+        whole = self._book.everywhere.blocks.get(credential_id)
+        own: CoolState | None = None
+        for shelf in self._shelves_of(position):
+            state = shelf.blocks.get(credential_id)
+            if state is None:
+                return whole
+            if own is None or state.until_s < own.until_s:
+                own = state
+        if whole is None or (own is not None and own.until_s > whole.until_s):
+            return own
+        return whole
+
+    def _shelves_of(self, position: int) -> tuple[Shelf, ...]:
+        groups = self.members.groups
+        return self._shelves[groups[position] if groups else 0]
+
+    def _look_at(self, position: int, credential_id: str) -> None:
+        blocked = self._blocked
+        index = bisect_left(blocked, position)
+        was_blocked = index < len(blocked) and blocked[index] == position
+        is_blocked = self._is_blocked(position, credential_id)
+        if is_blocked and not was_blocked:
+            blocked.insert(index, position)
+        elif was_blocked and not is_blocked:
+            del blocked[index]
+
+    def _is_blocked(self, position: int, credential_id: str) -> bool:
+        if credential_id in self._book.everywhere.blocks:
+            return True
+        return all(credential_id in shelf.blocks for shelf in self._shelves_of(position))
+
+    def _look_at_all(self) -> None:
+        """From the shelves anew: as much work as there are blocks, not as there are credentials."""
+        self._seen = [shelf.version for shelf in self._watched]
+        positions = self.members.positions if any(shelf.blocks for shelf in self._watched) else {}
+        maybe = {credential_id for shelf in self._watched for credential_id in shelf.blocks}
+        found = ((positions[credential_id], credential_id) for credential_id in maybe if credential_id in positions)
+        self._blocked = sorted(position for position, it in found if self._is_blocked(position, it))

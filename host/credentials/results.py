@@ -1,0 +1,84 @@
+"""How often each credential succeeded and failed in this process, with the last hours in buckets (spec 1.12)."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+BUCKETS: Final = 20
+BUCKET_S: Final = 600
+
+
+class Tally:
+    """The counts of one credential: for ever, and in a ring of ten-minute buckets."""
+
+    __slots__ = ("_failures", "_numbers", "_successes", "failed", "succeeded")
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.failed = 0
+        self._numbers = [-1] * BUCKETS
+        self._successes = [0] * BUCKETS
+        self._failures = [0] * BUCKETS
+
+    def add(self, succeeded: bool, now_s: float) -> None:
+        """Count one result. `now_s` is of the wall clock."""
+        number = int(now_s // BUCKET_S)
+        slot = number % BUCKETS
+        if self._numbers[slot] != number:
+            self._numbers[slot], self._successes[slot], self._failures[slot] = number, 0, 0
+        if succeeded:
+            self.succeeded += 1
+            self._successes[slot] += 1
+        else:
+            self.failed += 1
+            self._failures[slot] += 1
+
+    def recent(self, now_s: float) -> list[Mapping[str, object]]:
+        """The last 20 buckets, oldest first, empty ones included; `time` is local."""
+        latest = int(now_s // BUCKET_S)
+        return [self._bucket(number) for number in range(latest - BUCKETS + 1, latest + 1)]
+
+    def _bucket(self, number: int) -> Mapping[str, object]:
+        slot = number % BUCKETS
+        known = self._numbers[slot] == number
+        return {
+            "time": f"{_clock_text(number * BUCKET_S)}-{_clock_text((number + 1) * BUCKET_S)}",
+            "success": self._successes[slot] if known else 0,
+            "failed": self._failures[slot] if known else 0,
+        }
+
+
+class Tallies:
+    """The counts of all credentials, by id."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock: Final = clock
+        self._by_id: Final[dict[str, Tally]] = {}
+
+    def add(self, credential_id: str, succeeded: bool) -> None:
+        """Count one result."""
+        tally = self._by_id.get(credential_id)
+        if tally is None:
+            tally = self._by_id[credential_id] = Tally()
+        tally.add(succeeded, self._clock())
+
+    def of(self, credential_id: str) -> tuple[int, int]:
+        """Successes and failures so far."""
+        tally = self._by_id.get(credential_id)
+        return (tally.succeeded, tally.failed) if tally is not None else (0, 0)
+
+    def recent(self, credential_id: str) -> list[Mapping[str, object]]:
+        """The buckets of one credential, as `Tally.recent`."""
+        return self._by_id.get(credential_id, _NOTHING).recent(self._clock())
+
+    def keep_only(self, credential_ids: Collection[str]) -> None:
+        """Drop the counts of credentials that no longer exist."""
+        for credential_id in [known for known in self._by_id if known not in credential_ids]:
+            del self._by_id[credential_id]
+
+
+def _clock_text(moment_s: float) -> str:
+    return time.strftime("%H:%M", time.localtime(moment_s))
+
+
+_NOTHING: Final = Tally()

@@ -1,0 +1,87 @@
+"""Rounds over the credentials: who may be tried now, and whether another round is worth a wait (spec 5.7, 12.3)."""
+
+import random
+from typing import Final
+
+from host.credentials.classify import Verdict
+from host.credentials.policy import RoutingPolicy
+from host.credentials.records import Credential
+
+ROUND_STATUSES: Final = frozenset({403, 408, 429, 500, 502, 503, 504})
+"""What may pass by itself. Anything else fails the same way in the next round."""
+MAX_JITTER_S: Final = 2.0
+MAX_WAITING: Final = 1000
+"""Requests that may wait for a credential at once; each of them holds its body in memory."""
+_BLIND_WAIT_S: Final = 1.0
+
+
+class Search:
+    """Which credentials a request has tried. Round 0 admits everybody, round n those whose limit is n or more."""
+
+    __slots__ = ("attempted", "failure", "helped", "only", "policy", "round", "skipped", "tried", "verdict")
+
+    def __init__(self, policy: RoutingPolicy, *, only: str = "") -> None:
+        self.policy: Final = policy
+        self.only = only
+        """The one credential that can serve the request; empty: any."""
+        self.tried: set[str] = set()
+        """In this round."""
+        self.attempted = 0
+        """In this round."""
+        self.round = 0
+        self.skipped: set[str] = set()
+        """Providers that are not worth another try."""
+        self.failure: Exception | None = None
+        """The latest one of an attempt."""
+        self.verdict: Verdict | None = None
+        """On it."""
+        self.helped = False
+        """A provider's plugin was asked for one more round, and there is none after that."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody is admitted."""
+        return not (self.tried or self.round or self.only or self.skipped)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this round may not try any further credential."""
+        return 0 < self.policy.max_credentials <= self.attempted
+
+    def allows(self, credential: Credential) -> bool:
+        """Whether the credential may be tried now, as far as this request is concerned."""
+        return credential.id not in self.tried and self.admits(credential)
+
+    def admits(self, credential: Credential) -> bool:
+        """Whether the credential takes part in this round."""
+        if (self.only and credential.id != self.only) or credential.provider in self.skipped:
+            return False
+        return not self.round or self.policy.rounds_of(credential) >= self.round
+
+    def next_round(self, *, of_all: bool = False) -> None:
+        """Everybody who takes part in the next round may be tried again; with `of_all` whatever their limits."""
+        self.round = 0 if of_all else self.round + 1
+        self.tried.clear()
+        self.attempted = 0
+
+
+def wait_before_round(
+    status: int, hint_s: float, free_in_s: float | None, *, fresh: bool, search: Search
+) -> float | None:
+    """Seconds to wait before the next round, without jitter; None when there should be none.
+
+    `status` and `hint_s` are those of the error that ended the last round, `free_in_s` says when the first credential
+    that takes part is free (0: now, None: never). `fresh`: a free one has not been tried in the last round.
+    """
+    if status not in ROUND_STATUSES or free_in_s is None:
+        return None
+    wait_s = free_in_s
+    if not wait_s and not fresh and status == 429:
+        # Nobody rests because cooling is off: asking at once would only be told the same.
+        wait_s = hint_s or _BLIND_WAIT_S * 2.0 ** (search.round - 1)
+    return wait_s if wait_s <= search.policy.max_wait_s or not wait_s else None
+
+
+def with_jitter(wait_s: float, limit_s: float) -> float:
+    """The wait plus up to a quarter of it, so that not everybody comes back in the same moment."""
+    return min(wait_s + random.uniform(0.0, min(wait_s / 4, MAX_JITTER_S)), max(limit_s, wait_s))

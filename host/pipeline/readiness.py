@@ -1,0 +1,37 @@
+"""executor.prepare: an executor gets a credential ready before its first request (spec credentials 5.9)."""
+
+import asyncio
+
+from host.pipeline.execution import Execution
+from host.pipeline.state import Lane
+from host.runtime.invoke import Invoker
+from pluginabi.payloads.executor import ExecutorPrepareRequest
+
+
+async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
+    """Return once the plugin has the credential ready: asked once per credential as it is and generation of the plugin.
+
+    Requests for the same credential wait for each other. Raises what the plugin raised. Cancelling it cancels the call;
+    the next request asks again.
+    """
+    binding, credential_id = lane.prepare, lane.credential.id
+    if binding is None:
+        return
+    health = ex.state.pool.health
+    state = binding.handle, ex.state.manager.by_id.get(credential_id)
+    if health.ready.get(credential_id) == state:
+        return
+    lock = health.locks.setdefault(credential_id, asyncio.Lock())
+    async with lock:
+        if health.ready.get(credential_id) == state:
+            return
+        assert lane.handle is not None
+        request = ExecutorPrepareRequest(
+            request_id=ex.scope.request_id,
+            parent_request_id=ex.scope.parent_request_id,
+            attempt=ex.scope.attempt,
+            credential=lane.handle,
+            model=lane.model,
+        )
+        await invoker.call(binding, lambda _: request, ex.scope)
+        health.ready[credential_id] = binding.handle, ex.state.manager.by_id.get(credential_id)
