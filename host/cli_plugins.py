@@ -16,6 +16,7 @@ from host.config.model import Config
 from host.install.lock import Seals, note_enabled
 from host.management.calls import ManagementError
 from host.management.plugin_config import SecretFields, edit_section, merged_with
+from host.management.secret import is_hashed, weakness
 from host.observe.explain import TracedRequest, tree_lines
 from host.runtime.bundled import bundled_needed
 from host.runtime.discover import Discovery
@@ -34,6 +35,9 @@ def check_config(config_path: Path) -> int:
         return 1
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}")
+    key = loaded.config.remote_management.secret_key
+    if key and not is_hashed(key) and (why := weakness(key)) is not None:
+        click.echo(f"warning: remote-management.secret-key is not taken, so there is no management API: {why}")
     enabled = {plugin_id for plugin_id, section in loaded.config.plugins.configs.items() if section.enabled}
     for broken in discover_plugins(loaded.config).broken:
         if broken.plugin_id not in enabled:

@@ -40,6 +40,10 @@ api-keys:
 #     models:
 #       - name: gemini-2.5-flash
 
+# The management API (docs/management.md) is off without a key; `jackfield management key` makes one.
+# remote-management:
+#   secret-key: written by `jackfield management key`
+
 routing:
   strategy: round-robin   # or fill-first; a scheduler plugin decides before either
 

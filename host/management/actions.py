@@ -13,7 +13,7 @@ from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
 from host.management.plugin_config import Edit, SecretFields, edit_section, merged_with, read_section, replaced_by
 from host.management.rows import Menu, plugin_row
-from host.observe.metrics import PluginMetrics
+from host.observe.metrics import HookStats, PluginMetrics
 from host.runtime.apply import PluginRegistry
 from host.runtime.handle import PluginState
 from host.runtime.manifest import is_plugin_id
@@ -63,7 +63,8 @@ class PluginActions:
             for plugin_id, section in plugins.configs.items()
             if plugin_id not in known
         ]
-        rows = [self._row(status, escape=escape) for status in statuses]
+        hooks = self._metrics.hooks()
+        rows = [self._row(status, hooks.get(status.id, {}), escape=escape) for status in statuses]
         return {
             "plugins_enabled": plugins.enabled,
             "plugins_dir": plugins.dir,
@@ -193,12 +194,12 @@ class PluginActions:
             "reason": status.reason if status is not None else "",
         }
 
-    def _row(self, status: PluginStatus, *, escape: bool) -> dict[str, Any]:
+    def _row(self, status: PluginStatus, hooks: Mapping[str, HookStats], *, escape: bool) -> dict[str, Any]:
         source = self._registry.source(status.id) if status.state not in _UNUSABLE else None
         return plugin_row(
             status,
             manifest=source.manifest if source is not None else None,
-            hooks=self._metrics.hooks_of(status.id),
+            hooks=hooks,
             menus=self._menus(status.id),
             plugins=self._config().plugins,
             escape=escape,

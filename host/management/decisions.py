@@ -1,5 +1,6 @@
 """Endpoints for the decision trace: one request in full, and the latest ones in a line each."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ from host.observe.trace import DecisionTrace
 
 DEFAULT_REQUESTS: Final = 50
 MAX_REQUESTS: Final = 500
+AT_A_TIME: Final = 50
 
 Wanted = Callable[[TracedSummary], bool]
 
@@ -33,7 +35,10 @@ class DecisionEndpoints:
         limit = call.number("limit", DEFAULT_REQUESTS, highest=MAX_REQUESTS)
         wanted = [_by_model(call.argument("model")), _by_status(call.argument("status"))]
         found: list[TracedSummary] = []
-        for request in self._trace.newest_first():
+        for number, request in enumerate(self._trace.latest(len(self._trace))):
+            if number % AT_A_TIME == AT_A_TIME - 1:
+                # Other requests do not wait until all are looked through.
+                await asyncio.sleep(0)
             summary = summary_of(request)
             if all(fits(summary) for fits in wanted):
                 found.append(summary)

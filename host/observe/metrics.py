@@ -99,13 +99,15 @@ class PluginMetrics:
         """One call; the outcomes are those of `host.runtime.invoke.CallObserver`."""
         self._calls.observe((plugin_id, method, outcome), seconds)
 
-    def hooks_of(self, plugin_id: str) -> dict[str, HookStats]:
-        """Hook -> its calls; `<method>:items` is the time from a stream's result to its end."""
-        by_method: dict[str, dict[str, _Histogram]] = {}
-        for (plugin, method, outcome), series in self._calls.series():
-            if plugin == plugin_id:
-                by_method.setdefault(method, {})[outcome] = series
-        return {method: _hook_stats(outcomes) for method, outcomes in sorted(by_method.items())}
+    def hooks(self) -> dict[str, dict[str, HookStats]]:
+        """Plugin -> hook -> its calls; `<method>:items` is the time from a stream's result to its end."""
+        found: dict[str, dict[str, dict[str, _Histogram]]] = {}
+        for (plugin_id, method, outcome), series in self._calls.series():
+            found.setdefault(plugin_id, {}).setdefault(method, {})[outcome] = series
+        return {
+            plugin_id: {method: _hook_stats(outcomes) for method, outcomes in sorted(methods.items())}
+            for plugin_id, methods in found.items()
+        }
 
     def collect(self) -> Iterable[Metric]:
         yield self._calls.collect()

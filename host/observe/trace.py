@@ -5,7 +5,7 @@ Entries hold names, sizes and statuses, never secrets and never bodies.
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -131,10 +131,6 @@ class DecisionTrace:
     def latest(self, count: int) -> tuple[RequestTrace, ...]:
         """The newest requests, newest first."""
         return tuple(trace for trace, _ in zip(reversed(self._traces.values()), range(count), strict=False))
-
-    def newest_first(self) -> Iterator[RequestTrace]:
-        """All that are remembered; nothing may begin or end meanwhile."""
-        return reversed(self._traces.values())
 
     def children(self, request_id: str) -> tuple[RequestTrace, ...]:
         """Nested calls that plugins made for this request."""

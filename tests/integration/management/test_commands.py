@@ -104,3 +104,8 @@ def test_a_key_of_ones_own_is_taken_from_standard_input_and_a_weak_one_is_not(fi
     assert key not in done.output
     stored = load_config(file).config.remote_management.secret_key
     assert matches(key, stored) is (code == 0)
+
+
+async def test_check_says_that_a_weak_key_leaves_the_api_off(file: Path) -> None:
+    file.write_text(CONFIG + "remote-management:\n  secret-key: changeme\n")
+    assert "there is no management API: it is a placeholder" in await ok(file, "check")
