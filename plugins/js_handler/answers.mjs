@@ -20,7 +20,11 @@ function flat(headers) {
 export function requestAnswer(hook, params, answer) {
   if (!isAnswer(hook, answer)) return null;
   if (answer.terminate) return { terminate: termination(hook, answer.terminate) };
-  return { ...headerDelta(params.headers, answer.headers), ...bodyDelta(params.body, answer) };
+  const { headers: response_headers } = headerDelta({}, answer.response_headers);
+  return {
+    ...headerDelta(params.headers, answer.headers), ...bodyDelta(params.body, answer),
+    ...(response_headers ? { response_headers } : {}),
+  };
 }
 
 export function responseAnswer(hook, params, answer) {

@@ -72,7 +72,7 @@ async def ask(http, proxy, body=None, **headers):
 
 def decisions(proxy, response, kind):
     """What the decision trace says of a request."""
-    traced = proxy.proxy._explain(response.headers["X-Request-Id"])
+    traced = proxy.proxy.trace.get(response.headers["X-Request-Id"])
     return [decision.fields for decision in traced.decisions if decision.kind == kind]
 
 
@@ -108,7 +108,7 @@ function on_before_request(ctx) {
   ctx.body.added = ctx.options.word;
   delete ctx.body.seed;
   const { "x-gone": gone, ...headers } = ctx.headers;
-  return { body: ctx.body, headers: { ...headers, "X-New": ["a", "b"] } };
+  return { body: ctx.body, headers: { ...headers, "X-New": ["a", "b"] }, response_headers: { "X-Early": "yes" } };
 }
 async function on_after_auth_request(ctx) {
   await null;
@@ -140,6 +140,7 @@ async def test_what_a_script_returns_is_authoritative_and_what_it_does_not_retur
     ]
     assert (seen["seen"]["to"], seen["seen"]["attempt"]) == ("openai", 1)
     assert answer["asked"] == 1
+    assert response.headers["x-early"] == "yes"
     assert response.headers["x-answered"] == "hello" and "x-upstream" not in response.headers
 
 
@@ -292,7 +293,7 @@ async def test_a_function_that_a_new_version_adds_is_called_after_a_reload(tmp_p
         with capture_logs() as logs:
             write(tmp_path, VERSION.format(1))
             assert "version" not in (await ask(http, proxy))[1]
-            await proxy.proxy._reload_plugin("js-handler")
+            await proxy.proxy.registry.reload("js-handler")
         assert (await ask(http, proxy))[1] == {"version": 1}
     (added,) = [entry for entry in logs if entry["event"] == "script.hooks_added"]
     assert "response.intercept_after" in added["missing"] and "plugins reload js-handler" in added["message"]
