@@ -79,6 +79,9 @@ class FrameChannel(Protocol):
     def resume_reading(self) -> None:
         """See `pause_reading`."""
 
+    def hold(self, seconds: float) -> None:
+        """Tell the receiver nothing more for that long, not even what has arrived; the carrier pushes back."""
+
     def close(self, cause: BaseException | None = None) -> None:
         """Send what waits, then close; with a cause at once. Idempotent."""
 

@@ -94,6 +94,8 @@ def one_line(data: bytes) -> bytes:
 
 def peek_header(head: bytes) -> Header:
     """`kind` and `id` among the top-level members of an object of which only the start is known or readable."""
+    if not head.lstrip().startswith(b"{"):
+        return Header(None, None)
     kind: str | None = None
     frame_id: int | None = None
     depth = 0

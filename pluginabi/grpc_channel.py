@@ -61,6 +61,7 @@ class GrpcChannel:
         self._drained = asyncio.Event()
         self._drained.set()
         self._paused_by_user = False
+        self._held: asyncio.TimerHandle | None = None
         self._closed = self._told = False
         self._aborted = False
         self._cause: BaseException | None = None
@@ -79,9 +80,9 @@ class GrpcChannel:
         self._loop.call_soon(self._replay)
 
     def _replay(self) -> None:
-        while self._backlog and self._receiver is not None:
+        while self._backlog and self._receiver is not None and self._held is None:
             self._deliver(self._backlog.popleft())
-        if self._receiver is None:
+        if self._receiver is None or self._held is not None:
             return
         if self._closed:
             self._tell_closed()
@@ -101,8 +102,18 @@ class GrpcChannel:
     def resume_reading(self) -> None:
         """See `FrameChannel.resume_reading`."""
         self._paused_by_user = False
-        if self._receiver is not None:
+        if self._receiver is not None and self._held is None:
             self._may_read.set()
+
+    def hold(self, seconds: float) -> None:
+        """See `FrameChannel.hold`."""
+        if self._held is None:
+            self._held = self._loop.call_later(seconds, self._let_go)
+            self._may_read.clear()
+
+    def _let_go(self) -> None:
+        self._held = None
+        self._replay()
 
     async def _read_all(self) -> None:
         cause: BaseException | None = ConnectionResetError("the peer ended the stream")
@@ -114,7 +125,7 @@ class GrpcChannel:
                     break
                 if self._closed:
                     continue  # the peer has not noticed yet; its end of stream is still to come
-                if self._receiver is None:
+                if self._receiver is None or self._backlog or self._held is not None:
                     self._backlog.append(data)
                 else:
                     self._deliver(data)

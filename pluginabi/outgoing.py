@@ -1,5 +1,6 @@
 """The calls this side made: their answers and streams, and what is left of them after a cancellation."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -16,7 +17,7 @@ from pluginabi.link import Link
 class OutgoingCalls:
     """Routes `result`, `item` and `end` frames. A closed call is forgotten, a stuck one waits for its late answer."""
 
-    def __init__(self, link: Link, *, peer_origin: Origin) -> None:
+    def __init__(self, link: Link, *, peer_origin: Origin, on_late: Callable[[], None]) -> None:
         self.link: Final = link
         self.loop: Final = link.loop
         self.open: Final[dict[int, OutgoingCall]] = {}
@@ -26,6 +27,7 @@ class OutgoingCalls:
         self.last_id = 0
         self.reading_paused = False
         self._peer_origin: Origin = peer_origin
+        self._on_late: Final = on_late
         self._deadlines = Deadlines(link.loop, self.open, self._time_is_up)
 
     def add(self, frame: Call) -> OutgoingCall:
@@ -65,6 +67,8 @@ class OutgoingCalls:
         if stream is None:
             if self._is_unopened(frame.id):
                 self.link.broken(f"an item of call {frame.id} before its opening result")
+            else:
+                self._on_late()
         elif not stream.push(frame, size):
             call = self.open[frame.id]
             call.abandon("client_gone", self.link.error(call.method, "stream", "more items than this side can hold"))
@@ -111,6 +115,7 @@ class OutgoingCalls:
     def _late(self, call_id: int, usage: Usage | None, *, closing: bool) -> None:
         """A frame for a call we no longer wait for: dropped, but its slot may be free now."""
         self._check_issued(call_id)
+        self._on_late()
         if closing and (call := self.stuck.pop(call_id, None)) is not None:
             call.ended(None, usage)
 

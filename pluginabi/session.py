@@ -6,6 +6,7 @@ policy: it starts no process, retries nothing, limits nothing but what a peer co
 
 import asyncio
 from collections.abc import Callable
+from time import thread_time
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Raw
@@ -32,6 +33,7 @@ from pluginabi.incoming import IncomingCalls
 from pluginabi.limits import Limits
 from pluginabi.link import CHANNEL_FAULTS, Link, ProtocolError
 from pluginabi.outgoing import OutgoingCalls
+from pluginabi.patience import BYTE_S, LATE_S, LINE_S, Patience
 from pluginabi.payloads.common import Payload
 
 __all__ = ["CallHandler", "ProtocolError", "Session"]
@@ -73,7 +75,9 @@ class Session:
         channel.send_limit = peer_limits.max_frame_bytes
         self._link = Link(channel, peer=peer, features=self.features, on_broken=self._protocol_broken)
         self._loop = self._link.loop
-        self._outgoing = OutgoingCalls(self._link, peer_origin="plugin" if self._is_host else "host")
+        self._outgoing = OutgoingCalls(
+            self._link, peer_origin="plugin" if self._is_host else "host", on_late=lambda: self._noise(LATE_S)
+        )
         self._incoming = IncomingCalls(
             self._link,
             handler,
@@ -85,6 +89,7 @@ class Session:
         self._last_ping_id = 0
         self._going_away: str | None = None
         self._last_received_s = self._loop.time()
+        self._patience: Final = Patience(self._loop.time())
         self._cause: BaseException | None = None
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._routes: dict[type, Callable[[Any, int], None]] = {
@@ -226,7 +231,10 @@ class Session:
     @property
     def last_received_s(self) -> float:
         """When the last frame came, on the loop's clock; now, while this side holds back its reading on purpose."""
-        return self._loop.time() if self._outgoing.reading_paused else self._last_received_s
+        now_s = self._loop.time()
+        if self._outgoing.reading_paused:
+            return now_s
+        return max(self._last_received_s, min(now_s, self._patience.until_s))
 
     # -- FrameReceiver
 
@@ -238,6 +246,7 @@ class Session:
     def frame_broken(self, broken: BrokenFrame) -> None:
         """Only the call that the frame belongs to fails; a frame that cannot be placed ends the session."""
         self._last_received_s = self._loop.time()
+        self._noise(LINE_S)
         if broken.kind in _HARMLESS_IF_BROKEN:
             self.stray_received(f"unusable {broken.kind} frame: {broken.reason}".encode())
         elif broken.id is None or broken.kind == "hello":
@@ -249,8 +258,15 @@ class Session:
 
     def stray_received(self, line: bytes) -> None:
         """See `FrameReceiver`."""
+        began_s = thread_time()
         if self._on_stray is not None:
             self._on_stray(line)
+        self._noise(LINE_S + len(line) * BYTE_S + thread_time() - began_s)
+
+    def _noise(self, cost_s: float) -> None:
+        """Something came that nobody asked for; too much of it, and reading pauses for a moment (see `Patience`)."""
+        if self._is_host and (pause_s := self._patience.spend(cost_s, self._loop.time())):
+            self._channel.hold(pause_s)
 
     def channel_closed(self, cause: BaseException | None) -> None:
         """See `FrameReceiver`."""
@@ -269,9 +285,11 @@ class Session:
         elif frame.id > self._last_ping_id:
             self._link.broken(f"a pong for ping {frame.id}, which was never sent")
 
-    def _on_log_frame(self, frame: Log, _: int) -> None:
+    def _on_log_frame(self, frame: Log, size: int) -> None:
+        began_s = thread_time()
         if self._on_log is not None:
             self._on_log(frame)
+        self._noise(size * BYTE_S + thread_time() - began_s)
 
     def _on_goaway_frame(self, frame: Goaway, _: int) -> None:
         if self._going_away is None:
@@ -293,6 +311,7 @@ class Session:
         if self._link.ended is not None:
             return
         self._link.ended, self._cause = reason, cause
+        self._channel.detach()
         self._outgoing.fail_all(phase, reason)
         for ping in self._pings.values():
             if not ping.done():

@@ -50,6 +50,7 @@ class StreamChannel(asyncio.Protocol):
         self._flush: asyncio.Handle | None = None
         self._drained: list[asyncio.Future[None]] = []
         self._paused_by_user = False
+        self._held: asyncio.TimerHandle | None = None
         self._closed = self._told = False
         self._cause: BaseException | None = None
         self._open_transports = 0
@@ -75,7 +76,7 @@ class StreamChannel(asyncio.Protocol):
             return
         lines = self._splitter.feed(data)
         self._in_bursts = len(lines) > 1
-        if self._receiver is None:
+        if self._receiver is None or self._backlog or self._held is not None:
             self._backlog.extend(lines)
         else:
             self._deliver(lines)
@@ -118,9 +119,9 @@ class StreamChannel(asyncio.Protocol):
         self._loop.call_soon(self._replay)
 
     def _replay(self) -> None:
-        while self._backlog and self._receiver is not None:
+        while self._backlog and self._receiver is not None and self._held is None:
             self._deliver([self._backlog.popleft()])
-        if self._receiver is None:
+        if self._receiver is None or self._held is not None:
             return
         if self._closed:
             self._tell_closed()
@@ -136,7 +137,7 @@ class StreamChannel(asyncio.Protocol):
         try:
             for position, line in enumerate(lines):
                 receiver = self._receiver
-                if receiver is None:
+                if receiver is None or self._held is not None:
                     self._backlog.extend(lines[position:])
                     return
                 try:
@@ -157,7 +158,7 @@ class StreamChannel(asyncio.Protocol):
 
     def _ended(self, cause: BaseException | None) -> None:
         if not self._closed and (rest := self._splitter.flush()) is not None:
-            if self._receiver is None:
+            if self._receiver is None or self._backlog or self._held is not None:
                 self._backlog.append(rest)
             else:
                 self._deliver([rest])
@@ -174,9 +175,21 @@ class StreamChannel(asyncio.Protocol):
         if self._receiver is not None:
             self._set_reading(True)
 
+    def hold(self, seconds: float) -> None:
+        """See `FrameChannel.hold`."""
+        if self._held is None:
+            self._held = self._loop.call_later(seconds, self._let_go)
+            self._set_reading(False)
+
+    def _let_go(self) -> None:
+        self._held = None
+        self._replay()
+
     def _set_reading(self, on: bool) -> None:
         # Kept here: the pipe transports of CPython before 3.11.3 cannot say whether they read.
         if self._reader is None or self._closed or self._reader.is_closing() or self._is_reading == on:
+            return
+        if on and self._held is not None:
             return
         self._is_reading = on
         if on:

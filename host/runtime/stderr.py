@@ -35,6 +35,8 @@ _SECRETS: Final = re.compile(
     r"[\"']?\s*[:=]\s*[\"']?)[^\s\"',;&]{4,}"
     r"|\b(sk-|AIza|ghp_|xox[abp]-)[A-Za-z0-9_-]{8,}"
 )
+_SECRET_HINTS: Final = ("bearer", "basic", "key", "token", "password", "secret", "sk-", "aiza", "ghp_", "xox")
+"""Without one of these, whatever their case, `_SECRETS` matches nothing."""
 _LEVELS: Final[Mapping[str, str]] = {
     "trace": "debug",
     "debug": "debug",
@@ -67,15 +69,21 @@ def secret_values(environment: Mapping[str, str]) -> list[str]:
 
 
 class SecretMask:
-    """Replaces known values and what looks like a secret."""
+    """Replaces known values and what looks like a secret.
+
+    A plain search comes first: the patterns take a hundred times as long, and hardly any line has a secret.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = sorted({secret for secret in secrets if len(secret) >= SECRET_MIN_CHARACTERS}, key=len, reverse=True)
-        self._known = re.compile("|".join(re.escape(secret) for secret in known)) if known else None
+        self._known = sorted({it for it in secrets if len(it) >= SECRET_MIN_CHARACTERS}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        if self._known is not None:
-            text = self._known.sub(MASK, text)
+        for secret in self._known:
+            if secret in text:
+                text = text.replace(secret, MASK)
+        folded = text.casefold()
+        if not any(hint in folded for hint in _SECRET_HINTS):
+            return text
         return _SECRETS.sub(lambda match: (match[1] or match[2] or match[3] or "") + MASK, text)
 
 
@@ -262,7 +270,8 @@ class StderrDrain(asyncio.Protocol):
             del self._ring[:-RING_BYTES]
 
     def _clean(self, line: bytes) -> str:
-        return self._mask(_CONTROL.sub("", line.rstrip(b"\r")[:LINE_MAX_BYTES].decode("utf-8", "replace")))
+        text = line.rstrip(b"\r")[:LINE_MAX_BYTES].decode("utf-8", "replace")
+        return self._mask(text if text.isprintable() else _CONTROL.sub("", text))
 
     def _throttle(self, size: int) -> None:
         now_s = time.monotonic()

@@ -11,7 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+
+from fault_floods import Floods
 
 FEATURES = ["cancel", "credit", "ping", "goaway", "callback_streams"]
 CAPABILITIES = ["model.route", "executor.execute", "executor.execute_stream", "plugin.register"]
@@ -32,14 +35,16 @@ class Wire:
 
     def __init__(self, read_fd, write_fd):
         self.read_fd, self.write_fd, self.rest = read_fd, write_fd, b""
+        self.whole_lines = threading.Lock()
 
     def send(self, **frame):
         self.write(json.dumps(frame, separators=(",", ":")).encode() + b"\n")
 
     def write(self, data):
         view = memoryview(data)
-        while view:
-            view = view[os.write(self.write_fd, view) :]
+        with self.whole_lines:
+            while view:
+                view = view[os.write(self.write_fd, view) :]
 
     def lines(self):
         data = os.read(self.read_fd, 65536)
@@ -59,11 +64,11 @@ class Wire:
         return line
 
 
-class FaultPlugin:
+class FaultPlugin(Floods):
     def __init__(self, mode, options):
         self.mode, self.options = mode, options
         self.stdio = self.wire = Wire(0, 1)
-        self.held, self.callbacks, self.streams = [], {}, {}
+        self.held, self.callbacks, self.streams, self.credits = [], {}, {}, {}
         self.next_id = 1
         self.life = self.connect_life()
         self.served = 0
@@ -223,6 +228,8 @@ class FaultPlugin:
             self.wire.send(kind="pong", id=frame["id"], loop_lag_ms=0)
         elif kind == "cancel":
             self.cancel(frame)
+        elif kind == "credit":
+            self.credit(frame)
         elif kind == "goaway" and self.mode == "finishes-on-goaway":
             self.finish_everything()
         elif kind == "result" and frame["id"] in self.callbacks:
@@ -344,21 +351,6 @@ class FaultPlugin:
         os.write(2, argument.encode() + b"\n")
         self.say(call_id, "written")
 
-    def do_flood(self, call_id, argument):
-        line = b"noise noise noise noise noise noise noise noise\n" * 1000
-        for _ in range(int(argument) * 1_000_000 // len(line)):
-            os.write(2, line)
-        self.say(call_id, "flooded")
-
-    def do_map_shared(self, call_id, argument):
-        """Hold that many megabytes of memory that no RLIMIT_DATA counts."""
-        import mmap
-
-        memory = mmap.mmap(-1, int(argument) << 20)
-        for at in range(0, len(memory), 4096):
-            memory[at] = 1
-        self.held.append(memory)
-
     def do_oversize(self, call_id, argument):
         self.say(call_id, "x" * (16 * 1024 * 1024 + 100))
 
@@ -376,14 +368,6 @@ class FaultPlugin:
         """Busy and deaf for some seconds."""
         time.sleep(float(argument))
         self.say(call_id, "slept")
-
-    def do_chatter(self, call_id, argument):
-        """Logs without reading for some seconds."""
-        until_s = time.monotonic() + float(argument)
-        while time.monotonic() < until_s:
-            self.wire.send(kind="log", level="debug", event="chatter")
-            time.sleep(0.01)
-        self.say(call_id, "done")
 
     def do_stop_reading(self, call_id, argument):
         """Says it, then never reads again."""

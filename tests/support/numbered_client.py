@@ -3,9 +3,9 @@
 import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from host.upstream.client import UpstreamClient
 from host.upstream.errors import UpstreamError
@@ -13,6 +13,9 @@ from host.upstream.model import UpstreamRequest
 
 _CONTENT: Final = re.compile(rb'"content": ?"(\d+) (\d+)"')
 _HEADERS: Final = (("Content-Type", "application/json"), ("Accept-Encoding", "identity"))
+
+EventObserver: TypeAlias = Callable[[int, int], None]
+"""`on_event(sent_ns, received_ns)` of every event of a stream, on the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -25,8 +28,6 @@ class Outcome:
     request_id: str = ""
     problem: str = ""
     duration_s: float = 0.0
-    transit_s: list[float] = field(default_factory=list)
-    """For each event of a stream: from being written by the upstream to being read by the client."""
 
 
 class NumberedClient:
@@ -58,8 +59,10 @@ class NumberedClient:
             outcome.problem = f"a wrong answer: {body[:300].decode(errors='replace')}"
         return outcome
 
-    async def follow(self, number: str, model: str, *, events: int, interval_ms: int, times: bool = False) -> Outcome:
-        """A stream to its end; its events have to be numbered without a gap. `times` keeps how long each took."""
+    async def follow(
+        self, number: str, model: str, *, events: int, interval_ms: int, on_event: EventObserver | None = None
+    ) -> Outcome:
+        """A stream to its end; its events have to be numbered without a gap."""
         outcome = Outcome(number, stream=True)
         metadata = {"events": str(events), "interval_ms": str(interval_ms)}
         began_s = time.monotonic()
@@ -78,8 +81,8 @@ class NumberedClient:
                     if int(found[1]) != seen and not outcome.problem:
                         outcome.problem = f"event {int(found[1])} came where {seen} was due"
                     seen += 1
-                    if times:
-                        outcome.transit_s.append((now_ns - int(found[2])) / 1e9)
+                    if on_event is not None:
+                        on_event(int(found[2]), now_ns)
                 ended = ended or b"data: [DONE]" in data
         except UpstreamError as error:
             outcome.problem = f"after {seen} of {events} events: {error}"
