@@ -28,11 +28,11 @@ async def test_a_callback_without_permission_is_refused_with_its_code(plugin: St
     assert (caught.value.http_status, caught.value.code) == (500, "permission_denied")
 
 
-async def test_a_callback_that_does_not_exist_yet_says_so(plugin: Stage):
+async def test_a_callback_that_nothing_in_this_host_serves_says_so(plugin: Stage):
     with pytest.raises(PluginError) as caught:
         await plugin.do("auth")
-    assert (caught.value.http_status, caught.value.code) == (500, "method_not_found")
-    assert "not available" in caught.value.body.message
+    assert (caught.value.http_status, caught.value.code) == (503, "auth_unavailable")
+    assert "unavailable" in caught.value.body.message
 
 
 async def test_H122_log_lines_carry_plugin_and_request(plugin: Stage, within: Within):
