@@ -6,14 +6,16 @@ from pathlib import Path
 import click
 
 from host import VERSION
+from host.cli_flags import PluginFlagGroup
 from host.cli_install import COMMANDS
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
 from host.cli_record import record, replay
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=PluginFlagGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, "--version", prog_name="jackfield")
+@click.option("--config", expose_value=False, help="The configuration whose plugins add options.")
 def main() -> None:
     """The LLM gateway in which every decision is a plugin.
 

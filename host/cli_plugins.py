@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from host import control
 from host.app import discover_plugins, public_listener_problem
+from host.cli_flags import NATIVE
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
+from host.flags.table import flag_table
 from host.install.lock import Seals, note_enabled
 from host.management.calls import ManagementError
 from host.management.plugin_config import SecretFields, edit_section, merged_with
@@ -42,6 +44,9 @@ def check_config(config_path: Path) -> int:
     for broken in discover_plugins(loaded.config).broken:
         if broken.plugin_id not in enabled:
             click.echo(f"warning: plugin {broken.plugin_id} cannot be enabled: {broken.reason}")
+    options = flag_table(discover_plugins(loaded.config), loaded.config, native=NATIVE, needed=bundled_needed)
+    for left_out in options.warnings:
+        click.echo(f"warning: {left_out}")
     problems = _plugin_problems(loaded.config, enabled)
     if (problem := public_listener_problem(loaded.config, has_frontend_auth=None)) is not None:
         problems.append(problem)

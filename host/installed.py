@@ -17,8 +17,8 @@ from host.install.lock import LockEntry, changed_lock, difference_from, folder_o
 from host.install.obtain import REGISTRY_TIMEOUT_S, Listing, load_registries
 from host.install.place import staging, take_away
 from host.install.registry import RegistryPlugin, Source
-from host.install.show import clean
 from host.install.site import Refused, Site
+from host.install.text import clean
 from host.install.tree import LINK, SPECIAL, Tree, scan
 from host.install.versions import is_update
 from host.installing import brought_up, confirm, damage_of, now_text, reported, site_of

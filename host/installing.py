@@ -35,8 +35,9 @@ from host.install.obtain import (
 )
 from host.install.place import place, staging
 from host.install.registry import RegistryError, RegistryPlugin, Source, described
-from host.install.show import clean, difference_lines, plugin_lines
+from host.install.show import difference_lines, plugin_lines
 from host.install.site import Refused, Site
+from host.install.text import clean
 from host.install.tree import Difference, scan
 from host.install.versions import is_update
 from host.runtime.manifest import Manifest, ManifestError, load_manifest

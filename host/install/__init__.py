@@ -7,5 +7,9 @@ download.py   archives and registries over https
 registry.py   registry files: which plugins there are to install
 versions.py   whether a version is newer
 swap.py       one folder in the place of another, in one step
+site.py       one operator's configuration and what lies beside it
+obtain.py     from a path, a URL or an id to an archive on disk
+place.py      folders change hands, together with the lock
+text.py       text of strangers on a terminal
 show.py       what a plugin is and what an upgrade changes, as lines for a terminal
 """

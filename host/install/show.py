@@ -4,25 +4,18 @@ All of it comes from strangers, so nothing reaches the terminal that could move 
 """
 
 import importlib.metadata
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec.structs import asdict
 
 from host.install.archive import Unpacked, requirement_name
+from host.install.text import clean
 from host.runtime.manifest import ConfigField, Manifest
 
 _LABEL_WIDTH: Final = 13
-_MAX_CHARS: Final = 300
 _LIST_KEYS: Final = ("permissions", "http_hosts", "environment", "flags", "hooks", "config")
 _LABELS: Final = {"http_hosts": "hosts", "runs": "runs as"}
-
-
-def clean(text: str) -> str:
-    """One line without control and formatting characters, at most 300 characters long."""
-    visible = "".join(char if unicodedata.category(char) not in ("Cc", "Cf", "Cs") else " " for char in text)
-    return visible if len(visible) <= _MAX_CHARS else f"{visible[:_MAX_CHARS]}…"
 
 
 def plugin_lines(unpacked: Unpacked) -> Iterator[str]:

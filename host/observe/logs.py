@@ -331,11 +331,13 @@ class _Stamp:
         return event
 
 
-def configure_logs(*, debug: bool = False, stream: TextIO | None = None, readable: bool | None = None) -> LogSink:
+def configure_logs(
+    *, debug: bool = False, quiet: bool = False, stream: TextIO | None = None, readable: bool | None = None
+) -> LogSink:
     """Set structlog up for the process; call it once, before the first line.
 
-    `readable` absent: readable on a terminal, JSON lines otherwise. Standard-library loggers at `warning` and above end
-    in the same stream.
+    `quiet`: warnings and above only. `readable` absent: readable on a terminal, JSON lines otherwise.
+    Standard-library loggers at `warning` and above end in the same stream.
     """
     stream = stream if stream is not None else sys.stderr
     if readable is None:
@@ -350,7 +352,7 @@ def configure_logs(*, debug: bool = False, stream: TextIO | None = None, readabl
         processors += [structlog.dev.ConsoleRenderer()]
     else:
         processors += [structlog.processors.format_exc_info, _to_json]
-    level = logging.DEBUG if debug else logging.INFO
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),

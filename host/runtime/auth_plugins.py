@@ -57,7 +57,7 @@ class AuthProviders:
         """Differs when somebody else than before would be asked: about files (`PARSE`) or tokens (`REFRESH`)."""
         snapshot = self._snapshot()
         return tuple(
-            (binding.plugin_id, id(binding.handle), _names(snapshot.plugins[binding.plugin_id]))
+            (binding.plugin_id, id(binding.handle), provider_names(snapshot.plugins[binding.plugin_id]))
             for binding in snapshot.bindings.get(method, ())
         )
 
@@ -76,7 +76,7 @@ class AuthProviders:
                 log.warning("credential.parse_failed", plugin_id=binding.plugin_id, path=request.path, error=str(error))
                 return None
             if answer.records:
-                own = next(iter(_names(view)), "")
+                own = next(iter(provider_names(view)), "")
                 return ClaimedFile(binding.plugin_id, own, tuple(answer.records))
         return None
 
@@ -100,7 +100,7 @@ class AuthProviders:
         found = (
             name
             for binding in snapshot.bindings.get(LOGIN_START, ())
-            for name in _names(snapshot.plugins[binding.plugin_id])
+            for name in provider_names(snapshot.plugins[binding.plugin_id])
         )
         return tuple(dict.fromkeys(found))
 
@@ -131,12 +131,12 @@ class AuthProviders:
             view = snapshot.plugins[binding.plugin_id]
             if not provider:
                 yield binding, view
-            elif provider in _names(view):
+            elif provider in provider_names(view):
                 yield binding, view
                 return
 
 
-def _names(view: PluginView) -> tuple[str, ...]:
+def provider_names(view: PluginView) -> tuple[str, ...]:
     """What a plugin is called as an auth provider: what it says, else the exact keys it executes, else its id."""
     if view.auth_provider:
         return (view.auth_provider,)

@@ -55,7 +55,8 @@ class Flag(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[flags]]` entry: a command-line flag that runs `command_line.execute`."""
 
     name: str
-    type: Literal["bool", "string", "int", "float"] = "bool"
+    type: str = "bool"
+    """`bool`, `string`, `int`, `int64`, `float64` or `duration`; an option of any other type is left out."""
     description: str = ""
     default: str | int | float | bool | None = None
 

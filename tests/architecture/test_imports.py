@@ -26,6 +26,7 @@ LAYERS = {
     "registry": {"credentials"},
     "install": {"runtime"},
     "recording": {"credentials", "runtime"},
+    "flags": {"runtime"},
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream", "worker"}
 """Every layer may import these."""
@@ -41,7 +42,9 @@ COMPOSITION_ROOT = {
     "reload",
     "__main__",
     "__init__",
+    "cli_flags",
     "cli_install",
+    "flag_command",
     "installing",
     "installed",
 }
