@@ -70,7 +70,9 @@ def plugins(site: Site) -> Path:
         command = "command = ['{python}', '-S', 'main.py']\n"
         (folder / "plugin.toml").write_text(f'id = "{plugin_id}"\nversion = "1.0.0"\n{command}{flags}')
     configs = {"a": {"enabled": True}, "b": {"enabled": True, "priority": 5}}
-    site.configure(plugins={"enabled": True, "configs": configs})
+    # They note what they do in a file that is not their own.
+    policy = {plugin_id: {"confinement": "off"} for plugin_id in configs}
+    site.configure(plugins={"enabled": True, "configs": configs, "policy": policy})
     return seen
 
 

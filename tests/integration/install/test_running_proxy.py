@@ -85,7 +85,8 @@ async def test_an_installed_plugin_that_is_enabled_already_starts_at_once_and_re
     timeout = "[timeouts]\n'request.intercept_before' = '30s'\n"
     folder = write_greeter(tmp_path / "made", says="late", prelude=wait, toml=timeout)
     archive = zip_of_folder(tmp_path / "greeter.zip", folder)
-    site.configure(plugins={"enabled": True, "configs": {"greeter": {"enabled": True}}})
+    enabled = {"configs": {"greeter": {"enabled": True}}, "policy": {"greeter": {"confinement": "off"}}}
+    site.configure(plugins={"enabled": True, **enabled})
     async with serve_process(site.config_file) as served, aiohttp.ClientSession() as client:
         done = await run_command(site.config_file, "plugins", "install", str(archive), "--yes")
         assert (done.exit_code, "is loaded" in done.stdout) == (0, True), (done.stdout, done.stderr)
