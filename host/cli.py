@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from host import VERSION
+from host.cli_authors import new
 from host.cli_flags import PluginFlagGroup
 from host.cli_install import COMMANDS
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
@@ -156,6 +157,7 @@ def plugins_test(arguments: tuple[str, ...]) -> None:
 main.add_command(management)
 main.add_command(record)
 main.add_command(replay)
+plugins.add_command(new)
 plugins.add_command(plugins_config)
 plugins.add_command(plugins_reset)
 plugins.add_command(plugins_logs)

@@ -32,7 +32,6 @@ json_t *jf_error(jf_call *call);
 
 /* The plugin's section of the configuration; a new reference. */
 json_t *jf_config(jf_call *call);
-const char *jf_config_text(json_t *config, const char *name, const char *otherwise);
 
 /* The JSON of a body in a request, in whichever form it came, and a body for an answer; new references. */
 json_t *jf_body_of(const json_t *params);

@@ -18,16 +18,18 @@ const (
 	highest = 100000
 )
 
+var plugin = jackfield.Plugin{
+	ID: "go-countdown", Version: "1.0.0",
+	Handlers: map[string]jackfield.Handler{
+		"plugin.register":         register,
+		"model.route":             route,
+		"executor.execute":        execute,
+		"executor.execute_stream": stream,
+	},
+}
+
 func main() {
-	jackfield.Serve(jackfield.Plugin{
-		ID: "go-countdown", Version: "1.0.0",
-		Handlers: map[string]jackfield.Handler{
-			"plugin.register":         register,
-			"model.route":             route,
-			"executor.execute":        execute,
-			"executor.execute_stream": stream,
-		},
-	})
+	jackfield.Serve(plugin)
 }
 
 func register(*jackfield.Call) (any, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -13,21 +14,21 @@ func ask(text string) jackfield.Object {
 }
 
 func TestTheWholeAnswerCountsToZero(t *testing.T) {
-	answer, _, err := jackfield.Try(execute, ask("from 3"), nil)
-	if err != nil || !strings.Contains(string(answer), `"content":"3 2 1 0"`) {
-		t.Error(string(answer), err)
+	answer, _, err := plugin.Try("executor.execute", ask("from 3"), nil)
+	if text := fmt.Sprint(answer); err != nil || !strings.Contains(text, "content:3 2 1 0 ") {
+		t.Error(text, err)
 	}
 }
 
 func TestAStreamHasOneItemForEachNumberAndOneForTheEnd(t *testing.T) {
-	_, items, err := jackfield.Try(stream, ask("from 3"), jackfield.Object{"pause_ms": 0})
+	_, items, err := plugin.Try("executor.execute_stream", ask("from 3"), jackfield.Object{"pause_ms": 0})
 	if err != nil || len(items) != 5 {
 		t.Error(items, err)
 	}
 }
 
 func TestANumberThatIsTooLargeHasAStatusOfItsOwn(t *testing.T) {
-	_, _, err := jackfield.Try(execute, ask("from 100001"), nil)
+	_, _, err := plugin.Try("executor.execute", ask("from 100001"), nil)
 	if err == nil || err.(*jackfield.Error).HTTPStatus != 422 {
 		t.Error(err)
 	}

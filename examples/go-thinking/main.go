@@ -11,11 +11,13 @@ import (
 // levels are the efforts the protocol knows, weakest first.
 var levels = []string{"minimal", "low", "medium", "high", "xhigh", "max"}
 
+var plugin = jackfield.Plugin{
+	ID: "go-thinking", Version: "1.0.0",
+	Handlers: map[string]jackfield.Handler{"plugin.register": register, "thinking.apply": apply},
+}
+
 func main() {
-	jackfield.Serve(jackfield.Plugin{
-		ID: "go-thinking", Version: "1.0.0",
-		Handlers: map[string]jackfield.Handler{"plugin.register": register, "thinking.apply": apply},
-	})
+	jackfield.Serve(plugin)
 }
 
 func register(call *jackfield.Call) (any, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"testing"
 
 	"jackfield-plugin/jackfield"
@@ -32,8 +33,9 @@ func TestTheEffortIsWrittenIntoTheBody(t *testing.T) {
 		"config": jackfield.Object{"mode": "level", "level": "high"},
 		"body":   jackfield.JSON(jackfield.Object{"model": "m"}),
 	}
-	answer, _, err := jackfield.Try(apply, params, nil)
-	if err != nil || string(answer) != `{"body":{"json":{"model":"m","reasoning_effort":"high"}}}` {
-		t.Error(string(answer), err)
+	answer, _, err := plugin.Try("thinking.apply", params, nil)
+	text, _ := json.Marshal(answer)
+	if err != nil || string(text) != `{"body":{"json":{"model":"m","reasoning_effort":"high"}}}` {
+		t.Error(string(text), err)
 	}
 }

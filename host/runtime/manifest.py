@@ -69,6 +69,22 @@ class ManifestLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     open_files: int | None = None
 
 
+class DevSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[dev]` table: what `jackfield plugins dev` does with the plugin. A gateway in production ignores it."""
+
+    build: Sequence[str] = ()
+    """Command that builds the plugin, run in its folder when a file changed."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The plugin's configuration while it is developed."""
+    model: str = "echo"
+    """Model of the request that is suggested."""
+    message: str = "Hello, Jackfield"
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """More members of the suggested request's body."""
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `plugin.toml`; only `id` and `version` are required."""
 
@@ -96,6 +112,9 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     on_error: Mapping[str, Literal["fail", "skip"]] = field(default_factory=dict)
     config: Sequence[ConfigField] = ()
     flags: Sequence[Flag] = ()
+    dev: DevSettings = field(default_factory=DevSettings)
+    """For `jackfield plugins dev` only: `build`, `config`, and the request it suggests (`model`, `message`, `stream`,
+    `headers`, `body`)."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,6 +171,7 @@ class _Reader:
                 for index, item in enumerate(items):
                     self._refuse_unknown(item, struct, (key, index))
         self._refuse_unknown(values.get("limits"), ManifestLimits, ("limits",))
+        self._refuse_unknown(values.get("dev"), DevSettings, ("dev",))
         for key in ("id", "version"):
             if key not in values:
                 self._fail((), f"the key {key!r} is missing")

@@ -182,13 +182,15 @@ class Bench:
 
     # -- calls
 
-    async def register(self, talk: Conversation) -> Probe | None:
-        """Hand over the configuration as a host does: not to a plugin that knows neither the method nor features."""
+    async def register(self, talk: Conversation, config: Mapping[str, object] | None = None) -> Probe | None:
+        """Hand over the configuration as a host does: not to a plugin that knows neither the method nor features.
+
+        `config` comes on top of the target's and the options'.
+        """
         if REGISTER not in self.capabilities and not talk.features:
             return None
-        request = RegisterRequest(
-            config={**self.target.config, **(self.options.config or {})}, permissions=self.target.permissions, host=HOST
-        )
+        merged = {**self.target.config, **(self.options.config or {}), **(config or {})}
+        request = RegisterRequest(config=merged, permissions=self.target.permissions, host=HOST)
         probe = await talk.closed(talk.call(REGISTER, encode_params(request)))
         self.registration = probe
         return probe

@@ -44,6 +44,7 @@ SIZE: Final = "frames.size"
 STDOUT: Final = "stdout.clean"
 VALID: Final = "frames.valid"
 CALLBACKS: Final = "callbacks.well_formed"
+KEPT_ITEMS: Final = 1000
 
 
 class Probe:
@@ -59,6 +60,8 @@ class Probe:
         self.bytes = 0
         self.bodies = 0
         self.raws = 0
+        self.kept: Final[list[Item]] = []
+        """The first items themselves."""
         self.window: Final = Window()
         self.consumes = True
         """Whether the kit gives credit for every item as it comes."""
@@ -200,6 +203,8 @@ class Ledger:
                 "no item while the credit of the stream is used up",
                 f"item {probe.items + 1} of {probe.method} at a credit of {window.items} items, {window.bytes} bytes",
             )
+        if probe.items < KEPT_ITEMS:
+            probe.kept.append(frame)
         probe.items += 1
         probe.bytes += size
         probe.bodies += frame.body is not UNSET

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from pluginapi.conformance.bench import Bench, Options
 from pluginapi.conformance.call_checks import measure
+from pluginapi.conformance.case_checks import case_checks
 from pluginapi.conformance.checks import HELLO_CHECKS, OBSERVED, SESSION_CHECKS, SESSION_NEEDS, Check
 from pluginapi.conformance.outcome import NotApplicable, Outcome, Report, Unmet, Verdict
 from pluginapi.conformance.target import Target
@@ -77,6 +78,8 @@ class _Run:
             await self._one(check)
         for check in OBSERVED:
             self._observed(check)
+        for check in case_checks(self._bench.target.cases):
+            await self._one(check)
 
     async def _measure(self) -> None:
         """Before the session is ended; a plugin that fails here failed its checks already."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
+from pluginapi.cases import CASES_NAME, CaseFile, read_cases
+
 MANIFEST_NAME: Final = "plugin.toml"
 PASSED_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TZ")
 """What a host passes to every plugin; nothing else of its own environment unless the manifest asks for it."""
@@ -39,6 +41,8 @@ class Target:
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     permissions: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    cases: CaseFile = field(default_factory=CaseFile)
+    """The author's own, from `cases.json` in the folder."""
 
     @property
     def carrier(self) -> str:
@@ -93,6 +97,7 @@ def target_of_folder(path: Path, *, protocol: Protocol | None = None) -> Target:
         inputs=cast(Mapping[str, Sequence[str]], inputs) if isinstance(inputs, dict) else {},
         permissions=_words(manifest, "permissions"),
         config=_defaults(manifest),
+        cases=_cases(directory),
     )
 
 
@@ -103,6 +108,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise TargetError(f"there is no {path}; give a plugin's folder, or a command after --") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise TargetError(f"{path}: {error}") from error
+
+
+def _cases(directory: Path) -> CaseFile:
+    try:
+        return read_cases(directory / CASES_NAME)
+    except FileNotFoundError:
+        return CaseFile()
+    except (OSError, ValueError) as error:
+        raise TargetError(str(error)) from error
 
 
 def _words(manifest: Mapping[str, Any], key: str) -> tuple[str, ...]:

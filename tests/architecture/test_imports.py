@@ -27,6 +27,7 @@ LAYERS = {
     "install": {"runtime"},
     "recording": {"credentials", "runtime"},
     "flags": {"runtime"},
+    "scaffold": {"runtime"},
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream", "worker"}
 """Every layer may import these."""

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from host.scaffold import support_file
+from host.scaffold.support_files import support_file
 from tests.support import toolchains
 from tests.support.example_languages import COMPILED, GO_COUNTDOWN, need_compiler
 from tests.support.example_proxy import CHAT, acme, example_proxy

@@ -24,9 +24,19 @@ def need(program: str) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The developer's own, but with caches of ours, so that a second run compiles nothing."""
-    caches = {"GOCACHE": str(CACHE / "go"), "CARGO_TARGET_DIR": str(CACHE / "cargo"), "PROFILE": "dev"}
-    return {**os.environ, **caches, "GOFLAGS": "", "GOTOOLCHAIN": "local", **more}
+    """The developer's own, but with caches of ours, so that a second run compiles nothing; warnings are errors."""
+    ours = {
+        "GOCACHE": str(CACHE / "go"),
+        "GOFLAGS": "",
+        "GOTOOLCHAIN": "local",
+        "CARGO_TARGET_DIR": str(CACHE / "cargo"),
+        "CARGO_PROFILE_DEV_DEBUG": "0",
+        "CARGO_INCREMENTAL": "0",
+        "PROFILE": "dev",
+        "RUSTFLAGS": "-D warnings",
+        "CFLAGS": "-O1 -Wall -Wextra -Werror",
+    }
+    return {**os.environ, **ours, **more}
 
 
 @contextmanager

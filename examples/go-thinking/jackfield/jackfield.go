@@ -120,8 +120,16 @@ type Call struct {
 // Context is cancelled when the answer is no longer wanted: the client is gone, or the deadline has passed.
 func (call *Call) Context() context.Context { return call.context }
 
-// Decode reads the params into a struct that has the fields you need.
-func (call *Call) Decode(into any) error { return json.Unmarshal(call.Params, into) }
+// Decode reads the params into a struct that has the fields you need, and the configuration into another one if given.
+func (call *Call) Decode(params any, config ...any) error {
+	err := json.Unmarshal(call.Params, params)
+	for _, into := range config {
+		if err == nil {
+			err = call.Config(into)
+		}
+	}
+	return err
+}
 
 // Config reads the plugin's section of the configuration; fields that are not configured keep their value.
 func (call *Call) Config(into any) error {
@@ -473,31 +481,38 @@ func (session *session) greet(host frame) {
 }
 
 func (session *session) start(next frame) {
+	call := session.newCall(next)
+	session.calls[call.ID] = call
+	go session.run(call, session.handler(call))
+}
+
+func (session *session) newCall(next frame) *Call {
 	call := &Call{ID: next.ID, Method: next.Method, Params: next.Params, Stream: next.Stream, session: session,
 		creditOf: windowItems, creditSize: windowBytes}
 	if call.Params == nil {
 		call.Params = []byte("{}")
 	}
 	call.context, call.cancel = context.WithCancel(context.Background())
-	handler := session.plugin.Handlers[next.Method]
-	if next.Method == "plugin.register" || next.Method == "plugin.reconfigure" {
-		var request struct {
-			Config json.RawMessage `json:"config"`
-		}
-		if json.Unmarshal(call.Params, &request); request.Config != nil {
-			session.config = request.Config
-		}
+	return call
+}
+
+// handler finds who answers a call; the configuration of a registration is kept in any case.
+func (session *session) handler(call *Call) Handler {
+	handler := session.plugin.Handlers[call.Method]
+	request := struct{ Config json.RawMessage }{[]byte("{}")}
+	if call.Method == "plugin.register" || call.Method == "plugin.reconfigure" {
+		json.Unmarshal(call.Params, &request)
+		session.config = request.Config
 		if handler == nil {
-			handler = func(*Call) (any, error) { return nil, nil }
+			return func(*Call) (any, error) { return nil, nil }
 		}
 	}
 	if handler == nil {
-		handler = func(*Call) (any, error) {
-			return nil, Fail(500, "method_not_found", session.plugin.ID+" has no "+next.Method)
+		return func(*Call) (any, error) {
+			return nil, Fail(500, "method_not_found", session.plugin.ID+" has no "+call.Method)
 		}
 	}
-	session.calls[call.ID] = call
-	go session.run(call, handler)
+	return handler
 }
 
 // run gives every call its one closing frame.
@@ -596,23 +611,23 @@ func (session *session) write(line []byte) error {
 	return err
 }
 
-// Try runs a handler as a host would, for tests: its answer and the items of its stream.
-func Try(handler Handler, params, config any) (answer json.RawMessage, items []Object, err error) {
+// Try calls a method as a host would, for tests: its answer and the items of its stream.
+func (plugin Plugin) Try(method string, params, config any) (answer any, items []Object, err error) {
 	var out bytes.Buffer
-	session := newSession(Plugin{}, &out)
+	session := newSession(plugin, &out)
 	session.config, _ = json.Marshal(config)
 	given, _ := json.Marshal(params)
-	call := &Call{ID: 1, Params: given, Stream: true, session: session}
-	call.context, call.cancel = context.WithCancel(context.Background())
-	result, err := handler(call)
+	call := session.newCall(frame{ID: 1, Method: method, Params: given, Stream: true})
+	answer, err = guarded(call, session.handler(call))
 	for _, line := range bytes.Split(out.Bytes(), []byte("\n")) {
 		var sent Object
 		if json.Unmarshal(line, &sent); sent["kind"] == "item" {
+			delete(sent, "kind")
+			delete(sent, "id")
 			items = append(items, sent)
 		} else if sent["kind"] == "result" {
-			result = sent["result"]
+			answer = sent["result"]
 		}
 	}
-	answer, _ = json.Marshal(result)
 	return answer, items, err
 }

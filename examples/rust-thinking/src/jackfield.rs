@@ -141,14 +141,20 @@ impl Plugin {
     pub fn try_call(self, method: &str, params: Value, config: Value) -> (Answer, Vec<Value>) {
         let (sent, received) = channel();
         let session = Session::new(&Arc::new(self), Box::new(Collector(sent)));
-        session.state().config = config;
+        session.state().config = if is_registration(method) { params["config"].clone() } else { config };
         let call = Call::new(&session, &json!({"id": 1, "method": method, "params": params, "stream": true}));
         let mut answer = call.answer();
         let frames: Vec<Value> = received.try_iter().filter_map(|line| serde_json::from_slice(&line).ok()).collect();
         if let Some(opening) = frames.iter().find(|frame| frame["kind"] == "result") {
             answer = answer.map(|_| opening["result"].clone());
         }
-        (answer, frames.into_iter().filter(|frame| frame["kind"] == "item").collect())
+        let items = frames.into_iter().filter(|frame| frame["kind"] == "item").map(|mut frame| {
+            for name in ["kind", "id"] {
+                frame.as_object_mut().expect("an object").remove(name);
+            }
+            frame
+        });
+        (answer, items.collect())
     }
 
     fn hello(&self) -> Value {
@@ -472,7 +478,8 @@ impl Session {
     fn greet(&self, host: &Value) {
         let mut state = self.state();
         let theirs = host["features"].as_array().cloned().unwrap_or_default();
-        state.features = FEATURES.iter().filter(|name| theirs.contains(&json!(name))).map(|it| it.to_string()).collect();
+        state.features =
+            FEATURES.iter().filter(|name| theirs.contains(&json!(name))).map(|it| it.to_string()).collect();
         state.out_max = host["limits"]["max_frame_bytes"].as_u64().map_or(MAX_FRAME, |bytes| bytes as usize);
         drop(state);
         self.send("hello", 0, self.plugin.hello()).ok();
@@ -480,7 +487,7 @@ impl Session {
 
     fn start(self: &Arc<Session>, frame: &Value) {
         let call = Call::new(self, frame);
-        if is_registration(&call.method) && call.params["config"].is_object() {
+        if is_registration(&call.method) {
             self.state().config = call.params["config"].clone();
         }
         thread::spawn(move || call.run());

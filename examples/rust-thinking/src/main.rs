@@ -65,7 +65,8 @@ mod tests {
     use super::*;
 
     fn applied(config: Value, body: Value) -> Value {
-        let params = json!({"config": config, "model": {"id": "m", "thinking": {"max": 20000}}, "body": {"json": body}});
+        let params =
+            json!({"config": config, "model": {"id": "m", "thinking": {"max": 20000}}, "body": {"json": body}});
         let (answer, _) = plugin().try_call("thinking.apply", params, json!({}));
         answer.unwrap()["body"]["json"].clone()
     }

@@ -66,8 +66,9 @@ export async function tryCall(methods, method, params = {}, config = {}) {
   const session = new Session(methods, {}, { write: (line) => items.push(JSON.parse(line)) });
   session.config = config;
   const call = new Call(session, { id: 1, method, params, stream: true });
+  if (REGISTRATION.includes(method)) session.config = params.config ?? {};
   const answer = await call.answer();
-  return { answer, items: items.filter((frame) => frame.kind === "item") };
+  return { answer, items: items.filter(({ kind }) => kind === "item").map(({ kind, id, ...item }) => item) };
 }
 
 /** One call of the host. */

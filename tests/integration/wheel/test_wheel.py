@@ -68,6 +68,9 @@ async def test_the_wheel_installed_alone_runs_the_demo(elsewhere: Path) -> None:
         assert Path(found).is_relative_to(installed), found
     assert (await run(str(jackfield), "version", cwd=elsewhere)).startswith("jackfield ")
 
+    await run(str(jackfield), "plugins", "new", "made", "--lang", "c", "--kind", "guard", cwd=elsewhere)
+    assert (elsewhere / "made" / "jackfield.c").exists(), "templates are part of the wheel"
+
     directory = elsewhere / "demo"
     directory.mkdir()
     (directory / "config.yaml").write_text("port: 0\n", encoding="utf-8")
