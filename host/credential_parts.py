@@ -12,6 +12,7 @@ from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor, CredentialError, SetExcluded
 from host.credentials.listing import disk_listing, entry_for_index, listing, masked
+from host.credentials.login import LoginSessions
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
 from host.credentials.refresh import WORKERS, Refresher
@@ -115,6 +116,7 @@ class CredentialParts:
             refresh_disabled=config.auth_refresh_disabled,
         )
         self.manager.refresher = self.refresher
+        self.logins: Final = LoginSessions(self.plugins, self.editor)
         self.files: Final = PluginAuthFiles(self.manager, self.directory, self.editor)
         self.watcher: Final = AuthDirWatcher(self.directory)
         self._config = config

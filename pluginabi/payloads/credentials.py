@@ -41,8 +41,13 @@ class AuthLoginStartResponse(Payload, frozen=True, kw_only=True):
 
     url: str = ""
     state: str = ""
+    user_code: str = ""
+    """What the operator types in at `url`, where a code is asked for (RFC 8628)."""
     expires_at: str | None = None
+    poll_after_ms: int | None = None
+    """The first poll comes not before."""
     metadata: Metadata = field(default_factory=dict)
+    """Given back in every poll; it stays in the host."""
 
 
 class AuthLoginPollRequest(Payload, frozen=True, kw_only=True):
@@ -61,6 +66,10 @@ class AuthLoginPollResponse(Payload, frozen=True, kw_only=True):
 
     status: str = "pending"
     message: str = ""
+    poll_after_ms: int | None = None
+    """The next poll comes not before."""
+    metadata: Metadata = field(default_factory=dict)
+    """Replaces what later polls give back; empty keeps it."""
     records: Sequence[CredentialRecord] = ()
 
 
