@@ -9,6 +9,7 @@ from host import VERSION
 from host.cli_authors import new
 from host.cli_flags import PluginFlagGroup
 from host.cli_install import COMMANDS
+from host.cli_login import login
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
 from host.cli_record import record, replay
@@ -154,6 +155,7 @@ def plugins_test(arguments: tuple[str, ...]) -> None:
     sys.exit(conformance(arguments, prog="jackfield plugins test"))
 
 
+main.add_command(login)
 main.add_command(management)
 main.add_command(record)
 main.add_command(replay)

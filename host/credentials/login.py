@@ -1,7 +1,7 @@
 """Logins through plugins: from the address for the browser to the stored credentials (spec credentials 8.5, 12.8).
 
-A login is named by its state, lives half an hour at most, and is asked about by polling. What the browser brought back is
-handed to the plugin in the next poll.
+A login is named by its state, lives half an hour at most, and is asked about by polling. What the browser brought back
+is handed to the plugin in the next poll.
 """
 
 import asyncio

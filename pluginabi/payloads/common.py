@@ -7,6 +7,7 @@ durations `*_ms`; absent means unset. An answer that is null, absent or `{}` mea
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from pluginabi.body import Body, StreamItem
@@ -124,6 +125,10 @@ class CredentialRecord(Payload, frozen=True, kw_only=True):
     metadata: Metadata = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
     next_refresh_after: str | None = None
+
+    def storage_value(self) -> dict[str, Any]:
+        """The storage as a dict; empty when there is none. Raises `msgspec.ValidationError` when it is no object."""
+        return {} if self.storage is UNSET else msgspec.json.decode(self.storage, type=dict[str, Any])
 
 
 BodyParts = Mapping[str, Any]

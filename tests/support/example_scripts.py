@@ -11,6 +11,7 @@ from pluginapi import (
     Usage,
 )
 from pluginapi.testing import FakeHost
+from tests.support.example_auth import CREDENTIALS
 from tests.support.example_languages import LANGUAGES
 from tests.support.example_reference import REFERENCE
 from tests.support.example_steps import ROUTE, Error, Script, Step, Streamed, chat, execute, route
@@ -353,5 +354,6 @@ SCRIPTS = [
     NODE_ROUTER,
     JQ_ROUTER,
     *REFERENCE,
+    *CREDENTIALS,
     *LANGUAGES,
 ]
