@@ -35,7 +35,7 @@ from host.install.obtain import (
 )
 from host.install.place import place, staging
 from host.install.registry import RegistryError, RegistryPlugin, Source, described
-from host.install.show import difference_lines, plugin_lines
+from host.install.show import difference_lines, plugin_lines, wishes
 from host.install.site import Refused, Site
 from host.install.text import clean
 from host.install.tree import Difference, scan
@@ -129,6 +129,7 @@ def _upgrade(site: Site, plugin_id: str, what: str, choices: Choices) -> int:
         outcome = brought_up(site, plugin_id)
         if outcome is None or outcome.runs:
             click.echo(outcome.text if outcome is not None else "No proxy that uses it is running.")
+            _echo_missing(site, unpacked.manifest)
             return 0
         click.echo(outcome.text, err=True)
         if not was_ready:
@@ -251,6 +252,14 @@ def _echo_upgrade(got: Obtained, unpacked: Unpacked, entry: LockEntry, target: P
         click.echo(f"  note         this is older than {entry.version}, which is installed")
     if damage:
         click.echo(f"  note         the installed files were changed since, and are lost ({clean(damage.summary())})")
+
+
+def _echo_missing(site: Site, manifest: Manifest) -> None:
+    """What the plugin wants and is not granted."""
+    policy = site.config.plugins.policy.get(manifest.id)
+    missing = wishes(manifest, policy.permissions if policy is not None else ())
+    if missing:
+        click.echo(f"It wishes for: {', '.join(missing)}. Grant it under plugins.policy.{manifest.id}.permissions.")
 
 
 def _old_manifest(folder: Path) -> Manifest | None:

@@ -84,6 +84,8 @@ def checked_sha256(text: str) -> str:
 
 def obtain_file(path: Path, into: Path, *, sha256: str = "") -> Obtained:
     """Copy a local archive, so that what is checked is what is unpacked. Blocks. Raises ArchiveError and OSError."""
+    if path.is_dir():
+        raise ArchiveError(f"{path} is a folder: copy it into the plugins folder, or make a zip of it")
     with open(path, "rb") as source, _Intake(into) as intake:
         while chunk := source.read(_CHUNK_BYTES):
             intake.write(chunk)

@@ -97,7 +97,7 @@ async def test_nothing_of_an_archive_runs_while_it_is_looked_at_and_installed(si
     assert not (site.directory / "ran").exists()
 
 
-@pytest.mark.parametrize("problem", ["hostile", "digest", "missing", "bundled", "taken"])
+@pytest.mark.parametrize("problem", ["hostile", "digest", "missing", "folder", "bundled", "taken"])
 async def test_a_refused_archive_leaves_nothing_behind(site: Site, problem: str) -> None:
     archive = plugin_zip(site.directory / "greeter.zip")
     arguments = ["plugins", "install", str(archive), "--yes"]
@@ -108,6 +108,9 @@ async def test_a_refused_archive_leaves_nothing_behind(site: Site, problem: str)
         arguments += ["--sha256", "0" * 64]
     elif problem == "missing":
         archive.unlink()
+    elif problem == "folder":
+        archive.unlink()
+        archive.mkdir()
     elif problem == "bundled":
         write_zip(archive, {"plugin.toml": "id = 'echo'\nversion = '1'\ncommand = ['./x']\n"})
     else:
@@ -244,7 +247,8 @@ async def test_an_upgrade_shows_every_difference_and_what_is_lost(site: Site) ->
     assert "changed: main" in shown["note"]
     assert (site.plugins / "greeter" / "main").read_text() == "changed"
 
-    assert (await run_command(site.config_file, "plugins", "upgrade", "greeter", str(new), "--yes")).exit_code == 0
+    done = await run_command(site.config_file, "plugins", "upgrade", "greeter", str(new), "--yes")
+    assert (done.exit_code, "wishes for: http, model" in done.stdout) == (0, True)
     assert sorted(os.listdir(site.plugins / "greeter")) == ["extra", "main", "plugin.toml"]
     assert installed(site) == ["greeter"]
     done = await run_command(site.config_file, "plugins", "upgrade", "greeter", str(old))
