@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
-from weakref import WeakValueDictionary
 
 from host.credentials.classify import Verdict
 from host.credentials.cooldown import ALL_MODELS, Cause, CooldownBook, Shelf
@@ -72,8 +71,6 @@ class Health:
     """Of alias pools, per credential."""
     ready: dict[str, tuple[object, ...]] = field(default_factory=dict)
     """Credentials that `executor.prepare` got ready: by which plugin, as which record."""
-    locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    """Of credentials that are being made ready."""
     waiting: int = 0
     """Requests that wait for a credential right now."""
 

@@ -1,7 +1,5 @@
 """executor.prepare: an executor gets a credential ready before its first request (spec credentials 5.9)."""
 
-import asyncio
-
 from host.pipeline.execution import Execution
 from host.pipeline.state import Lane
 from host.runtime.invoke import Invoker
@@ -11,7 +9,7 @@ from pluginabi.payloads.executor import ExecutorPrepareRequest
 async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     """Return once the plugin has the credential ready: asked once per credential as it is and generation of the plugin.
 
-    Requests for the same credential wait for each other. Raises what the plugin raised. Cancelling it cancels the call;
+    Requests for the same credential wait for each other, and for a refresh of its token. Raises what the plugin raised. Cancelling it cancels the call;
     the next request asks again.
     """
     binding, credential_id = lane.prepare, lane.credential.id
@@ -21,8 +19,7 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     state = binding.handle, ex.state.manager.by_id.get(credential_id)
     if health.ready.get(credential_id) == state:
         return
-    lock = health.locks.setdefault(credential_id, asyncio.Lock())
-    async with lock:
+    async with ex.state.manager.exclusive(credential_id):
         if health.ready.get(credential_id) == state:
             return
         assert lane.handle is not None

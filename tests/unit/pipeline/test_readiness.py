@@ -6,7 +6,7 @@ import pytest
 
 from pluginabi.errors import PluginError
 from pluginabi.payloads.executor import ExecutorResponse
-from tests.support.pipeline import FakePlugin, World, client_request, compat_config, world
+from tests.support.pipeline import FakePlugin, World, client_request, compat_config, executor, world
 
 EXECUTE, PREPARE = "executor.execute", "executor.prepare"
 
@@ -81,3 +81,41 @@ async def test_a_credential_that_was_refused_is_prepared_again():
     w.clock.now_s += 1800
     await w.gateway.execute(client_request())
     assert order(upstream) == ["prepare", "execute", "prepare", "execute"]
+
+
+class Renewing:
+    """A refresher that renews whatever it is asked to."""
+
+    def __init__(self, *, succeeds: bool) -> None:
+        self.succeeds = succeeds
+        self.asked: list[str] = []
+
+    async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool:
+        self.asked.append(credential_id)
+        return self.succeeds
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_12_4_a_refused_token_is_renewed_once_and_the_same_credential_tried_again(succeeds):
+    upstream = executor(lambda _: PluginError("old token", http_status=401))
+    w = world(upstream)
+    manager = w.gateway.state.manager
+    manager.refresher = renewing = Renewing(succeeds=succeeds)
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert len(renewing.asked) == 1
+    assert len(upstream.seen(EXECUTE)) == (2 if succeeds else 1)
+    assert w.decisions("cooldown")[0]["reason"] == "unauthorized"
+
+
+async def test_12_4_with_the_new_token_the_request_succeeds_and_nothing_rests():
+    answers = [PluginError("old token", http_status=401), ExecutorResponse()]
+    upstream = executor(lambda _: answers.pop(0))
+    w = world(upstream, config=compat_config(keys=("k1", "k2")))
+    w.gateway.state.manager.refresher = Renewing(succeeds=True)
+    await w.gateway.execute(client_request())
+    assert len({seen.credential.handle for seen in upstream.seen(EXECUTE)}) == 1
+    assert w.gateway.state.pool.book.empty
+    assert [it["credential"] for it in w.decisions("token_renewed")] == [
+        it["credential"] for it in w.decisions("picked")
+    ]
