@@ -132,6 +132,11 @@ class CooldownBook:
             found = self._shelves[model] = Shelf()
         return found
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the time of a block has come."""
+        return bool(self._queue) and self._queue[0][0] <= self.clock()
+
     def tick(self) -> None:
         """End the blocks whose time has come."""
         if self._queue and self._queue[0][0] <= (now_s := self.clock()):
@@ -232,6 +237,10 @@ class CooldownBook:
         for state in tuple(self._states.get(credential_id, {}).values()):
             if not state.forced:
                 self._drop(state)
+
+    def blocked_models(self) -> set[str]:
+        """The models that somebody is blocked for, blocks on whole credentials apart."""
+        return {model for model, shelf in self._shelves.items() if shelf.blocks}
 
     def states(self, credential_id: str) -> Mapping[str, CoolState]:
         """What is known of one credential, by model. Blocks may have ended meanwhile."""

@@ -9,8 +9,8 @@ from pluginabi.payloads.executor import ExecutorPrepareRequest
 async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     """Return once the plugin has the credential ready: asked once per credential as it is and generation of the plugin.
 
-    Requests for the same credential wait for each other, and for a refresh of its token. Raises what the plugin raised. Cancelling it cancels the call;
-    the next request asks again.
+    Requests for the same credential wait for each other, and for a refresh of its token. Raises what the plugin raised.
+    Cancelling it cancels the call; the next request asks again.
     """
     binding, credential_id = lane.prepare, lane.credential.id
     if binding is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -176,6 +176,7 @@ class GatewayState:
     """Puts secrets on the upstream requests of plugins."""
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
     _members: dict[tuple[str, ...], Members] = field(default_factory=dict)
+    _listed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current))
@@ -187,7 +188,12 @@ class GatewayState:
 
     def listing(self) -> tuple[ModelInfo, ...]:
         """The models that clients are shown: without those that no credential can serve for long."""
-        return listed_models(self.registry, self.groups, self.pool.book)
+        version = self.pool.book.version
+        if self._listed.get("version") != version or self.pool.book.is_due:
+            self._listed["models"] = listed_models(self.registry, self.groups, self.pool.book)
+            self._listed["version"] = self.pool.book.version
+        found: tuple[ModelInfo, ...] = self._listed["models"]
+        return found
 
     def models_of(self, credential_id: str) -> tuple[str, ...]:
         """The canonical names of the upstream models that a credential serves."""

@@ -1,6 +1,6 @@
 """Which models clients are shown: a model that no credential can serve for long is left out (spec credentials 2.3)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from host.credentials.cooldown import CooldownBook, CoolState
@@ -17,43 +17,50 @@ def listed_models(registry: ModelRegistry, groups: Mapping[str, Group], book: Co
     """The models of the registry, by id, without those that are suspended."""
     book.tick()
     everything = registry.list()
-    blocked = _blocked_by_model(book)
-    if not blocked:
+    blocked = book.blocked_models()
+    if not blocked and not book.everywhere.blocks:
         return everything
+    census = _Census(groups, book, blocked)
     entries = registry.catalogue.entries
-    return tuple(info for info in everything if _is_listed(entries[info.id.lower()], groups, book, blocked))
+    return tuple(info for info in everything if census.is_listed(entries[info.id.lower()]))
 
 
-def _blocked_by_model(book: CooldownBook) -> set[str]:
-    return {state.model for _, states in book.all_states() for state in states.values() if state.blocked}
+class _Census:
+    """Who of each group is blocked, and whether that is a limit or speaks against the model."""
 
-
-def _is_listed(entry: Entry, groups: Mapping[str, Group], book: CooldownBook, blocked: set[str]) -> bool:
-    registered = limited = suspended = 0
-    for source_id, offer in entry.offers.items():
-        group = groups.get(source_id)
-        if group is None:
-            continue
-        registered += len(group.members)
+    def __init__(self, groups: Mapping[str, Group], book: CooldownBook, blocked: set[str]) -> None:
+        self._groups: Final = groups
+        self._book: Final = book
+        self._blocked: Final = blocked
         everywhere = book.everywhere.blocks
-        shelves = [book.shelf(key).blocks for key in offer.keys if key in blocked]
-        if len(shelves) < len(offer.keys):
-            # One model of the pool is blocked for nobody.
-            shelves = []
-        for credential_id in {*everywhere, *(shelves[0] if shelves else ())}:
-            if credential_id not in group.ids:
+        self._whole: Final = {
+            source_id: {it: everywhere[it] for it in group.ids & everywhere.keys()}
+            for source_id, group in groups.items()
+            if everywhere
+        }
+
+    def is_listed(self, entry: Entry) -> bool:
+        registered = limited = suspended = 0
+        for source_id, offer in entry.offers.items():
+            group = self._groups.get(source_id)
+            if group is None:
                 continue
-            states = [everywhere[credential_id]] if credential_id in everywhere else []
-            if not states and shelves and all(credential_id in shelf for shelf in shelves):
-                states = [shelf[credential_id] for shelf in shelves]
-            kind = _kind(states)
-            limited, suspended = limited + (kind == "limited"), suspended + (kind == "suspended")
-    if not registered:
-        return False
-    return registered - limited - suspended > 0 or (limited > 0 and suspended == 0) or not (limited or suspended)
+            registered += len(group.members)
+            for state in self._states(source_id, group, offer.keys):
+                limited += state.reason in LIMITS
+                suspended += state.reason in SUSPENDING
+        if not registered:
+            return False
+        return registered - limited - suspended > 0 or (limited > 0 and suspended == 0)
 
-
-def _kind(states: list[CoolState]) -> str:
-    if states and all(state.reason in SUSPENDING for state in states):
-        return "suspended"
-    return "limited" if any(state.reason in LIMITS for state in states) else ""
+    def _states(self, source_id: str, group: Group, keys: tuple[str, ...]) -> Iterator[CoolState]:
+        """What blocks the members of a group: one state for each of them."""
+        whole = self._whole.get(source_id, {})
+        yield from whole.values()
+        if not all(key in self._blocked for key in keys):
+            return  # one model of the pool is blocked for nobody
+        shelves = [self._book.shelf(key).blocks for key in keys]
+        for credential_id in group.ids.intersection(*shelves) - whole.keys():
+            states = [shelf[credential_id] for shelf in shelves]
+            # Of a pool the mildest reason counts: one model with a limit is back one day.
+            yield min(states, key=lambda state: state.reason in SUSPENDING)

@@ -116,6 +116,4 @@ async def test_12_4_with_the_new_token_the_request_succeeds_and_nothing_rests():
     await w.gateway.execute(client_request())
     assert len({seen.credential.handle for seen in upstream.seen(EXECUTE)}) == 1
     assert w.gateway.state.pool.book.empty
-    assert [it["credential"] for it in w.decisions("token_renewed")] == [
-        it["credential"] for it in w.decisions("picked")
-    ]
+    assert len(w.decisions("token_renewed")) == len(w.decisions("picked")) == 1
