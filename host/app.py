@@ -20,7 +20,7 @@ from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlServer, socket_path
-from host.credential_parts import CredentialParts
+from host.credential_parts import CredentialParts, host_summary
 from host.credentials.config_keys import exclude_key
 from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
@@ -33,6 +33,7 @@ from host.observe.trace import DecisionTrace
 from host.peers import peers_of
 from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
+from host.pipeline.auth_models import AuthModels
 from host.pipeline.execute import Gateway
 from host.pipeline.request import Principal
 from host.pipeline.state import GatewayState, build_state
@@ -262,6 +263,7 @@ class Proxy:
         self.callbacks.auth.files = self.credential_parts.files
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
         self.trace = DecisionTrace()
+        self.auth_models = self._auth_models(state)
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
         self.callbacks.models = self.gateway.models
         self.recordings = Recordings(
@@ -302,6 +304,16 @@ class Proxy:
         """What no recording of the plugin may hold."""
         yield from self.registry.secrets(plugin_id)
         yield from secrets_of(self.gateway.state.pool.credentials, (key.key for key in self.config.api_keys))
+
+    def _auth_models(self, first: GatewayState) -> AuthModels:
+        return AuthModels(
+            first,
+            invoker=self.invoker,
+            tasks=self.tasks,
+            host=lambda: host_summary(self.config),
+            amend=self.credential_parts.renewer.amend,
+            rebuild=lambda: self._swap(self.config, self.registry.snapshot),
+        )
 
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:
         """Credentials of the state the request started with, so that a reload never pulls one away under it."""
@@ -397,6 +409,7 @@ class Proxy:
         self.config = config
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
         self.credential_parts.plugins_changed()
+        self.auth_models.follow(self.gateway.state)
         self.management.pages.sync()
 
     async def _watch_for_changes(self) -> None:

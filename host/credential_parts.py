@@ -108,9 +108,10 @@ class CredentialParts:
         self.plugins: Final = AuthProviders(invoker, snapshot=snapshot, host=lambda: host_summary(self._config))
         self.directory: Final = AuthDirectory(self.manager, self.plugins, config)
         self.editor: Final = CredentialEditor(self.manager, self.directory, self.plugins, set_excluded=set_excluded)
+        self.renewer: Final = Renewer(self.manager, self.directory, self.plugins)
         self.refresher: Final = Refresher(
             self.manager,
-            Renewer(self.manager, self.directory, self.plugins),
+            self.renewer,
             tasks,
             workers=config.auth_auto_refresh_workers if config.auth_auto_refresh_workers > 0 else WORKERS,
             refresh_disabled=config.auth_refresh_disabled,

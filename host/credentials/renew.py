@@ -16,6 +16,7 @@ from host.credentials.records import Credential
 from host.credentials.values import rfc3339, time_like
 from host.credentials.virtual import plugin_record, renewed_members, renewed_record, storage_members
 from pluginabi.errors import AbiError, ErrorBody, PluginError
+from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import AuthRefreshRequest, AuthRefreshResponse, AuthSaveRequest
 
 log = structlog.get_logger("host.credentials.renew")
@@ -67,6 +68,22 @@ class Renewer:
             status_message="" if known.refresh_error is not None else known.status_message,
         )
         await self._keep(renewed, changes)
+
+    async def amend(self, credential_id: str, change: CredentialRecord) -> None:
+        """Take over what a plugin found out about a credential on the way; empty fields keep what there is."""
+        known = self._manager.by_id.get(credential_id)
+        if known is None or known.source_kind not in ("file", "virtual"):
+            return
+        now_s = self._manager.clock()
+        try:
+            changes = renewed_members(known, change)
+            members = {**known.metadata.reveal(), **changes}
+            amended = renewed_record(known, change, members, self._directory.settings, now_s=now_s)
+        except InvalidCredential as error:
+            log.warning("credential.amendment_refused", credential=credential_id, reason=str(error))
+            return
+        if changes or not amended.routes_like(known):
+            await self._keep(replace(amended, auth_index=known.auth_index), changes)
 
     async def _asked(self, record: Credential) -> AuthRefreshResponse:
         try:

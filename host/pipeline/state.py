@@ -96,7 +96,7 @@ class LaneKind:
         """The lane of one of the credentials."""
         return Lane(
             credential=credential,
-            handle=_visible(credential),
+            handle=visible(credential),
             binding=self.binding,
             input_format=self.input_format,
             output_format=self.output_format,
@@ -478,7 +478,8 @@ def _plugin_credentials(plugins: PluginSnapshot, configured: set[str]) -> Iterat
             yield _plugin_credential(view, provider)
 
 
-def _visible(credential: Credential) -> CredentialHandle | None:
+def visible(credential: Credential) -> CredentialHandle | None:
+    """What plugins see of a credential; None for a plugin that executes on its own."""
     if credential.source_kind == "plugin":
         return None
     return CredentialHandle(
