@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from host.cli import main as jackfield
+from pluginabi.codec import encode
 from pluginabi.frames import Call, Cancel, Result
 from pluginabi.limits import Limits
 from pluginabi.memory_channel import memory_pair
@@ -26,6 +27,7 @@ from pluginapi.dispatch import Dispatcher
 from pluginapi.service import PluginService
 from tests.support.example_auth import OAUTH_CONFIG
 from tests.support.example_languages import need_compiler
+from tests.support.example_reference import CONFIG_CARD
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -35,8 +37,9 @@ CONFIG = {"relay": {"url": "http://127.0.0.1:1/v1/chat/completions"}, "oauth-log
 SAMPLES = {
     "oauth-login": {"auth.login.poll": b'{"state":"s"}'},
     "auth-files-page": {"management.handle": b'{"path":"/v0/resource/plugins/auth-files-page/status"}'},
+    "config-card": {"command_line.execute": encode(CONFIG_CARD.steps[0].params)},
 }
-"""Calls of an example whose hooks are not called without the author's word."""
+"""For methods that act on the world, which the kit calls with an author's sample only."""
 LEVELS = {"jq-router": "minimal", "shell-gate": "minimal"}
 
 

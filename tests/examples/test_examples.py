@@ -98,7 +98,7 @@ def test_every_example_has_a_script_a_manifest_and_a_readme_of_one_screen():
         assert manifest_of(script)["id"] == script.folder
         readme = (script.directory / "README.md").read_text()
         assert len(readme.splitlines()) <= 45, script.folder
-        assert "curl" in readme and "plugins:" in readme, script.folder
+        assert ("curl " in readme or "jackfield --" in readme) and "plugins:" in readme, script.folder
 
 
 @pytest.mark.parametrize("script", OTHERS, ids=lambda script: script.folder)

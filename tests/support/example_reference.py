@@ -6,8 +6,11 @@ from pluginabi.frames import Usage
 from pluginapi import (
     Body,
     Candidate,
+    CommandLineRequest,
     ExecutorRequest,
+    FlagValue,
     FrontendAuthRequest,
+    HostSummary,
     ManagementHandleRequest,
     ManagementRegisterRequest,
     ModelCallResponse,
@@ -354,6 +357,46 @@ MODEL_PAGE = Script(
     ],
 )
 
+
+def line(kind: str = "text", *triggered: str) -> CommandLineRequest:
+    flags = {
+        "config-card": FlagValue(name="config-card", value="true"),
+        "config-card-format": FlagValue(name="config-card-format", type="string", value=kind),
+    }
+    return CommandLineRequest(
+        config_path="/etc/c.yaml",
+        flags=flags,
+        triggered_flags={name: flags[name] for name in triggered},
+        host=HostSummary(auth_dir="/var/auths"),
+    )
+
+
+CONFIG_CARD = Script(
+    "config-card",
+    steps=[
+        Step(
+            "command_line.execute",
+            line("text", "config-card"),
+            {"stdout": "config: /etc/c.yaml\nauth_dir: /var/auths\n"},
+        ),
+        Step(
+            "command_line.execute",
+            line("json", "config-card", "config-card-format"),
+            {"stdout": '{"config":"/etc/c.yaml","auth_dir":"/var/auths"}\n'},
+        ),
+        Step(
+            "command_line.execute",
+            line("xml", "config-card", "config-card-format"),
+            {"stderr": "--config-card-format is text or json, not xml\n", "exit_code": 2},
+        ),
+        Step(
+            "command_line.execute",
+            line("json", "config-card-format"),
+            {"stderr": "--config-card-format says how; give --config-card as well\n", "exit_code": 2},
+        ),
+    ],
+)
+
 REFERENCE = [
     PINNED_SCHEDULER,
     EXCLUSIVE_AUTH,
@@ -362,4 +405,5 @@ REFERENCE = [
     TELEGRAPH,
     USAGE_LOG,
     MODEL_PAGE,
+    CONFIG_CARD,
 ]
