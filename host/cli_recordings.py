@@ -1,14 +1,18 @@
 """What `jackfield record` and `jackfield replay` do."""
 
 import asyncio
+import http.client
+import itertools
 import logging
 import os
+import queue
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
 import click
@@ -39,16 +43,20 @@ def record_plugin(
         click.echo(f"--for: {error}", err=True)
         return 2
     target = out or Path(f"{plugin_id}-{datetime.now():%Y%m%d-%H%M%S}.jsonl")
-    wanted = f"seconds={max(1, round(limit_s))}&max_bytes={max_mb * MIB}&redact_bodies={str(redact_bodies).lower()}"
-    with control.ask_for_lines(config_path, f"/plugins/{quote(plugin_id, safe='')}/record?{wanted}") as answer:
-        if answer is None:
+    workers = _workers(config_path)
+    wanted = f"seconds={max(1, round(limit_s))}&max_bytes={max_mb * MIB // len(workers)}"
+    path = f"/plugins/{quote(plugin_id, safe='')}/record?{wanted}&redact_bodies={str(redact_bodies).lower()}"
+    with ExitStack() as stack:
+        answers = [stack.enter_context(control.ask_for_lines(config_path, path, worker=number)) for number in workers]
+        running = [answer for answer in answers if answer is not None]
+        if not running:
             click.echo(f"no proxy runs on {config_path}; start one with `jackfield serve`", err=True)
             return 1
-        status, lines = answer
-        if status != 200:
-            document = msgspec.json.decode(b"".join(lines))
-            click.echo(document.get("message") or document.get("error"), err=True)
-            return 1
+        for status, lines in running:
+            if status != 200:
+                document = msgspec.json.decode(b"".join(lines))
+                click.echo(document.get("message") or document.get("error"), err=True)
+                return 1
         try:
             # Whoever can read it learns what clients said.
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -57,29 +65,61 @@ def record_plugin(
             return 1
         click.echo(f"recording {plugin_id} into {target} for {duration}; Ctrl-C ends it", err=True)
         with open(descriptor, "wb") as file:
-            tail = _write(lines, file)
+            tail = _write([lines for _, lines in running], file)
     click.echo(f"{target}: {tail.calls} calls; {_ENDED.get(tail.reason, tail.reason)}{_left_out(tail)}")
     return 0
 
 
-def _write(lines: Iterator[bytes], file: Any) -> Tail:
-    """Copy the lines; a recording that is broken off gets the last line that it lacks."""
-    calls = 0
+def _workers(config_path: Path) -> list[int]:
+    """The numbers of the workers that may run."""
+    others = itertools.takewhile(lambda number: control.socket_path(config_path, number).exists(), itertools.count(2))
+    return [1, *others]
+
+
+def _write(streams: Sequence[Iterator[bytes]], file: BinaryIO) -> Tail:
+    """Copy the lines of all workers: the head of the first, the calls of all, and one last line."""
+    lines: queue.Queue[bytes | None] = queue.Queue(maxsize=1024)
+    for stream in streams:
+        threading.Thread(target=_copy, args=(stream, lines), daemon=True, name="recording").start()
+    tails: list[Tail] = []
+    calls = heads = left = 0
+    reason = ""
     try:
-        for line in lines:
-            if line == b"\n":
-                continue
-            file.write(line)
+        while left < len(streams):
+            line = lines.get()
+            if line is None:
+                left += 1
+            elif line.startswith(b'{"kind":"end"'):
+                tails.append(msgspec.json.decode(line, type=Tail))
+            elif line.startswith(b'{"kind":"recording"'):
+                heads += 1
+                file.write(line if heads == 1 else b"")
+            elif line != b"\n":
+                calls += 1
+                file.write(line)
             file.flush()
-            if line.startswith(b'{"kind":"end"'):
-                return msgspec.json.decode(line, type=Tail)
-            calls += line.startswith(b'{"kind":"call"')
-        reason = "shutdown"
     except KeyboardInterrupt:
         reason = "stopped"
-    tail = Tail(reason=reason, calls=calls)
+    reasons = {tail.reason for tail in tails} | ({"shutdown"} if len(tails) < len(streams) else set())
+    tail = Tail(
+        reason=reason or next((it for it in ("size", "shutdown", "stopped") if it in reasons), "time"),
+        calls=calls,
+        unfinished=sum(it.unfinished for it in tails),
+        lost=sum(it.lost for it in tails),
+        not_recorded=sum(it.not_recorded for it in tails),
+    )
     file.write(msgspec.json.encode(tail) + b"\n")
     return tail
+
+
+def _copy(stream: Iterator[bytes], lines: "queue.Queue[bytes | None]") -> None:
+    """Lines of one worker, then None."""
+    try:
+        for line in stream:
+            lines.put(line)
+    except (OSError, ValueError, http.client.HTTPException):
+        pass  # the proxy went down, or the recording was stopped: the last line is missing, and that says it
+    lines.put(None)
 
 
 def _left_out(tail: Tail) -> str:

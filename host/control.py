@@ -90,9 +90,12 @@ def ask(
 
 
 @contextmanager
-def ask_for_lines(config_path: Path, path: str) -> Iterator[tuple[int, Iterator[bytes]] | None]:
-    """Ask for an answer that comes line by line: its status and lines; None when no proxy runs. Leaving hangs up."""
-    connection = _UnixConnection(socket_path(config_path), 60.0)
+def ask_for_lines(config_path: Path, path: str, *, worker: int = 1) -> Iterator[tuple[int, Iterator[bytes]] | None]:
+    """Ask for an answer that comes line by line: its status and lines; None when that worker does not run.
+
+    Leaving hangs up, and a thread that waits for a line gets an OSError or ValueError.
+    """
+    connection = _UnixConnection(socket_path(config_path, worker), 60.0)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -103,4 +106,7 @@ def ask_for_lines(config_path: Path, path: str) -> Iterator[tuple[int, Iterator[
     try:
         yield response.status, iter(response.readline, b"")
     finally:
+        if connection.sock is not None:
+            # Closing alone would leave a thread that reads waiting.
+            connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()

@@ -55,7 +55,10 @@ class Callback(Happened, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CallLine(Happened, frozen=True, kw_only=True, omit_defaults=True, tag_field="kind", tag="call"):
-    """One call of the plugin. `number` says in which order calls began; the lines are in the order of their ends."""
+    """One call of the plugin; the lines are in the order of their ends.
+
+    `number` says in which order the calls of one worker began, `at_ms` when, since the recording did.
+    """
 
     number: int
     method: str
@@ -118,4 +121,4 @@ def read_recording(path: Path) -> Recording:
             tail = decoded
         else:
             calls.append(decoded)
-    return Recording(head=head, calls=sorted(calls, key=lambda call: call.number), tail=tail)
+    return Recording(head=head, calls=sorted(calls, key=lambda call: (call.at_ms, call.number)), tail=tail)

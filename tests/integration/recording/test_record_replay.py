@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from host.control import ControlServer, socket_path
 from host.recording.format import read_recording
 from host.recording.replay import ReplayError, replay
 from host.recording.run import RecordingRuns, RecordOrder
@@ -343,6 +344,34 @@ async def test_a_recording_is_not_to_be_had_over_http_and_not_without_a_proxy(fo
         assert taken.exit_code == 1 and "exists" in taken.stderr
     nobody = await run_command(folder / "config.yaml", "record", "--plugin", "router")
     assert nobody.exit_code == 1 and "no proxy runs" in nobody.stderr
+
+
+async def test_of_several_workers_the_calls_of_all_are_in_the_file(folder, monkeypatch, http):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / "1"))
+    file = folder / "calls.jsonl"
+    async with contextlib.AsyncExitStack() as stack:
+        workers = []
+        for name in ("1", "2"):
+            (folder / name).mkdir()
+            workers.append(await stack.enter_async_context(example_proxy(folder / name, {"storyteller": {}})))
+        # The second stands for another worker of the first: that is where it would listen.
+        second = ControlServer(socket_path(workers[0].config_file, 2), workers[1].proxy.management.app.handle_local)
+        await second.start()
+        stack.push_async_callback(second.stop)
+        words = ("record", "--plugin", "storyteller", "--out", str(file))
+        recording = asyncio.create_task(run_command(workers[0].config_file, *words))
+        async with asyncio.timeout(15):
+            while any(worker.proxy.invoker.tap is None for worker in workers):
+                await asyncio.wait([recording], timeout=0.0)
+            for worker in workers:
+                assert (await ask(http, worker.url, "storyteller"))[0] == 200
+            for worker in workers:
+                worker.proxy.recordings.stop()
+            done = await recording
+    assert done.exit_code == 0 and "4 calls; the proxy went down" in done.stdout
+    recording = read_recording(file)
+    assert len({call.request_id for call in recording.calls}) == 2 and recording.tail.calls == 4
+    assert [call.differences for call in (await replay(recording, EXAMPLES / "storyteller")).calls] == [[]] * 4
 
 
 async def test_client_authentication_is_counted_only(folder, http):
