@@ -296,6 +296,9 @@ class Proxy:
             state=lambda: self.gateway.state,
             may_enable=lambda plugin_id: may_enable(Path(self.config.directory), plugin_id),
             recordings=self.recordings,
+            credentials=self.credentials,
+            auth_files=self.credential_parts.directory,
+            editor=self.credential_parts.editor,
             tasks=tasks,
             peers=peers_of(self.config_path, self._worker),
         )

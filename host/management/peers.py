@@ -133,12 +133,32 @@ def _log_lines(number: int, own: Document, others: PeerAnswers) -> Document:
     return joined
 
 
+def _auth_files(number: int, own: Document, others: PeerAnswers) -> Document:
+    """The files as this worker sees them, with the results of all."""
+    elsewhere: dict[str, list[Mapping[str, Any]]] = {}
+    for other in others:
+        for row in other.document["files"]:
+            elsewhere.setdefault(row["id"], []).append(row)
+    return {"files": [_with_results(row, elsewhere.get(row["id"], ())) for row in own["files"]]}
+
+
+def _with_results(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Document:
+    joined = {**row, **{name: row[name] + sum(it[name] for it in others) for name in ("success", "failed")}}
+    joined["recent_requests"] = [
+        {"time": found[0]["time"], **{name: sum(it[name] for it in found) for name in ("success", "failed")}}
+        for found in zip(row["recent_requests"], *(it["recent_requests"] for it in others), strict=False)
+    ]
+    return joined
+
+
 _MERGES: Final[Mapping[tuple[str, str], Merge]] = {
     ("GET", "/plugins"): _all_plugins,
     ("GET", "/plugins/{id}"): _one_plugin,
     ("GET", "/plugins/{id}/logs"): _log_lines,
     ("POST", "/plugins/{id}/reload"): _own,
     ("POST", "/plugins/{id}/reset"): _own,
+    ("GET", "/auth-files"): _auth_files,
+    ("POST", "/reset-quota"): _own,
     ("GET", "/requests"): _latest,
     ("GET", "/requests/{id}"): _own,
 }

@@ -136,7 +136,7 @@ def _value(name: str, value: Any, before: Mapping[str, Any], secrets: SecretFiel
         if name not in before:
             raise ManagementError(400, "invalid_config", f"`{name}` is masked and there is no value to keep")
         return before[name]
-    if not references and value != before.get(name) and _has_reference(value):
+    if not references and value != before.get(name) and has_reference(value):
         raise ManagementError(
             400, "invalid_config", f"`{name}`: references to the environment and to files are written on the machine"
         )
@@ -144,13 +144,13 @@ def _value(name: str, value: Any, before: Mapping[str, Any], secrets: SecretFiel
     return value
 
 
-def _has_reference(value: Any) -> bool:
+def has_reference(value: Any) -> bool:
     """Whether `{env: …}` or `{file: …}` is in it: whoever may set one reads what the host may read."""
     if isinstance(value, Mapping):
         if len(value) == 1 and next(iter(value)) in ("env", "file"):
             return True
-        return any(_has_reference(member) for member in value.values())
-    return isinstance(value, list) and any(_has_reference(item) for item in value)
+        return any(has_reference(member) for member in value.values())
+    return isinstance(value, list) and any(has_reference(item) for item in value)
 
 
 def _check_numbers(name: str, value: Any) -> None:

@@ -1,18 +1,28 @@
 """Puts the management API together. A further group of endpoints is one line in `endpoints_of`."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from host.config.model import Config
+from host.credentials.auth_dir import AuthDirectory
+from host.credentials.editor import CredentialEditor
+from host.credentials.manager import CredentialManager
 from host.management.actions import MayEnable, PluginActions
 from host.management.app import Build, ManagementApp
 from host.management.applier import ConfigApplier
 from host.management.auth import ENVIRONMENT_KEY, Authenticator
+from host.management.auth_files import AuthFileEndpoints
+from host.management.config_file import ConfigFile
+from host.management.config_view import ConfigEndpoints
 from host.management.decisions import DecisionEndpoints
+from host.management.masks import Masks
 from host.management.peers import Peers, for_all_workers, metrics_endpoint
+from host.management.plugin_config import SecretFields
 from host.management.plugin_pages import PluginPages
 from host.management.plugins import PluginEndpoints
 from host.management.recordings import RecordingEndpoints
@@ -25,6 +35,9 @@ from host.runtime.apply import PluginRegistry
 from host.runtime.invoke import Invoker
 from host.runtime.plugin_log import PluginLogs
 from host.tasks import TaskGroup
+
+_RANDOM: Final = secrets.token_bytes(32)
+"""Without any management key only the control socket is served, by this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +56,9 @@ class Parts:
     """The gateway's, which calls of plugins' pages start with."""
     may_enable: MayEnable
     recordings: Recordings
+    credentials: CredentialManager
+    auth_files: AuthDirectory
+    editor: CredentialEditor
     tasks: TaskGroup
     peers: Peers | None = None
     """The other workers, when several serve the port."""
@@ -94,5 +110,19 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from PluginEndpoints(actions).endpoints()
     yield from DecisionEndpoints(parts.trace).endpoints()
     yield from RecordingEndpoints(parts.recordings).endpoints()
+    yield from AuthFileEndpoints(parts.credentials, parts.auth_files, parts.editor, state=parts.state).endpoints()
+    file = ConfigFile(parts.file, parts.applier, parts.config)
+    masks = Masks(lambda: _mask_key(parts), plugin_secrets=partial(_secrets_of_plugin, parts.registry))
+    yield from ConfigEndpoints(file, masks, may_enable=parts.may_enable).endpoints()
     if parts.peers is not None:
         yield metrics_endpoint(parts.metrics)
+
+
+def _mask_key(parts: Parts) -> bytes:
+    """The same in all workers, over restarts, and known to nobody: what the management key itself is kept as."""
+    return (parts.config().remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY, "")).encode() or _RANDOM
+
+
+def _secrets_of_plugin(registry: PluginRegistry, plugin_id: str, section: Mapping[str, Any]) -> frozenset[str]:
+    source = registry.source(plugin_id)
+    return SecretFields.of(source.manifest if source is not None else None, section).names

@@ -53,6 +53,7 @@ EVENTS: Final = (
     "management.register_failed",
     "management.route_refused",
     "management.route_taken",
+    "management.secrets_read",
     "management.write",
     "pick.refused",
     "plugin.blocked",
@@ -157,7 +158,7 @@ def mask_query(query: str) -> str:
 def _mask_pair(pair: str) -> str:
     name, equals, value = pair.partition("=")
     plain = name.removesuffix("[]").removesuffix("%5B%5D").lower()
-    if equals and (plain == "key" or _SECRET_PARAMETER.search(plain)):
+    if equals and (plain in ("key", "value", "match") or _SECRET_PARAMETER.search(plain)):
         return f"{name}={mask_value(value)}"
     return pair
 

@@ -1,0 +1,137 @@
+"""Changes of the configuration file over HTTP: checked as a whole, written with comments, then applied."""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ruamel.yaml.comments import CommentedMap
+
+from host.config.edit import write_atomically
+from host.config.load import ConfigError, LoadedConfig, parse_config, parse_yaml, to_plain
+from host.config.model import Config
+from host.config.splice import spliced
+from host.management.applier import ConfigApplier
+from host.management.calls import ManagementError
+from host.observe.logs import redact
+
+Edit = Callable[[CommentedMap], None]
+"""Changes the tree in place. Raises ManagementError; then nothing is written."""
+_DUPLICATE: Final = re.compile(r"(found duplicate key \S+) with value.*", re.DOTALL)
+
+
+class ConfigFile:
+    """The operator's file. What was saved is applied in the background, the newest wins."""
+
+    def __init__(self, file: Path, applier: ConfigApplier, config: Callable[[], Config]) -> None:
+        self._file: Final = file
+        self._applier: Final = applier
+        self._config: Final = config
+
+    async def loaded(self) -> Config:
+        """What the file says now; what is in force while the file is invalid or away."""
+        try:
+            return (await asyncio.to_thread(self._load)).config
+        except (OSError, UnicodeDecodeError, ConfigError):
+            return self._config()
+
+    async def text(self) -> str:
+        """The file as it is. Raises ManagementError 404 when it cannot be read."""
+        try:
+            return await asyncio.to_thread(self._file.read_text, encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManagementError(404, "not_found", f"the configuration file cannot be read: {error}") from None
+
+    async def tree(self) -> CommentedMap:
+        """The file's YAML. Raises ManagementError 404, and 500 when it is not valid."""
+        return await asyncio.to_thread(self._parse, await self.text())
+
+    async def change(self, edit: Edit) -> dict[str, Any]:
+        """Edit the file and apply it soon.
+
+        Raises ManagementError: what `edit` raises, 400 `invalid_config` with the places of the mistakes for a change
+        that makes the file invalid, 500 when it is invalid already or cannot be written. Nothing is written then.
+        """
+        async with self._applier.editing:
+            loaded = await asyncio.to_thread(self._edit, edit)
+            generation = self._applier.stamp()
+        self._applier.submit(loaded, generation)
+        return {"status": "ok", "generation": generation}
+
+    async def replace(self, make: Callable[[str], str]) -> int:
+        """Write what `make` makes of the present text, and apply it soon; the number of the configuration.
+
+        `make` raises ManagementError. Raises it too: 422 for an invalid configuration, 500 `write_failed`.
+        """
+        async with self._applier.editing:
+            loaded = await asyncio.to_thread(self._replace, make)
+            generation = self._applier.stamp()
+        self._applier.submit(loaded, generation)
+        return generation
+
+    def _load(self) -> LoadedConfig:
+        return parse_config(self._file.read_text(encoding="utf-8"), file=os.fspath(self._file))
+
+    def _parse(self, text: str) -> CommentedMap:
+        try:
+            return parse_yaml(text, os.fspath(self._file))
+        except ConfigError as error:
+            raise ManagementError(500, "invalid_config", **problems_of(error)) from None
+
+    def _edit(self, edit: Edit) -> LoadedConfig:
+        name = os.fspath(self._file)
+        try:
+            before = self._file.read_text(encoding="utf-8")
+            parse_config(before, file=name)
+            tree = parse_yaml(before, name)
+        except ConfigError as error:
+            raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManagementError(500, f"failed to save config: {error}") from None
+        unchanged = to_plain(tree)
+        edit(tree)
+        if to_plain(tree) == unchanged:
+            return parse_config(before, file=name)
+        text = spliced(before, tree)
+        try:
+            loaded = parse_config(text, file=name)
+        except ConfigError as error:
+            raise ManagementError(400, "invalid_config", **problems_of(error)) from None
+        try:
+            write_atomically(name, text)
+        except OSError as error:
+            raise ManagementError(500, f"failed to save config: {error.strerror}") from None
+        return loaded
+
+    def _replace(self, make: Callable[[str], str]) -> LoadedConfig:
+        name = os.fspath(self._file)
+        try:
+            before = self._file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            before = ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ManagementError(500, "write_failed", f"the present file cannot be read: {error}") from None
+        text = make(before)
+        try:
+            loaded = parse_config(text, file=name)
+        except ConfigError as error:
+            raise ManagementError(422, "invalid_config", **problems_of(error)) from None
+        try:
+            write_atomically(name, text)
+        except OSError as error:
+            raise ManagementError(500, "write_failed", str(error.strerror)) from None
+        return loaded
+
+
+def problems_of(error: ConfigError) -> Mapping[str, Any]:
+    """`message` and `problems` of an answer: where every mistake is, without the values that stand there."""
+    found = [
+        {"file": os.path.basename(it.file), "line": it.line, "message": _harmless(it.message)} for it in error.problems
+    ]
+    return {"message": "; ".join(f"line {it['line']}: {it['message']}" for it in found), "problems": found}
+
+
+def _harmless(message: str) -> str:
+    return redact(_DUPLICATE.sub(r"\1", message))

@@ -1,0 +1,183 @@
+"""Endpoints for the whole configuration: as JSON and as the file, secrets masked, and replacing the file (spec 8.2)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.scalarstring import SingleQuotedScalarString
+
+from host.config.load import ConfigError, dump_subtree, parse_yaml, to_plain
+from host.config.splice import says
+from host.management.actions import MayEnable
+from host.management.calls import Call, ManagementError, reply
+from host.management.config_file import ConfigFile, problems_of
+from host.management.masks import MASK, Masks
+from host.management.plugin_config import has_reference
+from host.management.table import Endpoint
+from host.observe.logs import redact
+
+_UNSHOWN: Final = ("host", "port", "auth-dir", "remote-management", "directory")
+"""Where the proxy itself lives: not part of the JSON view."""
+ON_THE_MACHINE: Final = (
+    *("host", "port", "tls", "workers", "state", "trusted-proxies", "auth-dir", "upstream-ca-file", "demo"),
+    *("remote-management", "plugins.dir", "plugins.policy", "plugins.store-sources", "plugins.enabled"),
+)
+"""What nobody changes over HTTP: who is let in, which files are read, and which code runs with which rights."""
+
+_COMMENT: Final = re.compile(r"(?:^|(?<=\s))#")
+_SHORTEST_SECRET: Final = 4
+_PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?:-[A-Za-z0-9_.]+)+")
+"""Secrets that need no quotes: with a dash inside, so that they are no word and no number of YAML."""
+_QUOTED_MASK: Final = re.compile(r"""(['"]?)(\*\*\*-[0-9a-f]{12})\1""")
+
+
+class ConfigEndpoints:
+    """The rows of `/config` and `/config.yaml`."""
+
+    def __init__(self, file: ConfigFile, masks: Masks, *, may_enable: MayEnable) -> None:
+        self._file: Final = file
+        self._masks: Final = masks
+        self._may_enable: Final = may_enable
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """For the table."""
+        return (
+            Endpoint("GET", "/config", self._show),
+            Endpoint("GET", "/config.yaml", self._show_file),
+            Endpoint("PUT", "/config.yaml", self._replace),
+        )
+
+    async def _show(self, call: Call) -> web.Response:
+        document: dict[str, Any] = msgspec.to_builtins(await self._file.loaded())
+        for name in _UNSHOWN:
+            document.pop(name, None)
+        document["api-keys"] = [
+            {"key": item["key"], "name": item["name"]} if item.get("name") else item["key"]
+            for item in document["api-keys"]
+        ]
+        configs = document["plugins"]["configs"]
+        document["plugins"]["configs"] = {
+            plugin_id: {"enabled": section["enabled"], "priority": section["priority"], **section["config"]}
+            for plugin_id, section in configs.items()
+        }
+        return reply(self._masks.masked(document))
+
+    async def _show_file(self, call: Call) -> web.Response:
+        shown = self._shown(await self._file.text())
+        return web.Response(text=shown, content_type="application/yaml", charset="utf-8")
+
+    async def _replace(self, call: Call) -> web.Response:
+        try:
+            sent = (await call.body()).decode("utf-8")
+        except UnicodeDecodeError:
+            raise ManagementError(400, "invalid_yaml", "the body is no UTF-8 text") from None
+        generation = await self._file.replace(lambda before: self._made(before, sent, local=call.local))
+        return reply({"ok": True, "changed": ["config"], "generation": generation})
+
+    def _shown(self, text: str) -> str:
+        """The file's text with its secrets masked, those in comments included."""
+        try:
+            tree = parse_yaml(text, "config.yaml")
+        except ConfigError as error:
+            raise ManagementError(500, "invalid_config", **problems_of(error)) from None
+        secrets = _longest_first(place.text for place in self._masks.places(tree))
+        for place in list(self._masks.places(tree)):
+            place.holder[place.key] = SingleQuotedScalarString(self._masks.mask(place.text))
+        shown = dump_subtree(tree, like=text) if secrets else text
+        return "".join(_without_secrets(line, secrets) for line in shown.splitlines(keepends=True))
+
+    def _made(self, before: str, sent: str, *, local: bool) -> str:
+        """The text to write for one that was sent: masks replaced, all else as sent."""
+        tree = _parsed(sent)
+        try:
+            present = parse_yaml(before, "config.yaml")
+        except ConfigError:
+            # Nothing can be kept of a file that is broken; whoever mends it writes the secrets anew.
+            present = CommentedMap()
+        known = {self._masks.mask(place.text): place.text for place in self._masks.places(present)}
+        text = _with_comments(sent, before, _longest_first(known.values()))
+        if MASK in sent:
+            self._masks.unmasked(tree, present)
+            text = _filled(text, known, tree)
+        if not local:
+            self._check(to_plain(tree), to_plain(present))
+        return text
+
+    def _check(self, wanted: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+        """What is changed on the machine only. Raises ManagementError 403."""
+        changed = [path for path in ON_THE_MACHINE if _at(wanted, path) != _at(present, path)]
+        if changed:
+            raise ManagementError(
+                403, "not_over_http", f"changed on the machine only: {', '.join(changed)}", keys=changed
+            )
+        sections, known = _at(wanted, "plugins.configs") or {}, _at(present, "plugins.configs") or {}
+        for plugin_id, section in sections.items() if isinstance(sections, Mapping) else ():
+            before = known.get(plugin_id) or {}
+            if not isinstance(section, Mapping) or section == before:
+                continue
+            is_enabled = section.get("enabled") is True and before.get("enabled") is not True
+            if is_enabled and (reason := self._may_enable(str(plugin_id))) is not None:
+                raise ManagementError(403, "not_enabled_locally", reason)
+            if any(value != before.get(name) and has_reference(value) for name, value in section.items()):
+                message = f"`plugins.configs.{plugin_id}`: references are written on the machine"
+                raise ManagementError(403, "not_over_http", message)
+
+
+def _parsed(text: str) -> CommentedMap:
+    try:
+        tree = parse_yaml(text, "config.yaml")
+    except ConfigError as error:
+        raise ManagementError(400, "invalid_yaml", **problems_of(error)) from None
+    return tree
+
+
+def _at(tree: Any, path: str) -> Any:
+    for name in path.split("."):
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree or None
+
+
+def _longest_first(secrets: Iterable[str]) -> list[str]:
+    return sorted(set(secrets), key=len, reverse=True)
+
+
+def _without_secrets(line: str, secrets: Sequence[str]) -> str:
+    """A line whose comment, if it has one, says no secret that the file has or that looks like one."""
+    found = _COMMENT.search(line)
+    if found is None:
+        return line
+    comment = line[found.start() :]
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            comment = comment.replace(secret, MASK)
+    return line[: found.start()] + redact(comment)
+
+
+def _with_comments(sent: str, before: str, secrets: Sequence[str]) -> str:
+    """The text that was sent, with the comments of the file that were shown without their secrets as they were."""
+    originals: dict[str, str] = {}
+    for line in before.splitlines():
+        if line.lstrip().startswith("#") and (shown := _without_secrets(line, secrets)) != line:
+            originals.setdefault(shown.strip(), line.strip())
+    if not originals:
+        return sent
+    lines = sent.splitlines(keepends=True)
+    return "".join(
+        line.replace(line.strip(), originals[line.strip()]) if line.strip() in originals else line for line in lines
+    )
+
+
+def _filled(text: str, secrets: Mapping[str, str], tree: CommentedMap) -> str:
+    """The text with every mask replaced by its secret; `tree` says what has to come out."""
+
+    def secret_of(found: re.Match[str]) -> str:
+        secret = secrets.get(found[2])
+        if secret is None:
+            return found[0]
+        return secret if _PLAIN.fullmatch(secret) else msgspec.json.encode(secret).decode()
+
+    filled = _QUOTED_MASK.sub(secret_of, text)
+    return filled if says(filled, tree) else dump_subtree(tree, like=text)

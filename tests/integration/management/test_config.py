@@ -1,0 +1,94 @@
+"""The whole configuration over HTTP: shown without secrets, replaced as a whole, checked before it is written."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.management import Managed, managed_proxy
+
+SECRETS = ("client-secret-1", "sk-ant-secret-2", "sk-compat-secret-3", "plugin-secret-4", "argon2id", "old-secret-5")
+COMPAT = {"name": "acme", "base-url": "http://127.0.0.1:9/v1", "api-key-entries": [{"api-key": "sk-compat-secret-3"}]}
+
+
+def full(**more: Any) -> dict[str, Any]:
+    return {
+        "api_keys": ["client-secret-1"],
+        "claude_api_key": [{"api-key": "sk-ant-secret-2", "models": [{"name": "m"}]}],
+        "openai_compatibility": [COMPAT],
+        "sections": {"ghost": {"enabled": False, "api_key": "plugin-secret-4"}},
+        **more,
+    }
+
+
+def comment(managed: Managed) -> None:
+    """What an operator leaves in a file, an old key included."""
+    text = re.sub(r"secret-key:\s+(\S+)", r'secret-key: "\1"', managed.file.read_text())
+    managed.file.write_text(f"# My gateway. Not any more: sk-ant-secret-2 and api-key: old-secret-5\n{text}")
+
+
+async def test_the_configuration_is_shown_without_a_secret_and_without_where_the_proxy_lives(directory: Path) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        comment(managed)
+        shown = await managed.api.get("/config")
+        raw = await managed.api.get("/config.yaml")
+        for answer in (
+            shown,
+            raw,
+            await managed.api.get("/config?reveal=true"),
+            await managed.api.get("/config.yaml?reveal=1"),
+        ):
+            assert answer.status == 200
+            assert not [secret for secret in SECRETS if secret.encode() in answer.body]
+        assert not shown.json.keys() & {"host", "port", "auth-dir", "remote-management", "directory"}
+        assert shown.json["plugins"]["configs"]["ghost"].keys() == {"enabled", "priority", "api_key"}
+        assert shown.json["openai-compatibility"][0]["base-url"] == "http://127.0.0.1:9/v1"
+        assert raw.headers["Content-Type"].startswith("application/yaml")
+        assert raw.headers["Cache-Control"] == "no-store"
+        assert raw.body.startswith(b"# My gateway.")
+
+
+async def test_the_file_that_was_shown_can_be_sent_back_changed_and_keeps_its_secrets_and_comments(
+    directory: Path,
+) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        comment(managed)
+        before = managed.file.read_text()
+        shown = (await managed.api.get("/config.yaml")).body.decode()
+        answer = await managed.api.call("PUT", "/config.yaml", data=shown + "# mine\nrequest-retry: 3\n")
+        assert (answer.status, answer.json["ok"], answer.json["changed"]) == (200, True, ["config"])
+        assert managed.file.read_text() == before + "# mine\nrequest-retry: 3\n"
+        await managed.settled()
+        assert managed.running.proxy.config.request_retry == 3
+        assert (await managed.api.get("/config")).json["request-retry"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "error", "says"),
+    [
+        (lambda text: text + "a: [1\n", 400, "invalid_yaml", "line"),
+        (lambda text: text + "reqest-retry: 3\n", 422, "invalid_config", "did you mean `request-retry`"),
+        (lambda text: text + "request-retry: many\n", 422, "invalid_config", "request-retry"),
+        (lambda text: text.replace("127.0.0.1:9", "evil.example"), 400, "invalid_config", "base-url"),
+        (lambda text: text + "auth-dir: /etc\n", 403, "not_over_http", "auth-dir"),
+        (lambda text: text.replace("    ghost:\n      enabled: false", "    ghost:\n      enabled: true"), 403, "", ""),
+        (lambda text: text.replace("  policy: {}", "  policy: {ghost: {permissions: [http]}}"), 403, "", "policy"),
+        (lambda text: text + "proxy-url: ftp://x\n", 422, "invalid_config", "proxy-url"),
+    ],
+)
+async def test_nothing_is_written_of_a_file_that_is_invalid_or_says_more_than_http_may(
+    directory: Path, change: Any, status: int, error: str, says: str
+) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        before = managed.file.read_text()
+        shown = (await managed.api.get("/config.yaml")).body.decode()
+        sent = change(shown)
+        assert sent != shown
+        answer = await managed.api.call("PUT", "/config.yaml", data=sent)
+        assert answer.status == status and answer.json["error"] in (error or answer.json["error"])
+        assert says in answer.json["message"]
+        if status == 422:
+            problem = answer.json["problems"][-1]
+            assert problem["file"] == "config.yaml" and problem["line"] == len(sent.splitlines())
+        assert managed.file.read_text() == before

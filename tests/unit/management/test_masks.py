@@ -1,0 +1,98 @@
+"""Secrets of the configuration are shown as masks, and a mask keeps its secret where that was."""
+
+from typing import Any
+
+import pytest
+
+from host.management.calls import ManagementError
+from host.management.masks import Masks, is_mask, sounds_secret
+
+
+def masks(key: bytes = b"k") -> Masks:
+    return Masks(lambda: key, plugin_secrets=lambda plugin_id, section: frozenset({"token"}))
+
+
+def config() -> dict[str, Any]:
+    return {
+        "port": 8317,
+        "api-keys": ["client-one", {"key": "client-two", "name": "Bob"}],
+        "claude-api-key": [{"api-key": "sk-1", "base-url": "https://one/", "headers": {"X-Team": "blue"}}],
+        "openai-compatibility": [
+            {"name": "acme", "base-url": "https://two", "api-key-entries": [{"api-key": "sk-2", "weight": 2}]}
+        ],
+        "max-retry-credentials": 3,
+        "proxy-url": "http://user:word@proxy:1",
+        "remote-management": {"secret-key": "$argon2id$x", "allow-remote": False},
+        "plugins": {
+            "configs": {"p": {"enabled": True, "token": "plugin-secret", "limit": 1}},
+            "policy": {"p": {"environment": {"TOKEN": "from-host"}, "permissions": ["http"]}},
+        },
+    }
+
+
+SECRETS = (*("client-one", "client-two", "sk-1", "blue", "sk-2", "word", "argon2id", "plugin-secret", "from-host"),)
+
+
+def refused(new: Any) -> str:
+    with pytest.raises(ManagementError) as caught:
+        masks().unmasked(new, config())
+    assert caught.value.status == 400
+    return str(caught.value.document["message"])
+
+
+def test_every_secret_is_masked_and_nothing_else() -> None:
+    shown = masks().masked(config())
+    assert not [secret for secret in SECRETS if secret in str(shown)]
+    assert shown["plugins"]["configs"]["p"]["limit"] == 1
+    assert (
+        shown["openai-compatibility"][0] | {"name": "acme", "base-url": "https://two"}
+        == (shown["openai-compatibility"][0])
+    )
+    assert shown["max-retry-credentials"] == 3
+    assert is_mask(shown["api-keys"][0]) and is_mask(shown["api-keys"][1]["key"])
+    assert masks(b"other").mask("sk-1") != masks().mask("sk-1") != masks().mask("sk-2")
+
+
+def test_masks_that_come_back_stand_for_what_they_were_made_of_in_any_order() -> None:
+    shown = masks().masked(config())
+    assert masks().unmasked(shown, config()) == config()
+    shown = masks().masked(config())
+    shown["api-keys"].reverse()
+    assert masks().unmasked(shown, config())["api-keys"] == [{"key": "client-two", "name": "Bob"}, "client-one"]
+    shown = masks().masked(config())
+    shown["api-keys"][0] = {"key": shown["api-keys"][0], "name": "Alice"}
+    assert masks().unmasked(shown, config())["api-keys"][0] == {"key": "client-one", "name": "Alice"}
+
+
+@pytest.mark.parametrize("family", ["claude-api-key", "openai-compatibility"])
+def test_a_masked_key_is_never_sent_to_another_address(family: str) -> None:
+    shown = masks().masked(config())
+    shown[family][0]["base-url"] = "https://evil.example"
+    assert "base-url" in refused(shown)
+
+
+def test_a_mask_of_nothing_or_of_another_section_is_refused() -> None:
+    shown = masks().masked(config())
+    shown["api-keys"].append("***-000000000000")
+    assert "not there" in refused(shown)
+    shown = masks().masked(config())
+    shown["claude-api-key"][0]["api-key"] = masks().mask("client-one")
+    assert "not there" in refused(shown)
+    shown = masks().masked(config())
+    shown["claude-api-key"][0]["api-key"] = "***"
+    assert "not there" in refused(shown)
+
+
+def test_names_of_secrets_are_told_from_names_of_other_things() -> None:
+    secret = ("api-key", "api_key", "apiKey", "secret-key", "password", "access_token", "private_key", "Authorization")
+    plain = (
+        "max-retry-credentials",
+        "max-tokens",
+        "models",
+        "excluded-models",
+        "allow-remote",
+        "key",
+        "tokens-per-day",
+    )
+    assert [name for name in secret if not sounds_secret(name)] == []
+    assert [name for name in plain if sounds_secret(name)] == []
