@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 from msgspec.structs import replace
 
+from host.config.diff import changes
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
@@ -439,6 +440,10 @@ class Proxy:
         except (OSError, UnicodeDecodeError):
             return False
 
+    def is_in_force(self, text: str) -> bool:
+        """As `host.reload.Reloadable.is_in_force`."""
+        return text == self._loaded.text and self.applier.status.state == "applied"
+
     async def reload_config(self) -> bool:
         """Read the file and apply it; a broken one is reported and changes nothing. True when it was applied."""
         generation = self.applier.stamp()
@@ -461,7 +466,11 @@ class Proxy:
             log.error("config.rejected", where=str(self.config_path), message=problem)
             return problem
         self._note_restart_keys(config)
+        changed = changes(self.config, config)
         await self._apply_plugins(config)
+        self._loaded = loaded
+        if changed:
+            log.info("config.changed", changes=changed)
         if not starting:
             log.info("config.applied", path=str(self.config_path))
         return None

@@ -39,6 +39,9 @@ class Reloadable(Protocol):
     @property
     def registry(self) -> Registry: ...
 
+    def is_in_force(self, text: str) -> bool:
+        """Whether this is the text of the configuration that was applied last, and nothing was refused since."""
+
     async def reload_config(self) -> bool: ...
 
 
@@ -93,7 +96,19 @@ class Reloader:
         async for _changes in awatch(
             file.parent, watch_filter=is_config, stop_event=self._stopping, debounce=DEBOUNCE_MS, recursive=False
         ):
-            await self._reload(reload_plugins=False)
+            if self._is_news(file):
+                await self._reload(reload_plugins=False)
+
+    def _is_news(self, file: Path) -> bool:
+        """Whether a change of the file matters: it does not when it was only touched, or is empty while it is saved."""
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return True  # reading it again says why it cannot be used
+        if not text.strip():
+            log.warning("config.emptied", path=str(file))
+            return False
+        return not self._proxy.is_in_force(text)
 
     async def _watch_plugin_files(self) -> None:
         folder = Path(config_path(self._proxy.config, self._proxy.config.plugins.dir))

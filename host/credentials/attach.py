@@ -9,6 +9,7 @@ from msgspec import Struct
 from host.credentials.records import Credential
 from host.credentials.secret import Secret
 from pluginabi.errors import host_error
+from pluginabi.immutable import EMPTY_HEADERS, Headers
 
 _DEFAULT_PORT = {"https": 443, "http": 80}
 
@@ -27,29 +28,33 @@ class Signed(Struct, frozen=True):
 class Signer:
     """Signs with one credential; what is the same for every request is worked out once."""
 
-    __slots__ = ("_added", "_credential", "_origin", "_origin_url", "_replaced")
+    __slots__ = ("_added", "_copied", "_credential", "_origin", "_origin_url", "_replaced")
 
     def __init__(self, credential: Credential) -> None:
         self._credential: Final = credential
         self._origin: Final = _origin(credential.base_url)
         start = _origin_url(credential.base_url) if self._origin is not None else ""
         self._origin_url: Final = start if _origin(start) == self._origin else ""
-        added = list(credential.headers)
+        added = [(name, _literal(value)) for name, value in credential.headers if not _is_copy(value)]
+        self._copied: Final = [(name, value[1:].lower()) for name, value in credential.headers if _is_copy(value)]
+        """Headers whose value is the client's: name, and the client's name for it."""
         secret = credential.secret
         if secret is not None and credential.secret_place in ("bearer", "header"):
             added = [(name, value) for name, value in added if name != credential.secret_name]
+            self._copied[:] = [(name, source) for name, source in self._copied if name != credential.secret_name]
             added.append((credential.secret_name, _header_value(credential, secret)))
         self._added: Final = added
-        self._replaced: Final = {name for name, _ in added}
+        self._replaced: Final = {name for name, _ in (*added, *self._copied)}
 
     def __repr__(self) -> str:
         return "Signer(***)"
 
-    def sign(self, url: str, headers: Sequence[tuple[str, str]]) -> Signed:
+    def sign(self, url: str, headers: Sequence[tuple[str, str]], *, client_headers: Headers = EMPTY_HEADERS) -> Signed:
         """The request with the credential's secret, configured headers and proxy.
 
-        What the plugin set under the same header names is replaced. Raises PluginError `permission_denied` when the
-        URL leads to another scheme, host or port than the credential's base URL.
+        What the plugin set under the same header names is replaced. A header that copies one of the client's is left
+        out when the client did not send it. Raises PluginError `permission_denied` when the URL leads to another
+        scheme, host or port than the credential's base URL.
         """
         credential = self._credential
         if not self.is_bound(url):
@@ -60,6 +65,8 @@ class Signer:
             )
         replaced = self._replaced
         signed = [field for field in headers if field[0].lower() not in replaced]
+        for name, source in self._copied:
+            signed += [(name, value) for value in client_headers.get(source, ())]
         signed += self._added
         secret = credential.secret
         if secret is not None and credential.secret_place == "query":
@@ -83,6 +90,15 @@ def sign(credential: Credential, url: str, headers: Sequence[tuple[str, str]]) -
 def is_bound(credential: Credential, url: str) -> bool:
     """As `Signer.is_bound`, for one URL."""
     return Signer(credential).is_bound(url)
+
+
+def _is_copy(value: str) -> bool:
+    return value.startswith("$") and not value.startswith("$$")
+
+
+def _literal(value: str) -> str:
+    """A value that begins with a dollar sign is written with two."""
+    return value[1:] if value.startswith("$$") else value
 
 
 _AFTER_ORIGIN: Final = ("", "/", "?", "#")

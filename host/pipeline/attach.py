@@ -8,6 +8,7 @@ from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential
 from host.runtime.callback_http import Attached
 from pluginabi.errors import host_error
+from pluginabi.immutable import EMPTY_HEADERS, Headers
 
 
 class PoolAttacher:
@@ -24,7 +25,9 @@ class PoolAttacher:
         self._current: Final = current
         self._signers: Final[dict[str, tuple[Credential, Signer]]] = {}
 
-    def attach(self, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
+    def attach(
+        self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers = EMPTY_HEADERS
+    ) -> Attached:
         """Raises PluginError `permission_denied` for an unknown handle and for a host that is not bound to it."""
         credential = self._usable(handle)
         if credential is None or credential.disabled:
@@ -32,7 +35,7 @@ class PoolAttacher:
         known = self._signers.get(handle)
         if known is None or known[0] is not credential:
             known = self._signers[handle] = credential, Signer(credential)
-        signed = known[1].sign(url, headers)
+        signed = known[1].sign(url, headers, client_headers=client_headers)
         return Attached(signed.url, signed.headers, signed.proxy_url)
 
     def _usable(self, handle: str) -> Credential | None:

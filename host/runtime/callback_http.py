@@ -19,7 +19,7 @@ from host.upstream.response import UpstreamResponse
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import ErrorBody, PluginError, host_error
 from pluginabi.frames import Usage
-from pluginabi.immutable import FrozenDict, Headers, freeze_headers
+from pluginabi.immutable import EMPTY_HEADERS, FrozenDict, Headers, freeze_headers
 from pluginabi.payloads.callbacks import HttpRequest, HttpResponse
 
 
@@ -35,8 +35,11 @@ class Attached(Struct, frozen=True):
 class SecretAttacher(Protocol):
     """Turns a credential's handle into its secret, for the hosts bound to it."""
 
-    def attach(self, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
-        """Raises PluginError `permission_denied` when the URL's host is not bound to the credential."""
+    def attach(self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers) -> Attached:
+        """Raises PluginError `permission_denied` when the URL's host is not bound to the credential.
+
+        `client_headers`: of the request that the call belongs to, for configured headers that copy one of them.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +145,8 @@ class HttpCallbacks:
         attacher = self.attacher_of(scope) if self.attacher_of is not None else None
         if attacher is None:
             raise host_error("permission_denied", "this host has no credentials")
-        return attacher.attach(handle, url, headers)
+        client_headers = scope.request.inbound_headers if scope.request is not None else EMPTY_HEADERS
+        return attacher.attach(handle, url, headers, client_headers=client_headers)
 
 
 class HttpItems:

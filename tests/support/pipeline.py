@@ -108,6 +108,7 @@ class FakePlugin:
     executor: ExecutorRegistration | None = None
     frontend_auth: Any = None
     thinking_provider: str | None = None
+    auth_provider: str = ""
     inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     on_error: Mapping[str, str] = field(default_factory=dict)
     permissions: frozenset[str] = frozenset()
@@ -150,6 +151,7 @@ def snapshot(*plugins: FakePlugin) -> PluginSnapshot:
             executor=plugin.executor,
             frontend_auth=plugin.frontend_auth,
             thinking_provider=plugin.thinking_provider,
+            auth_provider=plugin.auth_provider,
             models=tuple(plugin.models),
         )
         for plugin in ordered

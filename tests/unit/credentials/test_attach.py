@@ -1,9 +1,11 @@
 """Secrets go to the hosts bound to them, and to nobody else."""
 
+from dataclasses import replace
+
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ProviderKey
-from host.credentials.attach import is_bound, sign
+from host.credentials.attach import Signer, is_bound, sign
 from host.credentials.configured import credentials_of_config
 from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential, HandleMint
@@ -110,3 +112,42 @@ def test_a_handle_that_nobody_gave_out_attaches_nothing():
     for handle in ("", ACME.id, "cred-0"):
         with pytest.raises(PluginError):
             attacher.attach(handle, "https://acme.test/v1", [])
+
+
+COPYING = credential(
+    claude_api_key=[
+        ProviderKey(api_key="k", headers={"X-User": "$X-Client-User", "X-Cost": "$$5", "X-Api-Key": "$authorization"})
+    ]
+)
+COPYING_SIGNER = Signer(COPYING)
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [({"x-client-user": ("ann", "bob")}, ["ann", "bob"]), ({"other": ("x",)}, [])],
+)
+def test_a_header_that_copies_one_of_the_clients_is_left_out_when_the_client_did_not_send_it(client, expected):
+    signed = COPYING_SIGNER.sign("https://api.anthropic.com/v1", [("x-user", "forged")], client_headers=client)
+    assert [value for name, value in signed.headers if name == "x-user"] == expected
+
+
+def test_a_value_with_two_dollar_signs_begins_with_one_and_a_copy_never_takes_the_secrets_place():
+    signed = COPYING_SIGNER.sign("https://api.anthropic.com/v1", [], client_headers={"authorization": ("Bearer mine",)})
+    assert signed.headers == [("x-cost", "$5"), ("x-api-key", "k")]
+
+
+def test_requests_that_started_with_a_credential_go_on_with_its_newest_token_and_after_it_was_removed():
+    renewed = replace(ACME, secret=Secret("sk-new"))
+    now: list[Credential | None] = [renewed]
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: now[0])
+
+    def sent() -> str:
+        return dict(attacher.attach(ACME.handle, "https://acme.test/v1", []).headers)["authorization"]
+
+    assert sent() == "Bearer sk-new"
+    now[0] = replace(renewed, base_url="https://elsewhere.test")
+    assert sent() == "Bearer sk-acme"
+    now[0] = replace(renewed, disabled=True)
+    assert sent() == "Bearer sk-acme"
+    now[0] = None
+    assert sent() == "Bearer sk-acme"

@@ -13,8 +13,11 @@ from host.config.model import Config
 from host.credentials import files
 from host.credentials.parse import InvalidCredential
 from host.credentials.secret import Secret
+from pluginabi.errors import PluginTransportError
 from tests.support.auth_plugins import ScriptedAuth, record
 from tests.support.auth_site import Site
+
+AWAY = PluginTransportError("p", "auth.parse", phase="unavailable", cause="restarting")
 
 
 @pytest.fixture
@@ -244,3 +247,24 @@ async def test_a_file_that_is_written_while_it_is_parsed_ends_with_the_newest_co
         go_on.set()
         await loading
     assert site.manager.by_id["a.json"].secret == Secret("new")
+
+
+async def test_a_file_whose_plugin_cannot_be_asked_keeps_its_record_and_is_tried_again(tmp_path):
+    answers: list[Any] = [[record({"access_token": "first"})], AWAY, [record({"access_token": "second"})]]
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: answers.pop(0)}))
+    path = site.put("a.json", type="acme")
+    await site.opened()
+    site.put("a.json", type="acme", changed=True)
+    await site.directory.refresh([path])
+    assert site.manager.by_id["a.json"].secret == Secret("first")
+    assert site.directory.has_waiting.is_set() and "restarting" in site.directory.problems[path]
+    await site.directory.retry()
+    assert site.manager.by_id["a.json"].secret == Secret("second")
+    assert not site.directory.has_waiting.is_set() and site.directory.problems == {}
+
+
+async def test_a_file_whose_plugin_was_never_there_is_not_read_in_the_hosts_own_way(tmp_path):
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: AWAY}))
+    site.put("a.json", type="acme", access_token="t")
+    await site.opened()
+    assert site.ids() == []

@@ -14,6 +14,7 @@ from host.upstream.client import UpstreamClient
 from host.upstream.model import ClientLimits
 from pluginabi.body import Body, StreamItem
 from pluginabi.errors import PluginError, host_error
+from pluginabi.immutable import EMPTY_HEADERS, Headers
 from pluginabi.payloads.callbacks import HttpRequest, HttpResponse
 from tests.support.runtime import new_callbacks
 from tests.support.upstream_servers import ReceivedRequest, ScriptedServer, ServerConnection, answer, answering
@@ -25,7 +26,9 @@ class Attacher:
     def __init__(self, bound: str) -> None:
         self.bound = bound
 
-    def attach(self, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
+    def attach(
+        self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers = EMPTY_HEADERS
+    ) -> Attached:
         if handle != "h1" or not url.startswith(self.bound):
             raise host_error("permission_denied", "not bound")
         return Attached(url + "?signed=1", [*headers, ("authorization", "Bearer secret")])

@@ -1,0 +1,43 @@
+"""Which changes of the configuration file are changes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from host.reload import Reloader
+from tests.integration.serve.conftest import Site
+from tests.support.proxy import running_proxy, serve_process
+
+
+async def test_I2_an_emptied_file_is_ignored_and_I3_an_edit_is_applied_and_says_what_changed(site: Site) -> None:
+    site.configure(api_keys=["hidden-1"])
+    async with serve_process(site.config_file) as served:
+        site.config_file.write_text("")
+        await served.event("config.emptied")
+        site.configure(api_keys=["hidden-2"], max_retry_credentials=2)
+        changed = await served.event("config.changed")
+        assert changed["changes"] == ["api-keys: changed", "max-retry-credentials: 0 -> 2"]
+        await served.event("config.applied")
+        assert len([entry for entry in served.log if entry["event"] == "config.applied"]) == 1
+        assert "hidden" not in "".join(served.lines)
+
+
+@pytest.mark.parametrize("text", ["port: 0\n", "port: 0\ndebug: false\n"])
+async def test_I1_a_file_that_was_only_touched_is_not_applied_again(tmp_path: Path, text: str) -> None:
+    async with running_proxy("port: 0\n", directory=tmp_path) as running:
+        reloader = Reloader(running.proxy, watch_plugins=False)
+        running.config_file.write_text(text)
+        assert reloader._is_news(running.config_file) is (text != "port: 0\n")
+
+
+async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Path) -> None:
+    async with running_proxy("port: 0\n", directory=tmp_path) as running:
+        reloader = Reloader(running.proxy, watch_plugins=False)
+        running.config_file.write_text("prot: 0\n")
+        async with asyncio.timeout(10):
+            assert await running.proxy.reload_config() is False
+            running.config_file.write_text("port: 0\n")
+            assert reloader._is_news(running.config_file)
+            assert await running.proxy.reload_config() is True
+        assert not reloader._is_news(running.config_file)
