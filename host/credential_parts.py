@@ -24,7 +24,7 @@ from host.runtime.callback_auth import AuthRefused
 from host.runtime.handle import PluginSnapshot
 from host.runtime.invoke import Invoker
 from host.tasks import TaskGroup
-from pluginabi.payloads.common import HostSummary
+from pluginabi.payloads.common import HostSummary, ModelAlias
 
 log = structlog.get_logger("host.credentials")
 
@@ -208,5 +208,9 @@ def host_summary(config: Config) -> HostSummary:
         auth_dir=config_path(config, config.auth_dir),
         proxy_url=config.proxy_url,
         force_model_prefix=config.force_model_prefix,
+        oauth_model_alias={
+            name.strip().lower(): [ModelAlias(name=it.name, alias=it.alias) for it in rules if it.name and it.alias]
+            for name, rules in config.oauth_model_alias.items()
+        },
         excluded_models={name.strip().lower(): found for name, found in config.oauth_excluded_models.items()},
     )

@@ -28,6 +28,7 @@ from host.pipeline.readiness import make_ready
 from host.pipeline.rounds import another_round
 from host.pipeline.sessions import bind_session, unbind_session
 from host.pipeline.settle import CLIENT_GONE, Settler
+from host.pipeline.shown import shown_credential
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
 from host.pipeline.translate import translate_request
 from host.registry.suffix import split_suffix
@@ -213,7 +214,7 @@ def executor_request(ex: Execution, attempt: Attempt) -> Callable[[Binding], Exe
             format=lane.output_format,
             stream=ex.method == EXECUTE_STREAM,
             alt=ex.request.alt,
-            credential=lane.handle,
+            credential=shown_credential(ex.state.manager, lane.credential, lane.handle, binding),
             metadata=attempt.metadata,
             headers=ex.visible_headers(attempt.headers, binding),
             query=shown_query(ex.query, binding),

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
-import msgspec
 import structlog
-from msgspec import Raw
 from msgspec.structs import replace
 
 from host.credentials.records import Credential
+from host.pipeline.shown import shown_credential
 from host.pipeline.state import GatewayState, visible
 from host.registry.registrar import Question, Registrar
 from host.runtime.handle import Binding, PluginSnapshot, PluginView
@@ -90,10 +89,8 @@ class AuthModels:
 
     def _request(self, credential: Credential) -> Callable[[Binding], ModelForAuthRequest]:
         def build(binding: Binding) -> ModelForAuthRequest:
-            handle = visible(credential)
+            handle = shown_credential(self._state.manager, credential, visible(credential), binding)
             assert handle is not None
-            if binding.may("credential_secrets") and (members := credential.metadata.reveal()):
-                handle = replace(handle, storage=Raw(msgspec.json.encode(members)))
             return ModelForAuthRequest(credential=handle, host=self._host())
 
         return build

@@ -23,6 +23,7 @@ from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.headers import apply_delta, filtered
 from host.pipeline.patch import apply_patch
 from host.pipeline.request import ClientResponse
+from host.pipeline.shown import shown_credential
 from host.pipeline.state import EXECUTE_STREAM, Lane
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
@@ -99,7 +100,7 @@ async def _request_chain(
                 model=model,
                 requested_model=ex.request.model,
                 stream=ex.method == EXECUTE_STREAM,
-                credential=lane.handle if lane is not None else None,
+                credential=shown_credential(ex.state.manager, lane.credential, lane.handle, binding) if lane else None,
                 metadata=metadata,
                 headers=ex.visible_headers(headers, binding),
                 query=shown_query(ex.query, binding),

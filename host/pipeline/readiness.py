@@ -1,6 +1,7 @@
 """executor.prepare: an executor gets a credential ready before its first request (spec credentials 5.9)."""
 
 from host.pipeline.execution import Execution
+from host.pipeline.shown import shown_credential
 from host.pipeline.state import Lane
 from host.runtime.invoke import Invoker
 from pluginabi.payloads.executor import ExecutorPrepareRequest
@@ -22,12 +23,13 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     async with ex.state.manager.exclusive(credential_id):
         if health.ready.get(credential_id) == state:
             return
-        assert lane.handle is not None
+        shown = shown_credential(ex.state.manager, lane.credential, lane.handle, binding)
+        assert shown is not None
         request = ExecutorPrepareRequest(
             request_id=ex.scope.request_id,
             parent_request_id=ex.scope.parent_request_id,
             attempt=ex.scope.attempt,
-            credential=lane.handle,
+            credential=shown,
             model=lane.model,
         )
         await invoker.call(binding, lambda _: request, ex.scope)

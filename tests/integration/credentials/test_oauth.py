@@ -134,6 +134,18 @@ async def test_tokens_are_refreshed_in_time_with_rotating_refresh_tokens_and_a_n
         assert (await ask(client, running.url))[0] == 200
 
 
+async def test_requests_whose_token_the_upstream_refuses_share_one_refresh_and_are_repeated(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    async with oauth_server() as server, proxy_of(tmp_path, server) as running:
+        await log_in(running, client)
+        server.revoke_access()
+        answers = await asyncio.gather(*(ask(client, running.url) for _ in range(4)))
+        assert [status for status, _ in answers] == [200] * 4
+        assert (server.api_tokens[0], server.api_tokens.count("access-3")) == ("access-2", 4)
+        assert [form["grant_type"] for form in server.token_requests] == ["authorization_code", "refresh_token"]
+
+
 async def test_a_registration_that_is_not_complete_is_named_when_the_plugin_starts(tmp_path: Path) -> None:
     async with oauth_server() as server, proxy_of(tmp_path, server, client_id="", token_endpoint="") as running:
         (status,) = [row for row in running.proxy.registry.statuses() if row.id == "oauth-login"]
