@@ -64,3 +64,9 @@ def test_the_configuration_that_init_writes_is_valid_and_known_keys_never_clash(
     commented = re.sub(r"^# ?(?=( *- |[a-z-]+:|  +[a-z-]+:))", "", text, flags=re.MULTILINE)
     assert parse_config(text, file="config.yaml").warnings == ()
     assert "openai-compatibility" in commented
+
+
+def test_every_page_of_the_documentation_is_in_its_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
