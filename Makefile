@@ -8,7 +8,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest
 CONFIG ?= build/demo/config.yaml
 
-.PHONY: help run test lint fmt proto bench matrix hooks faults upgrade conformance soak dist clean
+.PHONY: help run test lint fmt proto bench matrix hooks faults chaos upgrade conformance soak dist clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -47,6 +47,9 @@ hooks: $(VENV)/.dev ## Endpoints x outcomes x hooks, then once per binding with 
 
 faults: $(VENV)/.dev ## Misbehaving plugins under load
 	$(PY) tests/faults/run.py
+
+chaos: $(VENV)/.dev ## One plugin misbehaves while 500 streams run through others, which must not notice
+	$(PY) tests/chaos/run.py
 
 upgrade: $(VENV)/.dev ## Replace a plugin 100 times during 100,000 requests; none may be lost
 	$(PY) tests/upgrade/run.py

@@ -5,7 +5,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -26,12 +26,12 @@ def p99_ms(values_s: list[float]) -> float:
     return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] * 1000 if ordered else 0.0
 
 
-def run_fresh(fault: Fault | None, options: Options) -> Figures:
+def run_fresh(faults: Sequence[Fault], options: Options) -> Figures:
     """One run in a directory of its own."""
     directory = Path(tempfile.mkdtemp(prefix="jf-"))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run_once(fault, options, directory))
+            return runner.run(run_once(faults, options, directory))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -49,10 +49,13 @@ def row(name: str, runs: list[Figures], calm: list[Figures]) -> tuple[str, list[
     ready_s = max((one for run in runs for one in run.ready_again_s), default=0.0)
     growth_mb = median(max(run.rss_kb) - max(quiet.rss_kb) for run, quiet in zip(runs, calm, strict=True)) / 1024
     affected = sum(len(run.affected) for run in runs)
+    cpu, waited = of(lambda run: run.host_cpu) * 100, of(lambda run: run.host_waited) * 100
     line = (
         f"{name:16} {affected:8}  {of(event):7.1f} {added(event):+7.1f}  {of(small):7.1f} {added(small):+7.1f}  "
-        f"{growth_mb:+7.1f}  {ready_s * 1000 if ready_s else 0:6.0f}  {of(lambda run: run.host_cpu) * 100:4.0f}"
+        f"{growth_mb:+7.1f}  {ready_s * 1000 if ready_s else 0:6.0f}  {cpu:4.0f} {waited:5.0f}"
     )
+    if (came := of(lambda run: run.own_events)) > 0:
+        line += f"   {came:.0f} events of its own came through"
     missed = [run.affected[0] for run in runs if run.affected]
     if added(event) > ADDED_P99_MS:
         missed.append(f"p99 of events {added(event):+.1f} ms")
@@ -66,8 +69,8 @@ def row(name: str, runs: list[Figures], calm: list[Figures]) -> tuple[str, list[
 
 
 HEAD = (
-    "                  streams     events: p99 ms    requests: p99 ms   memory   ready   host\n"
-    "fault            affected     p99   added      p99   added       MB      ms   cpu%"
+    "                  streams     events: p99 ms    requests: p99 ms   memory   ready    host\n"
+    "fault            affected     p99   added      p99   added       MB      ms   cpu% wait%"
 )
 
 
@@ -77,15 +80,18 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=Options().seconds, help="how long each run is measured")
     parser.add_argument("--runs", type=int, default=3, help="medians are over so many")
     parser.add_argument("--only", default="", help="only faults whose name contains this")
+    parser.add_argument(
+        "--realtime", action="store_true", help="measure on a machine that others use (as root): they have to wait"
+    )
     given = parser.parse_args()
-    options = Options(streams=given.streams, seconds=given.seconds)
+    options = Options(streams=given.streams, seconds=given.seconds, realtime=given.realtime)
     faults = [fault for fault in FAULTS if given.only in fault.name]
     calm: list[Figures] = []
     runs: dict[str, list[Figures]] = {fault.name: [] for fault in faults}
     for _ in range(given.runs):
-        calm.append(run_fresh(None, options))
+        calm.append(run_fresh((), options))
         for fault in faults:
-            runs[fault.name].append(run_fresh(fault, options))
+            runs[fault.name].append(run_fresh((fault,), options))
     print(HEAD)
     print(row("none", calm, calm)[0])
     problems = 0

@@ -9,29 +9,25 @@ import asyncio
 import gc
 import json
 import os
-import random
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
 from host import control
+from tests.chaos.host_process import HostProcess, host_process
 from tests.support.numbered_client import NumberedClient, Outcome
 from tests.support.numbered_upstream import NumberedUpstream, numbered_upstream
 from tests.support.processes import FAULT_PLUGIN
-from tests.support.proxy import ServeProcess, runtime_dir, serve_process
+from tests.support.proxy import runtime_dir
 
 PLUGINS: Final = Path(__file__).parent / "plugins"
 VICTIM: Final = "faulty"
 INTERVAL_MS: Final = 100
-LEAD_S: Final = 3.0
-"""Streams begin spread over the first second, and nothing is measured before all of them have run for a while."""
 MEMORY_LIMIT_MB: Final = 256
 RSS_INTERVAL_S: Final = 0.1
 SMALL_INTERVAL_S: Final = 0.02
@@ -47,7 +43,12 @@ class Fault:
     deadly: bool = True
     """Whether its process ends by it, and must be ready again soon after."""
     lasts: bool = False
-    """Whether the command goes on for the time it is given; otherwise it is repeated."""
+    """Whether the command goes on for the time it is given."""
+
+    @property
+    def lasts_all_the_time(self) -> bool:
+        """Whether it need not be repeated."""
+        return self.lasts and not self.deadly
 
 
 FAULTS: Final = (
@@ -68,8 +69,14 @@ class Options:
     streams: int = 500
     seconds: float = 15.0
     """How long is measured."""
+    lead_s: float = 3.0
+    """Before that: streams begin spread over the first second, and all of them have to run for a while."""
     strikes: int = 3
     """How often a fault that does not last is repeated within that time."""
+    realtime: bool = False
+    """Everybody but the victim goes before whoever else uses the machine; only root may."""
+    ping_kill_ms: int = 1000
+    """A plugin that is silent for so long is killed."""
     host_core: int | None = 0
     other_core: int | None = 1
 
@@ -88,11 +95,15 @@ class Figures:
     """Of the host, ten times a second while it was measured."""
     host_cpu: float = 0.0
     """Share of one core that the host used."""
+    host_waited: float = 0.0
+    """Share of the time in which it could have run and had no core: others use the machine, and nothing else here
+    means much."""
     ready_again_s: list[float] = field(default_factory=list)
     """From each exit of the victim to the moment it was ready again."""
     own: list[str] = field(default_factory=list)
     """How the victim's own requests ended."""
     own_events: int = 0
+    """What came of the victim's own stream."""
 
     @property
     def rss_growth_mb(self) -> float:
@@ -112,7 +123,9 @@ def write_site(directory: Path, upstream: NumberedUpstream, options: Options) ->
     victim = directory / "plugins" / VICTIM
     victim.mkdir()
     capabilities = "capabilities=executor.execute,executor.execute_stream,plugin.register"
-    command = [*pin, "{python}", "-S", str(FAULT_PLUGIN), "healthy", capabilities]
+    for name in ("fault_plugin.py", "fault_floods.py"):
+        shutil.copy(FAULT_PLUGIN.parent / name, victim)
+    command = [*pin, "{python}", "-S", FAULT_PLUGIN.name, "healthy", capabilities]
     (victim / "plugin.toml").write_text(f'id = "{VICTIM}"\nversion = "1.0.0"\ncommand = {json.dumps(command)}\n')
     config = {
         "port": 0,
@@ -127,8 +140,8 @@ def write_site(directory: Path, upstream: NumberedUpstream, options: Options) ->
         "plugins": {
             "enabled": True,
             "ping-interval": "200ms",
-            "ping-unresponsive": "500ms",
-            "ping-kill": "1s",
+            "ping-unresponsive": f"{options.ping_kill_ms // 2}ms",
+            "ping-kill": f"{options.ping_kill_ms}ms",
             "configs": {plugin_id: {"enabled": True} for plugin_id in ("steady", "signpost", VICTIM)},
             "policy": {VICTIM: {"limits": {"memory-mb": MEMORY_LIMIT_MB}}},
         },
@@ -139,35 +152,39 @@ def write_site(directory: Path, upstream: NumberedUpstream, options: Options) ->
 class Run:
     """A host, its plugins, and everybody who uses them, for one measurement."""
 
-    def __init__(self, options: Options, served: ServeProcess, client: NumberedClient) -> None:
+    def __init__(self, options: Options, host: HostProcess, client: NumberedClient) -> None:
         self.options = options
         self.figures = Figures()
-        self._served = served
+        self._host = host
         self._client = client
         self._measuring = False
+        self._deaths = 0
 
-    async def measure(self, fault: Fault | None) -> Figures:
-        """All streams from beginning to end, the fault in the middle of them."""
+    async def measure(self, faults: Sequence[Fault]) -> Figures:
+        """All streams from beginning to end, and meanwhile one fault after the other."""
         options = self.options
-        events = round((LEAD_S + options.seconds) * 1000 / INTERVAL_MS)
+        if options.realtime:
+            await self._go_first()
+        events = round((options.lead_s + options.seconds) * 1000 / INTERVAL_MS)
         streams = [asyncio.ensure_future(self._stream(number, events)) for number in range(options.streams)]
-        await asyncio.sleep(LEAD_S)
-        seen = len(self._served.lines)
+        await asyncio.sleep(options.lead_s)
         watchers = [asyncio.ensure_future(self._watch_memory()), asyncio.ensure_future(self._ask())]
-        cpu_s = cpu_seconds(self._served.pid)
+        before = core_times(self._host.pid)
         self._measuring = True
-        striking = asyncio.ensure_future(self._strike(fault))
+        striking = asyncio.ensure_future(self._strike(faults))
         await asyncio.sleep(options.seconds)
         self._measuring = False
-        self.figures.host_cpu = (cpu_seconds(self._served.pid) - cpu_s) / options.seconds
+        after = core_times(self._host.pid)
+        self.figures.host_cpu, self.figures.host_waited = (
+            (now_s - then_s) / options.seconds for now_s, then_s in zip(after, before, strict=True)
+        )
         for watcher in watchers:
             watcher.cancel()
         await asyncio.wait(watchers)
         for outcome in await asyncio.gather(*streams):
             self._judge(outcome)
         await striking
-        if fault is not None and fault.deadly:
-            await self._note_lives(seen)
+        self.figures.ready_again_s = await self._host.lives(VICTIM, self._deaths)
         return self.figures
 
     async def _stream(self, number: int, events: int) -> Outcome:
@@ -198,25 +215,25 @@ class Run:
 
     async def _watch_memory(self) -> None:
         while True:
-            self.figures.rss_kb.append(rss_kb(self._served.pid))
+            self.figures.rss_kb.append(rss_kb(self._host.pid))
             await asyncio.sleep(RSS_INTERVAL_S)
 
     # -- the victim
 
-    async def _strike(self, fault: Fault | None) -> None:
-        if fault is None:
-            return
-        options = self.options
-        strikes = 1 if fault.lasts and not fault.deadly else options.strikes
-        period_s = options.seconds / strikes
-        for _ in range(strikes):
-            began_s = asyncio.get_running_loop().time()
+    async def _strike(self, faults: Sequence[Fault]) -> None:
+        options, loop = self.options, asyncio.get_running_loop()
+        strikes = [fault for fault in faults for _ in range(1 if fault.lasts_all_the_time else options.strikes)]
+        for fault in strikes:
+            period_s = options.seconds / len(strikes)
+            began_s = loop.time()
             await asyncio.sleep(period_s * 0.05)
             if fault.sent is not None:
                 os.kill(await self._victim_pid(), fault.sent)
             else:
                 await self._command(f"{fault.command} {period_s * 0.6}" if fault.lasts else fault.command)
-            await asyncio.sleep(began_s + period_s - asyncio.get_running_loop().time())
+            self._deaths += fault.deadly
+            await asyncio.sleep(began_s + period_s - loop.time())
+            await self._host.lives(VICTIM, self._deaths)
 
     async def _command(self, command: str) -> None:
         """A request to the victim, which may end in any clean way."""
@@ -230,37 +247,18 @@ class Run:
         self.figures.own_events += 1
 
     async def _victim_pid(self) -> int:
-        answer = await asyncio.to_thread(control.ask, self._served.config_file, "GET", "/plugins")
+        return int((await self._plugins())[VICTIM]["pid"])
+
+    async def _plugins(self) -> Mapping[str, Mapping[str, Any]]:
+        """The list of plugins, by id."""
+        answer = await asyncio.to_thread(control.ask, self._host.config_file, "GET", "/plugins")
         assert answer is not None
-        row = next(row for row in answer[1]["plugins"] if row["id"] == VICTIM)
-        return int(row["pid"])
+        return {row["id"]: row for row in answer[1]["plugins"]}
 
-    async def _note_lives(self, seen: int) -> None:
-        """From the log: when the victim's processes ended, and when the next ones were ready."""
-        wanted = {"plugin_id": VICTIM}
-        for _ in range(self.options.strikes):
-            died = await self._served.event("plugin.died", after=seen, **wanted)
-            seen = self._position(died, seen)
-            ready = await self._served.event("plugin.state", after=seen, new="ready", **wanted)
-            seen = self._position(ready, seen)
-            self.figures.ready_again_s.append((moment(ready) - moment(died)).total_seconds())
-
-    def _position(self, entry: Mapping[str, Any], after: int) -> int:
-        """The number of the line that follows this entry."""
-        lines = self._served.lines
-        return next(at for at in range(after, len(lines)) if _is(lines[at], entry)) + 1
-
-
-def _is(line: str, entry: Mapping[str, Any]) -> bool:
-    try:
-        return bool(json.loads(line) == entry)
-    except ValueError:
-        return False
-
-
-def moment(entry: Mapping[str, Any]) -> datetime:
-    """When a line was logged."""
-    return datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
+    async def _go_first(self) -> None:
+        rows = await self._plugins()
+        for pid in (0, self._host.pid, rows["steady"]["pid"], rows["signpost"]["pid"]):
+            os.sched_setscheduler(pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
 
 
 def rss_kb(pid: int) -> int:
@@ -268,10 +266,10 @@ def rss_kb(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def core_times(pid: int) -> tuple[float, float]:
+    """Seconds that the process's main thread ran so far, and that it waited for a core."""
+    ran_ns, waited_ns, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(ran_ns) / 1e9, int(waited_ns) / 1e9
 
 
 @asynccontextmanager
@@ -286,22 +284,23 @@ async def staged(options: Options, directory: Path) -> AsyncIterator[Run]:
             config_file = directory / "config.yaml"
             pin: Sequence[str] = () if options.host_core is None else ("taskset", "-c", str(options.host_core))
             own_socket = patch.dict(os.environ, {"XDG_RUNTIME_DIR": runtime_dir(config_file)})
-            async with serve_process(config_file, command=(*pin, sys.executable, "-m", "host")) as served:
-                client = NumberedClient(served.url)
+            async with host_process(config_file, pin=pin) as host:
+                client = NumberedClient(host.url)
                 with own_socket:
-                    yield Run(options, served, client)
+                    yield Run(options, host, client)
                 await client.close()
     finally:
         os.sched_setaffinity(0, before)
+        if options.realtime:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-async def run_once(fault: Fault | None, options: Options, directory: Path) -> Figures:
-    """One measurement, with the fault or (None) without."""
-    random.seed(1)
+async def run_once(faults: Sequence[Fault], options: Options, directory: Path) -> Figures:
+    """One measurement, with these faults or (none) without."""
     async with staged(options, directory) as run:
         gc.collect()
         gc.freeze()
         try:
-            return await run.measure(fault)
+            return await run.measure(faults)
         finally:
             gc.unfreeze()
