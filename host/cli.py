@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from host import VERSION
-from host.cli_authors import new
+from host.cli_authors import dev, new
 from host.cli_flags import PluginFlagGroup
 from host.cli_install import COMMANDS
 from host.cli_login import login
@@ -160,6 +160,7 @@ main.add_command(management)
 main.add_command(record)
 main.add_command(replay)
 plugins.add_command(new)
+plugins.add_command(dev)
 plugins.add_command(plugins_config)
 plugins.add_command(plugins_reset)
 plugins.add_command(plugins_logs)

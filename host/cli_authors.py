@@ -29,3 +29,18 @@ def new(folder: Path, language: str, kind: str) -> None:
     from host.scaffold.command import new_plugin
 
     sys.exit(new_plugin(folder, language=language, kind=kind))
+
+
+@click.command("dev")
+@click.argument("folder", default=".", metavar="[PATH]", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Where to listen; a free port by default.")
+def dev(folder: Path, port: int) -> None:
+    """Run the plugin in the folder PATH in a gateway of its own, and show what it decides, until Ctrl-C.
+
+    The gateway has no keys and no network: its models are echo, inside, and a fake upstream. It prints a curl line that
+    works, each request as a tree of decisions, and what the plugin writes. When a file changes the plugin is built, if
+    its plugin.toml says how (`[dev] build`), and the new version takes over; one that does not start changes nothing.
+    """
+    from host.dev.command import develop
+
+    sys.exit(develop(folder, port=port))

@@ -23,7 +23,7 @@ def new_plugin(folder: Path, *, language: str, kind: str) -> int:
         return EXIT_USAGE
     spoken = LANGUAGES[language]
     click.echo(f"{folder}: a plugin in {spoken.title} that {read_kind(kind).title}; {len(made)} files.\n\nNext:")
-    place, program = shlex.quote(str(folder)), shlex.quote(own_name())
+    place, program = shlex.quote(str(folder)), own_name()
     test = f"{program} plugins test {place}"
     rows = (
         (f"make -C {place} && {test}" if spoken.is_built else test, "its cases and the whole protocol"),
@@ -37,8 +37,8 @@ def new_plugin(folder: Path, *, language: str, kind: str) -> int:
 
 
 def own_name() -> str:
-    """How this program was called: `jackfield`, or its path where it is not on PATH."""
+    """How this program was called, for a shell: `jackfield`, or its path where it is not on PATH."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return "python -m host"
-    return called.name if shutil.which(called.name) else str(called)
+    return called.name if shutil.which(called.name) else shlex.quote(str(called))

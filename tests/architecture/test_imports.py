@@ -37,6 +37,7 @@ COMPOSITION_ROOT = {
     "serve",
     "cli",
     "control",
+    "dev",
     "credential_parts",
     "peers",
     "workers",

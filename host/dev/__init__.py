@@ -1,0 +1,1 @@
+"""`jackfield plugins dev`: a private gateway around one plugin that is being written."""
