@@ -300,6 +300,9 @@ class Proxy:
             credentials=self.credentials,
             auth_files=self.credential_parts.directory,
             editor=self.credential_parts.editor,
+            logins=self.credential_parts.logins,
+            url=lambda: self.management_url or self.url,
+            refused=lambda config: self._listener_problem(config, self.registry.snapshot),
             tasks=tasks,
             peers=peers_of(self.config_path, self._worker),
         )

@@ -12,6 +12,8 @@ from host.web.body import read_body
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+INVALID: Final = "invalid body"
+"""What endpoints for single values and lists answer for a body that is none of theirs."""
 JSON_TYPE: Final = "application/json; charset=utf-8"
 
 
@@ -91,14 +93,18 @@ class Call:
                 raise ManagementError(error.body.http_status, "invalid_body", error.body.message) from error
         return self._body
 
-    async def json_object(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises ManagementError 400 `invalid_body`."""
+    async def json_value(self, refusal: str = "invalid_body") -> Any:
+        """The body as JSON. Raises ManagementError 400 `refusal`."""
         try:
-            value = msgspec.json.decode(await self.body())
+            return msgspec.json.decode(await self.body())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ManagementError(400, "invalid_body", f"the body is not valid JSON: {error}") from None
+            raise ManagementError(400, refusal, f"the body is not valid JSON: {error}") from None
+
+    async def json_object(self, refusal: str = "invalid_body") -> dict[str, Any]:
+        """The body as a JSON object. Raises ManagementError 400 `refusal`."""
+        value = await self.json_value(refusal)
         if not isinstance(value, dict):
-            raise ManagementError(400, "invalid_body", "the body must be a JSON object")
+            raise ManagementError(400, refusal, "the body must be a JSON object")
         return value
 
     async def fields(self, **allowed: type) -> dict[str, Any]:

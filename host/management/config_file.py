@@ -25,10 +25,19 @@ _DUPLICATE: Final = re.compile(r"(found duplicate key \S+) with value.*", re.DOT
 class ConfigFile:
     """The operator's file. What was saved is applied in the background, the newest wins."""
 
-    def __init__(self, file: Path, applier: ConfigApplier, config: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        applier: ConfigApplier,
+        config: Callable[[], Config],
+        *,
+        refused: Callable[[Config], str | None] = lambda config: None,
+    ) -> None:
+        """`refused` says why a valid configuration must not be in force all the same."""
         self._file: Final = file
         self._applier: Final = applier
         self._config: Final = config
+        self._refused: Final = refused
 
     async def loaded(self) -> Config:
         """What the file says now; what is in force while the file is invalid or away."""
@@ -99,6 +108,8 @@ class ConfigFile:
             loaded = parse_config(text, file=name)
         except ConfigError as error:
             raise ManagementError(400, "invalid_config", **problems_of(error)) from None
+        if (reason := self._refused(loaded.config)) is not None:
+            raise ManagementError(400, "invalid_config", reason)
         try:
             write_atomically(name, text)
         except OSError as error:
@@ -118,6 +129,8 @@ class ConfigFile:
             loaded = parse_config(text, file=name)
         except ConfigError as error:
             raise ManagementError(422, "invalid_config", **problems_of(error)) from None
+        if (reason := self._refused(loaded.config)) is not None:
+            raise ManagementError(422, "invalid_config", reason)
         try:
             write_atomically(name, text)
         except OSError as error:

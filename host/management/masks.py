@@ -140,7 +140,7 @@ def is_mask(text: str) -> bool:
 def _kept(place: SecretPlace, known: Any) -> str:
     where = ".".join(place.path)
     if not known:
-        raise ManagementError(400, "invalid_config", f"`{where}`: {place.text} stands for a secret that is not there")
+        raise ManagementError(400, "invalid_config", f"`{where}`: {place.text} stands for nothing that is there")
     for candidate in known:
         if candidate.binding == place.binding:
             kept: str = candidate.text

@@ -19,7 +19,8 @@ READING: Final = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One row. `path` is a template below the base, like `/plugins/{id}/config`; a name stands for one segment."""
+    """One row. `path` is a template below the base, like `/plugins/{id}/config`; a name stands for one
+    segment, or with a text behind it, like `{provider}-auth-url`, for its beginning."""
 
     method: str
     path: str
@@ -60,7 +61,7 @@ class Table:
             endpoint = row.get(method) or (row.get("GET") if method == "HEAD" else None)
             if endpoint is not None:
                 named = zip(template, segments, strict=True)
-                return Found(endpoint, {part[1:-1]: text for part, text in named if _is_name(part)})
+                return Found(endpoint, dict(_named(part, text) for part, text in named if _is_name(part)))
             methods |= row.keys()
         if methods:
             allowed = ", ".join(sorted(methods))
@@ -82,9 +83,23 @@ class Table:
             (template, row)
             for template, row in self._rows.items()
             if len(template) == len(segments)
-            and all((text if _is_name(part) else part == text) for part, text in zip(template, segments, strict=True))
+            and all(_fits(part, text) for part, text in zip(template, segments, strict=True))
         ]
         return sorted(found, key=lambda item: sum(_is_name(part) for part in item[0]))
+
+
+def _fits(part: str, text: str) -> bool:
+    """Whether a segment is what the template says; a name stands for at least one character."""
+    return bool(_named(part, text)[1]) and text.endswith(_ending(part)) if _is_name(part) else part == text
+
+
+def _named(part: str, text: str) -> tuple[str, str]:
+    """The name in a part of a template, and what it stands for."""
+    return part[1:].partition("}")[0], text.removesuffix(_ending(part))
+
+
+def _ending(part: str) -> str:
+    return part.partition("}")[2]
 
 
 def _is_name(part: str) -> bool:

@@ -11,22 +11,28 @@ from typing import Any, Final
 from host.config.model import Config
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor
+from host.credentials.login import LoginSessions
 from host.credentials.manager import CredentialManager
 from host.management.actions import MayEnable, PluginActions
 from host.management.app import Build, ManagementApp
 from host.management.applier import ConfigApplier
 from host.management.auth import ENVIRONMENT_KEY, Authenticator
 from host.management.auth_files import AuthFileEndpoints
+from host.management.client_keys import ClientKeyEndpoints
 from host.management.config_file import ConfigFile
 from host.management.config_view import ConfigEndpoints
 from host.management.decisions import DecisionEndpoints
+from host.management.logins import LoginEndpoints
 from host.management.masks import Masks
 from host.management.peers import Peers, for_all_workers, metrics_endpoint
 from host.management.plugin_config import SecretFields
 from host.management.plugin_pages import PluginPages
 from host.management.plugins import PluginEndpoints
+from host.management.provider_keys import ProviderKeyEndpoints
+from host.management.provider_maps import ProviderMapEndpoints
 from host.management.recordings import RecordingEndpoints
 from host.management.rows import Menu
+from host.management.settings import SettingEndpoints
 from host.management.table import Endpoint, Table
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
@@ -59,6 +65,11 @@ class Parts:
     credentials: CredentialManager
     auth_files: AuthDirectory
     editor: CredentialEditor
+    logins: LoginSessions
+    url: Callable[[], str]
+    """Where a browser on this machine reaches the API."""
+    refused: Callable[[Config], str | None]
+    """Why a configuration must not be in force; None when it may."""
     tasks: TaskGroup
     peers: Peers | None = None
     """The other workers, when several serve the port."""
@@ -111,9 +122,14 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from DecisionEndpoints(parts.trace).endpoints()
     yield from RecordingEndpoints(parts.recordings).endpoints()
     yield from AuthFileEndpoints(parts.credentials, parts.auth_files, parts.editor, state=parts.state).endpoints()
-    file = ConfigFile(parts.file, parts.applier, parts.config)
+    file = ConfigFile(parts.file, parts.applier, parts.config, refused=parts.refused)
     masks = Masks(lambda: _mask_key(parts), plugin_secrets=partial(_secrets_of_plugin, parts.registry))
     yield from ConfigEndpoints(file, masks, may_enable=parts.may_enable).endpoints()
+    yield from SettingEndpoints(file, masks).endpoints()
+    yield from ClientKeyEndpoints(file, masks).endpoints()
+    yield from ProviderKeyEndpoints(file, masks).endpoints()
+    yield from ProviderMapEndpoints(file).endpoints()
+    yield from LoginEndpoints(parts.logins, parts.peers, url=parts.url).endpoints()
     if parts.peers is not None:
         yield metrics_endpoint(parts.metrics)
 

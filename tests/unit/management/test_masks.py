@@ -74,13 +74,13 @@ def test_a_masked_key_is_never_sent_to_another_address(family: str) -> None:
 def test_a_mask_of_nothing_or_of_another_section_is_refused() -> None:
     shown = masks().masked(config())
     shown["api-keys"].append("***-000000000000")
-    assert "not there" in refused(shown)
+    assert "nothing that is there" in refused(shown)
     shown = masks().masked(config())
     shown["claude-api-key"][0]["api-key"] = masks().mask("client-one")
-    assert "not there" in refused(shown)
+    assert "nothing that is there" in refused(shown)
     shown = masks().masked(config())
     shown["claude-api-key"][0]["api-key"] = "***"
-    assert "not there" in refused(shown)
+    assert "nothing that is there" in refused(shown)
 
 
 def test_names_of_secrets_are_told_from_names_of_other_things() -> None:

@@ -1,0 +1,163 @@
+"""Endpoints for what the configuration says per provider about credential files: excluded models, aliases, meanings of
+errors (spec credentials 8.2, 12.8)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+from ruamel.yaml.comments import CommentedMap
+
+from host.config.load import to_plain
+from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.config_file import ConfigFile
+from host.management.table import Endpoint, Handler
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderMap:
+    """One map of provider to list. `called`: what its keys are called; `items`: what its lists are."""
+
+    section: str
+    called: str
+    items: str
+    fields: frozenset[str] = frozenset()
+    """Of an item; none: items are texts."""
+    stays_empty: bool = False
+    """An emptied map stays as an explicit *none*."""
+
+
+MAPS: Final = (
+    ProviderMap("oauth-excluded-models", "provider", "models"),
+    ProviderMap(
+        "oauth-model-alias",
+        "channel",
+        "aliases",
+        frozenset({"name", "alias", "fork", "display-name"}),
+        stays_empty=True,
+    ),
+    ProviderMap(
+        "oauth-request-scoped-errors", "provider", "rules", frozenset({"status", "action", "match", "match-regexr"})
+    ),
+)
+
+
+class ProviderMapEndpoints:
+    """The rows of the maps."""
+
+    def __init__(self, file: ConfigFile) -> None:
+        self._file: Final = file
+
+    def endpoints(self) -> Iterator[Endpoint]:
+        """For the table."""
+        for each in MAPS:
+            yield Endpoint("GET", f"/{each.section}", self._shows(each))
+            yield Endpoint("PUT", f"/{each.section}", self._replaces(each))
+            yield Endpoint("PATCH", f"/{each.section}", self._sets(each))
+            yield Endpoint("DELETE", f"/{each.section}", self._removes(each))
+
+    def _shows(self, each: ProviderMap) -> Handler:
+        async def handle(call: Call) -> web.Response:
+            return reply({each.section: to_plain((await self._file.tree()).get(each.section)) or {}})
+
+        return handle
+
+    def _replaces(self, each: ProviderMap) -> Handler:
+        async def handle(call: Call) -> web.Response:
+            sent = await call.json_object(INVALID)
+            if sent.keys() == {"items"} and isinstance(sent["items"], dict):
+                sent = sent["items"]
+            wanted = {_name(name): _items(each, items) for name, items in sent.items()}
+            if "" in wanted:
+                raise ManagementError(400, f"invalid {each.called}")
+
+            def edit(tree: CommentedMap) -> None:
+                present = _map(tree, each)
+                for name in [name for name in present if name not in wanted]:
+                    del present[name]
+                for name, items in wanted.items():
+                    if to_plain(present.get(name)) != items:
+                        present[name] = items
+                _put(tree, each, present)
+
+            return reply(await self._file.change(edit))
+
+        return handle
+
+    def _sets(self, each: ProviderMap) -> Handler:
+        async def handle(call: Call) -> web.Response:
+            fields = await call.json_object(INVALID)
+            name = _name(fields.get(each.called) or fields.get("provider") or "")
+            if not name:
+                raise ManagementError(400, f"invalid {each.called}")
+            if each.items not in fields or fields.keys() - {each.called, "provider", each.items}:
+                raise ManagementError(400, INVALID)
+            items = _items(each, fields[each.items])
+
+            def edit(tree: CommentedMap) -> None:
+                present = _map(tree, each)
+                found = _spelled(present, name)
+                if items:
+                    present[found or name] = items
+                elif found is None:
+                    raise ManagementError(404, f"{each.called} not found")
+                else:
+                    del present[found]
+                _put(tree, each, present)
+
+            return reply(await self._file.change(edit))
+
+        return handle
+
+    def _removes(self, each: ProviderMap) -> Handler:
+        async def handle(call: Call) -> web.Response:
+            name = _name(call.argument(each.called) or call.argument("provider"))
+            if not name:
+                raise ManagementError(400, f"missing {each.called}")
+
+            def edit(tree: CommentedMap) -> None:
+                present = _map(tree, each)
+                found = _spelled(present, name)
+                if found is None:
+                    raise ManagementError(404, f"{each.called} not found")
+                del present[found]
+                _put(tree, each, present)
+
+            return reply(await self._file.change(edit))
+
+        return handle
+
+
+def _items(each: ProviderMap, value: Any) -> list[Any]:
+    """A list as it is written. Raises ManagementError 400 for items that are none, or with members nobody may set."""
+    if not isinstance(value, list):
+        raise ManagementError(400, INVALID)
+    if not each.fields:
+        if not all(isinstance(item, str) for item in value):
+            raise ManagementError(400, INVALID)
+        return list(dict.fromkeys(item.strip().lower() for item in value if item.strip()))
+    for item in value:
+        if not isinstance(item, Mapping) or item.keys() - each.fields:
+            raise ManagementError(400, INVALID)
+    return value
+
+
+def _name(value: Any) -> str:
+    return value.strip().lower() if isinstance(value, str) else ""
+
+
+def _map(tree: CommentedMap, each: ProviderMap) -> CommentedMap:
+    found = tree.get(each.section)
+    return found if isinstance(found, CommentedMap) else CommentedMap()
+
+
+def _put(tree: CommentedMap, each: ProviderMap, found: CommentedMap) -> None:
+    if found or (each.stays_empty and each.section in tree):
+        tree[each.section] = found
+    else:
+        tree.pop(each.section, None)
+
+
+def _spelled(found: CommentedMap, name: str) -> str | None:
+    """The key of a map that means `name`, as the operator wrote it."""
+    return next((key for key in found if _name(key) == name), None)
