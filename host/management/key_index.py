@@ -36,8 +36,8 @@ def key_indexes(section: str, items: Sequence[Mapping[str, Any]], config: Config
     found: list[KeyIndexes] = []
     for item in items:
         entry = _used(section, item)
-        place = known.get(_identity(entry)) if entry is not None else None
-        found.append(KeyIndexes(own=_first(by_place.get(place, ())) if place is not None else ""))
+        place = known.get(_identity(entry), -1) if entry is not None else -1
+        found.append(KeyIndexes(own=_first(by_place.get(place, []))))
     return found
 
 

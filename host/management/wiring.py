@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from host.config.model import Config
 from host.credentials.auth_dir import AuthDirectory
@@ -46,6 +46,22 @@ _RANDOM: Final = secrets.token_bytes(32)
 """Without any management key only the control socket is served, by this process."""
 
 
+class CredentialAccess(Protocol):
+    """Everything about credentials."""
+
+    @property
+    def manager(self) -> CredentialManager: ...
+
+    @property
+    def directory(self) -> AuthDirectory: ...
+
+    @property
+    def editor(self) -> CredentialEditor: ...
+
+    @property
+    def logins(self) -> LoginSessions: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What the endpoints work on."""
@@ -62,10 +78,7 @@ class Parts:
     """The gateway's, which calls of plugins' pages start with."""
     may_enable: MayEnable
     recordings: Recordings
-    credentials: CredentialManager
-    auth_files: AuthDirectory
-    editor: CredentialEditor
-    logins: LoginSessions
+    credentials: CredentialAccess
     url: Callable[[], str]
     """Where a browser on this machine reaches the API."""
     refused: Callable[[Config], str | None]
@@ -121,7 +134,8 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from PluginEndpoints(actions).endpoints()
     yield from DecisionEndpoints(parts.trace).endpoints()
     yield from RecordingEndpoints(parts.recordings).endpoints()
-    yield from AuthFileEndpoints(parts.credentials, parts.auth_files, parts.editor, state=parts.state).endpoints()
+    known = parts.credentials
+    yield from AuthFileEndpoints(known.manager, known.directory, known.editor, state=parts.state).endpoints()
     file = ConfigFile(parts.file, parts.applier, parts.config, refused=parts.refused)
     masks = Masks(lambda: _mask_key(parts), plugin_secrets=partial(_secrets_of_plugin, parts.registry))
     yield from ConfigEndpoints(file, masks, may_enable=parts.may_enable).endpoints()
@@ -129,7 +143,7 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from ClientKeyEndpoints(file, masks).endpoints()
     yield from ProviderKeyEndpoints(file, masks).endpoints()
     yield from ProviderMapEndpoints(file).endpoints()
-    yield from LoginEndpoints(parts.logins, parts.peers, url=parts.url).endpoints()
+    yield from LoginEndpoints(known.logins, parts.peers, url=parts.url).endpoints()
     if parts.peers is not None:
         yield metrics_endpoint(parts.metrics)
 
