@@ -128,6 +128,8 @@ class CredentialParts:
         self._parsers: object = None
         """Who parsed the files; None: nobody yet."""
         self._refreshers: object = None
+        self._new_providers: set[str] = set()
+        """Of the records that changed and were not settled yet."""
         self._settles_soon = False
         self._follows = False
         self.manager.on_change = self._changed
@@ -185,14 +187,16 @@ class CredentialParts:
     def _changed(self, change: CredentialChange) -> None:
         """Gathers what changes in one turn of the loop; a new token needs no new state at all."""
         self.refresher.changed(change)
+        self._new_providers |= {self.manager.by_id[it].provider for it in change.added | change.changed}
         if change.routing and not self._settles_soon and not self._follows:
             self._settles_soon = True
             asyncio.get_running_loop().call_soon(self._settle)
 
     def _settle(self) -> None:
         self._settles_soon = False
-        running = self._snapshot().plugins.keys()
-        if not bundled_for(self.directory.providers()) <= running:
+        needed = bundled_for(self._new_providers)
+        self._new_providers.clear()
+        if not needed <= self._snapshot().plugins.keys():
             self._tasks.start(self._start_plugins(), name="credentials:plugins")
         self._rebuild()
 

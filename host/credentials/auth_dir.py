@@ -55,6 +55,8 @@ class AuthDirectory:
         self.has_waiting = asyncio.Event()
         """Set while there are files whose plugin could not be asked."""
         self._waiting: set[str] = set()
+        self._providers: tuple[int, frozenset[str]] | None = None
+        """As of a generation of the manager."""
         self._plugins: Final = plugins
         self._contents: dict[str, FileContent] = {}
         self._made_of: dict[str, bytes] = {}
@@ -73,8 +75,11 @@ class AuthDirectory:
 
     def providers(self) -> frozenset[str]:
         """Whom the files and their records belong to: the executors that are needed."""
-        named = {provider_of_document(it.members) for it in self._contents.values() if it.members is not None}
-        return frozenset(named | {record.provider for record in self.manager.credentials if record.path})
+        if self._providers is None or self._providers[0] != self.manager.generation:
+            named = {provider_of_document(it.members) for it in self._contents.values() if it.members is not None}
+            named |= {record.provider for record in self.manager.credentials if record.path}
+            self._providers = self.manager.generation, frozenset(named)
+        return self._providers[1]
 
     def path_of(self, name: str) -> str:
         """The path of a file by its name. Raises files.InvalidName."""
@@ -88,6 +93,7 @@ class AuthDirectory:
         """Read every file; records are made by `load`. Raises NotADirectoryError."""
         self._contents = await asyncio.to_thread(_read_all, self.directory)
         self._made_of.clear()
+        self._providers = None
         self.problems.clear()
 
     async def load(self) -> CredentialChange:

@@ -24,6 +24,7 @@ _SHOWN: Final = frozenset(
 """Members of a file whose texts are no secrets; of every other one the texts are masked, at any depth."""
 
 Entry = dict[str, Any]
+_YIELD_EVERY: Final = 100
 
 
 async def listing(manager: CredentialManager, directory: AuthDirectory) -> list[Entry]:
@@ -31,18 +32,29 @@ async def listing(manager: CredentialManager, directory: AuthDirectory) -> list[
     records = [record for record in manager.credentials if record.path]
     unusable = {path: reason for path, reason in directory.problems.items() if not manager.records_of(path)}
     sizes = await asyncio.to_thread(_stat_all, [record.path for record in records] + list(unusable))
-    entries = [
-        entry_of(record, _health(manager, record), sizes.get(record.path), directory.problems.get(record.path, ""))
-        for record in records
-        if record.path in sizes or not record.disabled
-    ]
+    entries = []
+    for number, record in enumerate(records, 1):
+        if record.path in sizes or not record.disabled:
+            entries.append(_entry(manager, directory, record, sizes.get(record.path)))
+        if number % _YIELD_EVERY == 0:
+            await asyncio.sleep(0)  # requests go on while thousands are listed
     entries += [_unusable_entry(path, reason, sizes.get(path)) for path, reason in unusable.items()]
     return sorted(entries, key=lambda entry: (entry["name"].lower(), entry["name"]))
 
 
 async def entry_for_index(manager: CredentialManager, directory: AuthDirectory, auth_index: str) -> Entry | None:
     """The entry of one credential; None when there is none, or it is not listed."""
-    return next((entry for entry in await listing(manager, directory) if entry["auth_index"] == auth_index), None)
+    record = manager.by_index(auth_index)
+    if record is None or not record.path:
+        return None
+    stat = (await asyncio.to_thread(_stat_all, [record.path])).get(record.path)
+    return _entry(manager, directory, record, stat) if stat is not None or not record.disabled else None
+
+
+def _entry(
+    manager: CredentialManager, directory: AuthDirectory, record: Credential, stat: os.stat_result | None
+) -> Entry:
+    return entry_of(record, _health(manager, record), stat, directory.problems.get(record.path, ""))
 
 
 def _health(manager: CredentialManager, record: Credential) -> CredentialHealth:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Final
 
 BUCKETS: Final = 20
@@ -77,6 +78,7 @@ class Tallies:
             del self._by_id[credential_id]
 
 
+@lru_cache(maxsize=4 * BUCKETS)  # a listing of thousands asks for the same few again and again
 def _clock_text(moment_s: float) -> str:
     return time.strftime("%H:%M", time.localtime(moment_s))
 
