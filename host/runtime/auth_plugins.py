@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 from msgspec.structs import replace
 
-from host.runtime.handle import Binding, PluginSnapshot, PluginView
+from host.runtime.handle import Binding, PluginSnapshot, PluginState, PluginView
 from host.runtime.invoke import Invoker
 from pluginabi.errors import PluginError
 from pluginabi.payloads.common import CredentialRecord, HostSummary
@@ -96,10 +96,12 @@ class AuthProviders:
         return None
 
     def login_providers(self) -> tuple[str, ...]:
+        """Of plugins that are ready."""
         snapshot = self._snapshot()
         found = (
             name
             for binding in snapshot.bindings.get(LOGIN_START, ())
+            if binding.handle.state is PluginState.READY
             for name in provider_names(snapshot.plugins[binding.plugin_id])
         )
         return tuple(dict.fromkeys(found))
