@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ from host.config.values import seconds
 from host.control import ControlServer, socket_path
 from host.credential_parts import CredentialParts, host_summary
 from host.credentials.config_keys import exclude_key
+from host.door import Door
 from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
 from host.management.listener import OwnListener
@@ -36,7 +37,6 @@ from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.auth_models import AuthModels
 from host.pipeline.execute import Gateway
-from host.pipeline.request import Principal
 from host.pipeline.state import GatewayState, build_state
 from host.recording.run import Recordings, secrets_of
 from host.reload import Reloader
@@ -51,12 +51,12 @@ from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.runtime.scope import CallScope
+from host.sharing import Sharing
 from host.state.opening import StateSetupError, open_state
 from host.tasks import TaskGroup
 from host.upstream import ClientLimits, UpstreamClient
 from host.web.app import make_app
 from host.worker import SOLO, Worker
-from pluginabi.immutable import Headers
 
 log = structlog.get_logger("host.app")
 
@@ -100,40 +100,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Door:
-    """Authentication as web asks for it; a request that comes before the first configuration is applied waits here."""
-
-    def __init__(self, access: Access, ready: asyncio.Event) -> None:
-        self._access = access
-        self._ready = ready
-
-    async def authenticate(
-        self,
-        *,
-        request_id: str,
-        method: str,
-        path: str,
-        headers: Headers,
-        query: Headers,
-        client_address: str,
-        read_body: Callable[[], Awaitable[bytes]],
-        times_s: dict[str, float] | None,
-    ) -> Principal:
-        """Who the client is. Raises AccessDenied."""
-        if not self._ready.is_set():
-            await self._ready.wait()
-        return await self._access.authenticate(
-            request_id=request_id,
-            method=method,
-            path=path,
-            headers=headers,
-            query=query,
-            client_address=client_address,
-            read_body=read_body,
-            times_s=times_s,
-        )
-
-
 class Proxy:
     """One running proxy."""
 
@@ -157,6 +123,7 @@ class Proxy:
         self._applying = asyncio.Lock()
         self._draining = False
         self._port = loaded.config.port
+        self.sharing: Sharing | None = None
         self.management_url = ""
         """Of the management API's own listener, when it has one."""
 
@@ -176,6 +143,8 @@ class Proxy:
         if (problem := public_listener_problem(self.config, has_frontend_auth=None)) is not None:
             raise StartError(problem)
         self._make_parts()
+        if self._is_shared:
+            self.sharing = Sharing(self.shared, self.credential_parts, lambda: self.gateway.state, self.tasks)
         await self.shared.start()
         # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
         await self._listen()
@@ -206,9 +175,13 @@ class Proxy:
         missing = self.registry.unready_guards() if self._ready.is_set() else ()
         is_ready = self._ready.is_set() and not missing and not self._draining
         state = "draining" if self._draining else "ready" if is_ready else "starting"
-        is_shared = self.config.state.url or self._worker.state_url
-        shared = {"state": "available" if self.shared.available else "unavailable"} if is_shared else {}
+        shared = {"state": "available" if self.shared.available else "unavailable"} if self._is_shared else {}
         return is_ready, {"status": state, "waiting_for": sorted(missing), **shared}
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether there may be other nodes or workers."""
+        return bool(self.config.state.url or self._worker.state_url)
 
     def describe_demo_router(self) -> str:
         """Where the demo's router runs, for the banner."""
@@ -414,6 +387,8 @@ class Proxy:
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
         self.credential_parts.plugins_changed()
         self.auth_models.follow(self.gateway.state)
+        if self.sharing is not None:
+            self.sharing.follow()
         self.management.pages.sync()
 
     async def _watch_for_changes(self) -> None:

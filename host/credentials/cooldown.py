@@ -198,6 +198,28 @@ class CooldownBook:
         if now_s + verdict.cooldown_s > state.until_s:
             self._fill(state, verdict, now_s, now_s + verdict.cooldown_s, cause)
 
+    def adopt(
+        self,
+        credential_id: str,
+        model: str,
+        verdict: Verdict,
+        *,
+        since_s: float,
+        until_s: float,
+        level: int,
+        cause: Cause,
+    ) -> None:
+        """Take over what somebody else knows of a credential and model, in place of what is known here."""
+        state = self._state_of(credential_id, model)
+        state.level = max(0, min(level, BACKOFF_MAX_LEVEL))
+        self._fill(state, verdict, since_s, until_s, cause)
+
+    def forget(self, credential_id: str, model: str) -> None:
+        """End what is known of one credential and model."""
+        state = self._states.get(credential_id, {}).get(model)
+        if state is not None:
+            self._drop(state)
+
     def succeeded(
         self, credential_id: str, model: str, *, began_s: float, seen_s: float, quota_left: bool = False
     ) -> None:
@@ -260,8 +282,8 @@ class CooldownBook:
             self._live += 1
         return state
 
-    def _fill(self, state: CoolState, verdict: Verdict, now_s: float, until_s: float, cause: Cause) -> None:
-        state.since_s, state.until_s, state.cause = now_s, until_s, cause
+    def _fill(self, state: CoolState, verdict: Verdict, since_s: float, until_s: float, cause: Cause) -> None:
+        state.since_s, state.until_s, state.cause = since_s, until_s, cause
         state.reason, state.quota = verdict.reason, verdict.quota
         state.exact, state.forced = verdict.exact, verdict.forced
         self._schedule(state, state.until_s)

@@ -16,6 +16,7 @@ import structlog
 
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential, CredentialChange, RefreshError
+from host.credentials.refresh_turns import NoTurns, Turns
 from host.credentials.renew import Renewer
 from host.credentials.values import int_like, refresh_token_of
 from host.tasks import TaskGroup
@@ -99,6 +100,7 @@ class Refresher:
     ) -> None:
         self.refresh_disabled = refresh_disabled
         """Whether disabled credentials are kept alive too."""
+        self.turns: Turns = NoTurns()
         self._manager: Final = manager
         self._renewer: Final = renewer
         self._tasks: Final = tasks
@@ -190,12 +192,15 @@ class Refresher:
             if record is None or not self._renewer.serves(record):
                 return False
             try:
-                await self._renewer.renew(record)
+                async with self.turns.taken(record) as mine:
+                    if mine is not None:
+                        await self._renewer.renew(mine)
             except (PluginError, PluginTransportError) as error:
                 self._failed(record, error)
                 return False
         self._outcomes[credential_id] = _Outcome(self._monotonic(), True)
-        log.info("credential.refreshed", credential=credential_id, provider=record.provider)
+        if mine is not None:
+            log.info("credential.refreshed", credential=credential_id, provider=record.provider)
         self._plan(credential_id, at_least_s=self._manager.clock() + INEFFECTIVE_S)
         return True
 

@@ -88,14 +88,17 @@ class RedisStore:
 
     async def items(self, namespace: str) -> Mapping[str, bytes]:
         start = self._key(namespace, "")
-        names = await self._guard(self._scan(start))
-        values = await self._guard(self._client.mget(names)) if names else []
-        rows = zip(names, values, strict=True)
-        return {name.decode()[len(start) :]: value for name, value in rows if value is not None}
-
-    async def _scan(self, start: str) -> list[bytes]:
         pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in start) + "*"
-        return [name async for name in self._client.scan_iter(match=pattern, count=_SCAN_COUNT)]
+        found: dict[str, bytes] = {}
+        cursor = 0
+        while True:
+            # Each step has the time limit for itself: a server with many keys is no server that is away.
+            cursor, names = await self._guard(self._client.scan(cursor, match=pattern, count=_SCAN_COUNT))
+            values = await self._guard(self._client.mget(names)) if names else []
+            rows = zip(names, values, strict=True)
+            found.update((name.decode()[len(start) :], value) for name, value in rows if value is not None)
+            if not int(cursor):
+                return found
 
     def _key(self, namespace: str, key: str) -> str:
         return f"{self._prefix}:{namespace}:{key}"
@@ -123,6 +126,7 @@ class RedisState:
         self._members = self._client.register_script(_MEMBERS)
         self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
         self._on_available: list[Callable[[], None]] = []
+        self._losses = 0
         self._stopped = False
 
     async def publish(self, topic: str, message: bytes) -> bool:
@@ -181,6 +185,7 @@ class RedisState:
     def _lost(self, error: BaseException) -> None:
         if self.available:
             self.available = False
+            self._losses += 1
             log.error("state.unavailable", reason=str(error) or type(error).__name__)
 
     async def _keep_probing(self) -> None:
@@ -207,12 +212,14 @@ class RedisState:
 
     async def _keep_listening(self) -> None:
         while True:
+            losses = self._losses
             try:
                 async with self._subscription() as messages:
                     # What was published while nobody listened is not delivered: whoever keeps a copy reads it anew.
                     for action in self._on_available:
                         action()
-                    while True:
+                    # The server was away for others: a connection that says nothing may be one that leads nowhere.
+                    while losses == self._losses:
                         message = await messages.get_message(timeout=PROBE_INTERVAL_S)
                         if message is not None:
                             self._deliver(message)

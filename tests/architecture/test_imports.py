@@ -39,6 +39,8 @@ COMPOSITION_ROOT = {
     "control",
     "dev",
     "credential_parts",
+    "sharing",
+    "door",
     "peers",
     "workers",
     "init",

@@ -43,6 +43,15 @@ class RedisServer:
             await self.process.communicate()
             self.process = None
 
+    async def subscribers(self, channel: str = "jackfield:topic:cooldown") -> int:
+        """How many connections listen to a channel."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(f"PUBSUB NUMSUB {channel}\r\n".encode())
+        lines = [await reader.readline() for _ in range(4)]
+        writer.close()
+        await writer.wait_closed()
+        return int(lines[3].strip().removeprefix(b":"))
+
 
 @contextlib.asynccontextmanager
 async def redis_server(directory: Path) -> AsyncIterator[RedisServer]:

@@ -1,0 +1,203 @@
+"""Two proxies and one Redis: what one learns about credentials the other respects, and a server that goes away."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from host.credentials.cooldown import CooldownBook
+from host.state import redis as shared
+from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
+from tests.support.proxy import RunningProxy, running_proxy
+from tests.support.redis_server import RedisServer, redis_server
+
+CHAT = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
+LIMITED = Behaviour(status=429, headers={"Retry-After": "120"})
+GENEROUS_S = 2.0
+"""What a crowded machine may need for what takes milliseconds."""
+
+
+@pytest.fixture(autouse=True)
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield session
+
+
+def config_of(server: RedisServer, upstream: FakeUpstream) -> str:
+    """`k1` is asked before `k2`."""
+    providers = [
+        {
+            "name": name,
+            "priority": priority,
+            "base-url": f"{upstream.url}/v1",
+            "api-key-entries": [{"api-key": key}],
+            "models": [{"name": "m1"}],
+        }
+        for name, key, priority in (("first", "k1", 9), ("second", "k2", 1))
+    ]
+    return json.dumps({"openai-compatibility": providers, "state": {"url": server.url}})
+
+
+@pytest.fixture
+async def nodes(server: RedisServer, upstream: FakeUpstream) -> AsyncIterator[tuple[RunningProxy, RunningProxy]]:
+    config = config_of(server, upstream)
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(running_proxy(config))
+        two = await stack.enter_async_context(running_proxy(config))
+        await hearing(server, 2)
+        yield one, two
+
+
+async def hearing(server: RedisServer, count: int) -> None:
+    """Wait until so many nodes listen to what others say."""
+    async with asyncio.timeout(10):
+        while await server.subscribers() < count:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0)
+
+
+def book_of(node: RunningProxy) -> CooldownBook:
+    return node.proxy.gateway.state.pool.book
+
+
+async def until(book: CooldownBook, holds: Callable[[], bool]) -> float:
+    """Wait for a change of the book after which something holds; when that was."""
+    changed = asyncio.Event()
+    listener = book.changed
+
+    def noted(credential_id: str) -> None:
+        listener(credential_id)
+        changed.set()
+
+    book.changed = noted
+    try:
+        async with asyncio.timeout(10):
+            while not holds():
+                changed.clear()
+                await changed.wait()
+        return time.monotonic()
+    finally:
+        book.changed = listener
+
+
+async def until_blocked(book: CooldownBook) -> float:
+    return await until(book, lambda: blocked(book) == 1)
+
+
+def blocked(book: CooldownBook) -> int:
+    return sum(state.blocked for _, states in book.all_states() for state in states.values())
+
+
+async def ask(client: aiohttp.ClientSession, node: RunningProxy) -> int:
+    async with client.post(f"{node.url}/v1/chat/completions", json=CHAT) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_a_cooldown_of_one_node_is_respected_and_ended_by_the_other(
+    nodes: tuple[RunningProxy, RunningProxy],
+    server: RedisServer,
+    upstream: FakeUpstream,
+    client: aiohttp.ClientSession,
+    record_property: Callable[[str, object], None],
+):
+    one, two = nodes
+    upstream.behave_for_key("k1", LIMITED)
+    set_at = asyncio.create_task(until_blocked(book_of(one)))
+    known_at = asyncio.create_task(until_blocked(book_of(two)))
+    assert await ask(client, one) == 200
+    took_s = await known_at - await set_at
+    record_property("cooldown_known_after_ms", round(took_s * 1000, 2))
+    print(f"the other node knew the cooldown after {took_s * 1000:.1f} ms")
+    assert took_s < GENEROUS_S
+
+    asked = len(upstream.requests)
+    assert await ask(client, two) == 200
+    assert [sent.headers["Authorization"] for sent in upstream.requests[asked:]] == ["Bearer k2"]
+    [(credential_id, states)] = book_of(two).all_states()
+    [state] = states.values()
+    assert (state.cause.status, state.exact, state.quota) == (429, True, True)
+    assert 110 < state.until_s - book_of(two).clock() <= 120
+
+    # A node that comes later learns it before it serves.
+    async with running_proxy(config_of(server, upstream)) as third:
+        await until_blocked(book_of(third))
+
+    freed = asyncio.create_task(until(book_of(one), lambda: not blocked(book_of(one))))
+    await asyncio.sleep(0)
+    assert two.proxy.gateway.state.reset_quota(two.proxy.gateway.state.pool.by_id[credential_id].auth_index)
+    await freed
+    assert not blocked(book_of(two))
+
+
+async def test_without_the_server_nobody_waits_and_what_was_learnt_meanwhile_is_told_when_it_is_back(
+    nodes: tuple[RunningProxy, RunningProxy],
+    server: RedisServer,
+    upstream: FakeUpstream,
+    client: aiohttp.ClientSession,
+):
+    one, two = nodes
+    statuses: list[int] = []
+    slowest_s = 0.0
+    stop = asyncio.Event()
+
+    async def load(node: RunningProxy) -> None:
+        nonlocal slowest_s
+        while not stop.is_set():
+            began_s = time.monotonic()
+            statuses.append(await ask(client, node))
+            slowest_s = max(slowest_s, time.monotonic() - began_s)
+
+    async with asyncio.TaskGroup() as group:
+        for node in (one, two):
+            group.create_task(load(node))
+        await upstream.request(4)
+        await server.stop()
+        await readiness(client, one, "unavailable")
+        await readiness(client, two, "unavailable")
+        upstream.behave_for_key("k1", LIMITED)
+        await asyncio.gather(*(until_blocked(book_of(node)) for node in nodes))
+        # What one node proves wrong while the server is away is the later evidence.
+        stop.set()
+    [credential_id] = [found for found, _ in book_of(two).all_states()]
+    two.proxy.gateway.state.reset_quota(two.proxy.gateway.state.pool.by_id[credential_id].auth_index)
+    assert blocked(book_of(one))
+    await server.start()
+    await readiness(client, one, "available")
+    if blocked(book_of(one)):
+        await until(book_of(one), lambda: not blocked(book_of(one)))
+    assert not blocked(book_of(two))
+    assert set(statuses) == {200}
+    print(f"{len(statuses)} requests, the slowest took {slowest_s * 1000:.0f} ms")
+
+
+async def readiness(client: aiohttp.ClientSession, node: RunningProxy, wanted: str) -> None:
+    """Wait until the node says this about its state server; it stays ready all the time."""
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get(f"{node.url}/readyz") as answer:
+                said = await answer.json()
+                assert (answer.status, said["status"]) == (200, "ready")
+                if said["state"] == wanted:
+                    return
