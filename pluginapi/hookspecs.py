@@ -231,8 +231,10 @@ def executor_http_request(request: ExecutorHttpRequest, ctx: Context) -> Executo
 
 @hookspec
 def executor_prepare(request: ExecutorPrepareRequest, ctx: Context) -> Empty | None:
-    """Gets a credential ready before its first request: asked once per credential and again after it changed or was
-    refused. An error counts as a failed attempt.
+    """Gets a credential ready before its first request, such as by finding out a project id.
+
+    Asked once per credential and again after it changed or was refused, one at a time per credential. An error counts
+    as a failed attempt.
     """
 
 

@@ -72,6 +72,10 @@ def _fanned(handler: Handler, peers: Peers, merge: Merge) -> Handler:
         others = await peers.ask(call.method, target, body)
         good = [other for other in others if 200 <= other.status < 300]
         if failure is not None:
+            silent = [other for other in others if other.status >= 500]
+            if silent and not good:
+                # Not to know is not the same as not to have been told.
+                return reply({**silent[0].document, "worker": silent[0].worker}, status=silent[0].status)
             if not good or call.method != "GET":
                 raise failure
             return reply(merge(good[0].worker, dict(good[0].document), good[1:]))

@@ -58,9 +58,13 @@ def test_every_exported_name_exists_and_is_no_module():
 def test_the_test_kit_exports_what_its_guide_names():
     assert set(pluginapi.testing.__all__) == {
         "Callback",
+        "Case",
+        "CaseFile",
         "FakeHost",
         "LogLine",
         "OpenStream",
         "PluginHarness",
         "StreamRun",
+        "check_case",
+        "read_cases",
     }
