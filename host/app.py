@@ -438,7 +438,8 @@ class Proxy:
         loaded = await with_hashed_key(loaded, self.config_path)
         config = replace(loaded.config, demo=True) if self._demo else loaded.config
         # While starting nobody is served yet, and a frontend-auth plugin is not known before it has been started.
-        if not starting and (problem := self._listener_problem(config, self.registry.snapshot)) is not None:
+        problem = None if starting else self._listener_problem(config, self.registry.snapshot)
+        if (problem := problem or self.credential_parts.problem(config)) is not None:
             log.error("config.rejected", where=str(self.config_path), message=problem)
             return problem
         self._note_restart_keys(config)

@@ -145,6 +145,14 @@ class CredentialParts:
         self._tasks.start(self.refresher.run(), name="credentials:refresh")
         await self.watcher.tried.wait()
 
+    def problem(self, config: Config) -> str | None:
+        """Why a configuration cannot be followed, if so."""
+        try:
+            files.prepare_directory(config_path(config, config.auth_dir))
+        except OSError as error:
+            return f"`auth-dir` cannot be used: {error}"
+        return None
+
     async def open(self) -> None:
         """Read the files, so that it is known which plugins they need. Raises NotADirectoryError, OSError."""
         await self.directory.scan()

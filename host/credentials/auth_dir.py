@@ -270,17 +270,25 @@ class AuthDirectory:
         if self._plugins.parses(provider):
             claimed = await self._claimed(content.path, provider, members)
             if claimed is not None:
-                return records_of_plugin(
-                    claimed.records,
-                    plugin_id=claimed.plugin_id,
-                    provider=provider or claimed.provider,
-                    document=members,
-                    path=content.path,
-                    settings=self._settings,
-                    mint=self.manager.mint,
-                    now_s=self.manager.clock(),
-                )
+                return self._claimed_records(content.path, provider, members, claimed)
         return self._plain_record(content)
+
+    def _claimed_records(
+        self, path: str, provider: str, members: Mapping[str, Any], claimed: Claimed
+    ) -> tuple[Credential, ...]:
+        try:
+            return records_of_plugin(
+                claimed.records,
+                plugin_id=claimed.plugin_id,
+                provider=provider or claimed.provider,
+                document=members,
+                path=path,
+                settings=self._settings,
+                mint=self.manager.mint,
+                now_s=self.manager.clock(),
+            )
+        except RecursionError:
+            raise InvalidCredential("a record of the file is nested too deeply") from None
 
     async def _claimed(self, path: str, provider: str, members: Mapping[str, Any]) -> Claimed | None:
         request = AuthParseRequest(
@@ -299,7 +307,11 @@ class AuthDirectory:
 
     def _plain_record(self, content: FileContent) -> tuple[Credential, ...]:
         now_s = self.manager.clock()
-        return (record_of_file(_members(content), content.path, self._settings, self.manager.mint, now_s=now_s),)
+        try:
+            record = record_of_file(_members(content), content.path, self._settings, self.manager.mint, now_s=now_s)
+        except RecursionError:
+            raise InvalidCredential("the file is nested too deeply") from None
+        return (record,)
 
     def _carried(self, content: FileContent, records: Sequence[Credential]) -> tuple[Credential, ...]:
         """The records with what the host knows of their earlier versions."""

@@ -13,12 +13,13 @@ from msgspec import UNSET, Raw
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.files import InvalidName
-from host.credentials.listing import unmasked
+from host.credentials.listing import changes_hidden, unmasked
 from host.credentials.manager import CredentialManager
 from host.credentials.parse import InvalidCredential
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
+from host.credentials.values import canonical
 from host.credentials.virtual import OPERATOR_MEMBERS, storage_members, stored_document, stored_name
 from pluginabi.errors import AbiError
 from pluginabi.payloads.common import CredentialRecord
@@ -70,11 +71,18 @@ class CredentialEditor:
 
     async def save_for_plugin(self, name: str, members: Mapping[str, Any]) -> tuple[str, tuple[Credential, ...]]:
         """Store a file for a plugin; returns its path. A masked text means what stands there now (400 when nothing
-        does)."""
+        does).
+
+        Whoever does not see a secret does not say either where it is sent: beside a mask only what is known to be
+        harmless may change (403).
+        """
         path = self._path(name)
-        known = self._directory.content(path)
+        content = self._directory.content(path)
+        known = content.members if content is not None else None
         try:
-            document = unmasked(members, known.members if known is not None else None)
+            document = unmasked(members, known)
+            if document != members and _leads_elsewhere(document, known or {}):
+                raise CredentialError(403, "only harmless members of an auth file can change while others are masked")
         except KeyError:
             raise CredentialError(400, f"invalid auth json: {MASK} stands for a secret that is not there") from None
         return path, await self._store(path, files.render(document))
@@ -243,6 +251,16 @@ class CredentialEditor:
             raise CredentialError(400, str(error)) from None
         except OSError as error:
             raise CredentialError(500, f"cannot write {known.file_name}: {error.strerror}") from None
+
+
+_STEERING: Final = ("type", "base_url")
+"""Members that are no secrets and say where a secret is sent."""
+
+
+def _leads_elsewhere(document: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a file's secrets could be sent to somebody else than before."""
+    new, old = canonical(document), canonical(known)
+    return any(new.get(name) != old.get(name) for name in _STEERING) or changes_hidden(new, old)
 
 
 def _patched(data: bytes, field: str, value: Any) -> bytes:

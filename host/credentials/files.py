@@ -5,6 +5,7 @@ Everything here blocks; callers on the event loop go through a thread.
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,13 @@ def checked_name(name: str) -> str:
 def is_credential_file(path: str) -> bool:
     """Whether a path has the name of a credential file; hidden ones are somebody's drafts."""
     name = os.path.basename(path)
-    return name.lower().endswith(SUFFIX) and not name.startswith(".")
+    if not name.lower().endswith(SUFFIX) or name.startswith("."):
+        return False
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False  # no text: it could not be named in any listing
+    return True
 
 
 def prepare_directory(directory: str) -> None:
@@ -69,12 +76,17 @@ def scan(directory: str) -> Iterator[str]:
 
 
 def read_bytes(path: str) -> bytes | None:
-    """The bytes of a file, one more than allowed at most; None when there is none. Raises other OSError."""
+    """The bytes of a file, one more than allowed at most; None when there is no regular file. Raises other OSError."""
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
+        # Without blocking: whoever puts a pipe there must not stop the gateway.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
 
 
 def read(path: str) -> FileContent | None:

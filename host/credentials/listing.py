@@ -195,3 +195,17 @@ def unmasked(value: Any, present: Any) -> Any:
     if not isinstance(present, str):
         raise KeyError(MASK)
     return present
+
+
+def changes_hidden(value: Any, present: Any, *, shown: bool = False) -> bool:
+    """Whether `value` has a text, of those that are masked, which does not stand at the same place in `present`."""
+    if isinstance(value, Mapping):
+        known = present if isinstance(present, Mapping) else {}
+        return any(changes_hidden(member, known.get(name), shown=name in _SHOWN) for name, member in value.items())
+    if isinstance(value, (list, tuple)):
+        old: Sequence[Any] = present if isinstance(present, (list, tuple)) else ()
+        return any(
+            changes_hidden(item, old[index] if index < len(old) else None, shown=shown)
+            for index, item in enumerate(value)
+        )
+    return isinstance(value, str) and bool(value) and not shown and value != present

@@ -19,6 +19,9 @@ _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _INTEGER: Final = re.compile(r"[+-]?\d{1,18}")
 _MILLISECONDS_FROM: Final = 10**12
+_LATEST_S: Final = 253_402_300_799
+"""The end of the year 9999: no later time can be written."""
+_LARGEST_INTEGER: Final = 10**18
 _EXPIRY: Final = ("expired", "expire", "expires_at", "expiresAt", "expiry", "expires")
 _LAST_REFRESH: Final = ("last_refresh", "lastRefresh", "last_refreshed_at", "lastRefreshedAt")
 _INTERVAL: Final = ("refresh_interval_seconds", "refreshIntervalSeconds", "refresh_interval", "refreshInterval")
@@ -55,10 +58,10 @@ def int_like(value: Any) -> int | None:
     """A whole number, or a text that is one."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_INTEGER:
+        value = int(value)
     if isinstance(value, int):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+        return value if abs(value) < _LARGEST_INTEGER else None
     return int(value) if isinstance(value, str) and _INTEGER.fullmatch(value := value.strip()) else None
 
 
@@ -67,11 +70,11 @@ def time_like(value: Any) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, (int, float)):
-        return _of_number(float(value))
+        return _of_number(value)
     if not isinstance(value, str) or not (stripped := value.strip()):
         return None
     if _INTEGER.fullmatch(stripped):
-        return _of_number(float(stripped))
+        return _of_number(int(stripped))
     try:
         moment = datetime.fromisoformat(stripped)
     except ValueError:
@@ -82,9 +85,9 @@ def time_like(value: Any) -> float | None:
 
 
 def _of_number(number: float) -> float | None:
-    if not 0 < number < float("inf"):
+    if not 0 < number <= _LATEST_S * 1000:
         return None
-    return number / 1000 if number > _MILLISECONDS_FROM else number
+    return number / 1000 if number > _MILLISECONDS_FROM else float(number) if number <= _LATEST_S else None
 
 
 def rfc3339(moment_s: float) -> str:

@@ -41,3 +41,13 @@ async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Pa
             assert reloader._is_news(running.config_file)
             assert await running.proxy.reload_config() is True
         assert not reloader._is_news(running.config_file)
+
+
+async def test_an_auth_directory_that_cannot_be_used_is_refused_and_the_one_in_force_stays(tmp_path: Path) -> None:
+    async with running_proxy("port: 0\n", directory=tmp_path) as running:
+        (tmp_path / "file").write_text("")
+        running.config_file.write_text("port: 0\nauth-dir: file\n")
+        async with asyncio.timeout(10):
+            assert await running.proxy.reload_config() is False
+        assert "auth-dir" in running.proxy.applier.status.problems[0]
+        assert running.proxy.credential_parts.directory.directory == str(tmp_path / "auths")

@@ -11,7 +11,9 @@ import pytest
 
 from host.config.model import Config
 from host.credentials import files
+from host.credentials.listing import listing
 from host.credentials.parse import InvalidCredential
+from host.credentials.refresh import due_at
 from host.credentials.secret import Secret
 from pluginabi.errors import PluginTransportError
 from tests.support.auth_plugins import ScriptedAuth, record
@@ -268,3 +270,25 @@ async def test_a_file_whose_plugin_was_never_there_is_not_read_in_the_hosts_own_
     site.put("a.json", type="acme", access_token="t")
     await site.opened()
     assert site.ids() == []
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"x": ' + "[" * 5000 + "]" * 5000,
+        '"x": ' + "[" * 400 + "]" * 400,
+        '"expires_at": 1' + "0" * 400,
+        '"priority": 1' + "0" * 5000,
+        '"weight": -1' + "0" * 400,
+        '"refresh_interval": 1e308, "last_refresh": 253402300799',
+    ],
+    ids=["deeper than readable", "deep", "expiry", "priority", "weight", "interval"],
+)
+async def test_a_strange_file_never_harms_the_others(site, members):
+    site.put("good.json", api_key="k")
+    (site.path / "strange.json").write_text(f'{{"type": "claude", {members}}}')
+    await site.opened()
+    assert "good.json" in site.ids()
+    assert [entry["name"] for entry in await listing(site.manager, site.directory)] == ["good.json", "strange.json"]
+    for found in site.manager.credentials:
+        due_at(found, now_s=1e9, lead_s=60.0)

@@ -114,3 +114,18 @@ def test_setting_a_nested_value_makes_the_objects_on_the_way_and_keeps_their_oth
     assert b"1.50" in after
     assert msgspec.json.decode(after) == {"n": {"x": 1.5, "y": {"z": True}}, "s": "text"}
     assert msgspec.json.decode(files.with_value(after, ["s", "t"], 1))["s"] == {"t": 1}
+
+
+def test_a_pipe_or_folder_with_the_name_of_a_file_is_no_file_and_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    assert list(files.scan(str(tmp_path))) == []
+    assert files.read(str(tmp_path / "pipe.json")) is None
+    assert files.read(str(tmp_path / "folder.json")) is None
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with open(os.fsencode(tmp_path) + b"/\xff.json", "wb"):
+        pass
+    assert [os.path.basename(path) for path in files.scan(str(tmp_path))] == ["a.json"]

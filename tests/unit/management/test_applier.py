@@ -39,7 +39,7 @@ async def tasks() -> AsyncIterator[TaskGroup]:
     await group.stop()
 
 
-async def test_M137_a_late_reload_with_an_older_generation_is_ignored(tasks: TaskGroup) -> None:
+async def test_M137_I12_a_late_reload_with_an_older_generation_is_ignored(tasks: TaskGroup) -> None:
     target = Target()
     applier = ConfigApplier(target, tasks)
     older, newer = applier.stamp(), applier.stamp()

@@ -44,7 +44,7 @@ def test_weak_keys_and_placeholders_are_no_keys(key: str) -> None:
     assert weakness("a-long-key") is None
 
 
-async def test_a_plain_key_is_replaced_by_its_hash_in_the_file_and_comments_stay(tmp_path: Path) -> None:
+async def test_I11_a_plain_key_is_replaced_by_its_hash_in_the_file_and_comments_stay(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(PLAIN)
     loaded = await with_hashed_key(load_config(file), file)

@@ -124,6 +124,27 @@ async def test_a_plugin_that_changes_what_it_was_shown_keeps_the_secrets_it_neve
     assert site.read("b.json") == {"type": "claude", "access_token": "hidden", "email": "me@x.test", "note": "n"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_url": "https://evil.test"},
+        {"base-url": "https://evil.test"},
+        {"type": "openai-compatible-evil"},
+        {"token_uri": "https://evil.test"},
+        {"proxy_url": "http://evil.test:1"},
+        {"headers": {"x": "y"}},
+    ],
+)
+async def test_a_plugin_that_sees_no_secret_cannot_have_it_sent_elsewhere(site, callbacks, change):
+    shown = json.loads(bytes((await get(callbacks, index_of(site, "b.json"), READS)).file))
+    before = site.read("b.json")
+    with pytest.raises(PluginError) as caught:
+        await save(callbacks, "b.json", json.dumps(shown | change).encode())
+    assert caught.value.body.http_status == 403
+    assert site.read("b.json") == before
+    await save(callbacks, "b.json", json.dumps({"type": "claude", "access_token": "own"} | change).encode())
+
+
 async def test_H124_a_host_without_a_manager_lists_the_directory_and_refuses_the_rest(site, callbacks):
     callbacks.auth.files = DiskAuthFiles(str(site.path))
     answer = await callbacks.call(scope(permissions=READS), "host.auth.list", AuthListRequest())
