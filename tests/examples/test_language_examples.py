@@ -71,8 +71,7 @@ async def test_the_countdown_stops_when_its_client_leaves(tmp_path):
 
 async def test_an_open_gate_tells_the_upstream_since_when(tmp_path):
     async with running_upstream() as upstream:
-        section = {"sign": str(tmp_path / "sign")}
-        async with example_proxy(tmp_path, {"shell-gate": section}, **acme(upstream, "m")) as running:
+        async with example_proxy(tmp_path, {"shell-gate": {}}, **acme(upstream, "m")) as running:
             await post(running, "/v1/chat/completions", {**CHAT, "model": "m"})
     (request,) = upstream.requests
     assert request.headers["x-gate-open-since"].endswith("Z")
