@@ -43,6 +43,9 @@ class Options:
     config: Mapping[str, object] | None = None
     """What the operator would configure; on top of the defaults in the manifest."""
 
+    measures: bool = True
+    """Whether to take the numbers of the report, which are no verdict."""
+
     @property
     def exit_s(self) -> float:
         return min(EXIT_S, self.timeout_s)

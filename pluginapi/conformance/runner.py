@@ -73,7 +73,7 @@ class _Run:
 
     async def _session(self) -> None:
         for check in SESSION_CHECKS:
-            if check.id == "goaway.finishes":
+            if check.id == "goaway.finishes" and self._bench.options.measures:
                 await self._measure()
             await self._one(check)
         for check in OBSERVED:

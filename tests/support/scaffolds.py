@@ -57,7 +57,7 @@ async def conformance(folders: list[Path]) -> dict[str, list[str]]:
     async def one(folder: Path) -> list[str]:
         async with gate:
             target = target_of_folder(folder)
-            report = await run(target, Options(timeout_s=30))
+            report = await run(target, Options(timeout_s=30, measures=False))
         wrong = [f"{it.id}: expected {it.expected}, got {it.got} {it.stderr}" for it in report.failed]
         checked = [it for it in report.outcomes if it.group == "cases" and it.verdict != "skip"]
         if len(checked) != len(target.cases.cases) or not checked:
