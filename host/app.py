@@ -21,7 +21,7 @@ from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlServer, socket_path
-from host.credential_parts import CredentialParts, host_summary
+from host.credential_parts import CredentialParts
 from host.credentials.config_keys import exclude_key
 from host.door import Door
 from host.install.lock import Seals, may_enable, note_enabled
@@ -35,9 +35,9 @@ from host.observe.trace import DecisionTrace
 from host.peers import peers_of
 from host.pipeline.access import Access
 from host.pipeline.attach import PoolAttacher
-from host.pipeline.auth_models import AuthModels
 from host.pipeline.execute import Gateway
 from host.pipeline.state import GatewayState, build_state
+from host.pool_parts import PoolParts
 from host.recording.run import Recordings, secrets_of
 from host.reload import Reloader
 from host.runtime.apply import PluginRegistry
@@ -237,8 +237,8 @@ class Proxy:
         self.callbacks.auth.files = self.credential_parts.files
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
         self.trace = DecisionTrace()
-        self.auth_models = self._auth_models(state)
         self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
+        self.pool_parts = self._pool_parts()
         self.callbacks.models = self.gateway.models
         self.recordings = Recordings(
             invoker=self.invoker, callbacks=self.callbacks, status=self.registry.status, secrets=self._secrets
@@ -282,12 +282,12 @@ class Proxy:
         yield from self.registry.secrets(plugin_id)
         yield from secrets_of(self.gateway.state.pool.credentials, (key.key for key in self.config.api_keys))
 
-    def _auth_models(self, first: GatewayState) -> AuthModels:
-        return AuthModels(
-            first,
+    def _pool_parts(self) -> PoolParts:
+        return PoolParts(
+            lambda: self.gateway.state,
             invoker=self.invoker,
-            tasks=self.tasks,
-            host=lambda: host_summary(self.config),
+            shared=self.shared,
+            worker=self._worker,
             amend=self.credential_parts.renewer.amend,
             rebuild=lambda: self._swap(self.config, self.registry.snapshot),
         )
@@ -299,6 +299,7 @@ class Proxy:
 
     async def _listen(self) -> None:
         own_listener = bool(self.config.remote_management.listen)
+        self._stack.push_async_callback(self.pool_parts.stop)
         app = make_app(
             self.gateway,
             self.access,
@@ -365,6 +366,7 @@ class Proxy:
                 snapshot = await self.registry.apply(config)
                 await self.credential_parts.follow(config)
             self._swap(config, snapshot)
+            await self.pool_parts.follow(config)
 
     async def _set_excluded(self, credential_id: str, excluded: bool) -> None:
         """Switch a configured key off or on in the file, and apply that. Raises KeyError for no such key."""
@@ -386,7 +388,7 @@ class Proxy:
         self.config = config
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state, manager=self.credentials)
         self.credential_parts.plugins_changed()
-        self.auth_models.follow(self.gateway.state)
+        self.pool_parts.swapped(self.gateway.state)
         if self.sharing is not None:
             self.sharing.follow()
         self.management.pages.sync()

@@ -15,7 +15,6 @@ NOT_YET: Final[Mapping[str, str]] = {
     "redis-usage-queue-retention-seconds": "there is no usage queue yet",
     "ws-auth": "there is no WebSocket endpoint yet",
     "quota-exceeded": "a provider's plugin decides in `executor.on_exhausted`",
-    "save-cooldown-status": "cooldowns are not persisted yet",
     "disable-image-generation": "image endpoints are not built yet",
     "gpt-image-2-base-model": "image endpoints are not built yet",
     "video-result-auth-cache-ttl": "video endpoints are not built yet",

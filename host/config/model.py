@@ -275,6 +275,8 @@ class Config(Section, frozen=True, kw_only=True):
     max_retry_interval: Duration = 0
     disable_cooling: bool = False
     transient_error_cooldown_seconds: int = 0
+    save_cooldown_status: bool = False
+    """Keep cooldowns over a restart, in `.cds` files in `auth-dir`."""
     oauth_model_alias: Mapping[str, Sequence[ModelAliasEntry]] = field(default_factory=dict)
     """Provider to aliases, for accounts (not for API keys, which have `models`)."""
     oauth_request_scoped_errors: Mapping[str, Sequence[ErrorRuleEntry]] = field(default_factory=dict)

@@ -108,7 +108,7 @@ class CooldownBook:
         self.clock = clock
         self.version = 0
         """Grows with every block that begins or ends."""
-        self.changed: Callable[[str], None] = _nobody_listens
+        self.listeners: list[Callable[[str], None]] = []
         """Told the id of a credential whose blocks are not what they were."""
         self.everywhere = Shelf()
         """The blocks on whole credentials."""
@@ -149,7 +149,7 @@ class CooldownBook:
             if at_s != state.due_s:
                 continue
             if not state.blocked or not state.level:
-                self._drop(state)
+                self._drop(state, tell=False)  # whoever keeps blocks knows when they end
                 continue
             # The level of a limit is remembered for a while: the next failure may mean that it was too short.
             self._set_blocked(state, False)
@@ -292,9 +292,9 @@ class CooldownBook:
             state.shelf.note(state.credential_id)
             self.version += 1
         self._set_blocked(state, True)
-        self.changed(state.credential_id)
+        self._tell(state)
 
-    def _drop(self, state: CoolState) -> None:
+    def _drop(self, state: CoolState, *, tell: bool = True) -> None:
         state.due_s = -1.0
         states = self._states.get(state.credential_id)
         if states is not None and states.pop(state.model, None) is not None:
@@ -302,7 +302,12 @@ class CooldownBook:
             if not states:
                 del self._states[state.credential_id]
         self._set_blocked(state, False)
-        self.changed(state.credential_id)
+        if tell:
+            self._tell(state)
+
+    def _tell(self, state: CoolState) -> None:
+        for listener in self.listeners:
+            listener(state.credential_id)
 
     def _set_blocked(self, state: CoolState, blocked: bool) -> None:
         if state.blocked == blocked:
@@ -325,10 +330,6 @@ class CooldownBook:
             current = {id(entry[2]): entry for entry in self._queue if entry[0] == entry[2].due_s}
             self._queue = list(current.values())
             heapq.heapify(self._queue)
-
-
-def _nobody_listens(credential_id: str) -> None:
-    """Without persistence."""
 
 
 def cause_of(status: int, code: str, message: str) -> Cause:

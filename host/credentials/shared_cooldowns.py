@@ -110,7 +110,7 @@ class SharedCooldowns:
 
     def start(self) -> None:
         """Before the shared state is started."""
-        self._book.changed = self._changed
+        self._book.listeners.append(self._changed)
         self._shared.subscribe(TOPIC, self._heard)
         self._shared.on_available(self._read_soon)
 

@@ -43,7 +43,7 @@ def keep_preferred(ex: Execution, plan: Plan, search: Search) -> Lane | None:
 
 def wants_owner(ex: Execution, policy: RoutingPolicy) -> bool:
     """Whether what a request refers to may matter."""
-    return ex.source == RESPONSES and policy.provider_state != "ignored" and len(ex.state.pool.health.origins) > 0
+    return ex.source == RESPONSES and policy.provider_state != "ignored" and not ex.state.pool.health.origins.is_empty
 
 
 def note_made(ex: Execution, attempt: Attempt, data: bytes, *, streamed: bool) -> None:

@@ -39,6 +39,7 @@ COMPOSITION_ROOT = {
     "control",
     "dev",
     "credential_parts",
+    "pool_parts",
     "sharing",
     "door",
     "peers",

@@ -84,13 +84,11 @@ def book_of(node: RunningProxy) -> CooldownBook:
 async def until(book: CooldownBook, holds: Callable[[], bool]) -> float:
     """Wait for a change of the book after which something holds; when that was."""
     changed = asyncio.Event()
-    listener = book.changed
 
     def noted(credential_id: str) -> None:
-        listener(credential_id)
         changed.set()
 
-    book.changed = noted
+    book.listeners.append(noted)
     try:
         async with asyncio.timeout(10):
             while not holds():
@@ -98,7 +96,7 @@ async def until(book: CooldownBook, holds: Callable[[], bool]) -> float:
                 await changed.wait()
         return time.monotonic()
     finally:
-        book.changed = listener
+        book.listeners.remove(noted)
 
 
 async def until_blocked(book: CooldownBook) -> float:
