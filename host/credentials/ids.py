@@ -57,7 +57,8 @@ def seeded_index(seed: str) -> str:
 
 def file_id(path: str, auth_dir: str) -> str:
     """The id of a file in the auth directory: its path relative to it, with `/`; the whole path of any other file."""
-    inside = os.path.relpath(path, auth_dir)
+    folder, name = os.path.split(path)
+    inside = name if folder == auth_dir else os.path.relpath(path, auth_dir)
     found = (path if inside.startswith("..") else inside).replace(os.sep, "/")
     return found.lower() if sys.platform == "win32" else found
 
