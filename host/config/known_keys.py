@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 NOT_YET: Final[Mapping[str, str]] = {
-    "logging-to-file": "logs go to standard error; redirect them",
-    "logs-max-total-size-mb": "logs go to standard error; rotate them where they are stored",
-    "error-logs-max-files": "logs go to standard error; rotate them where they are stored",
+    "error-logs-max-files": "failed requests are kept in memory, see `/request-errors` of the management API",
     "request-log": "request capture is not built yet",
-    "usage-statistics-enabled": "usage is always handed to usage plugins",
-    "redis-usage-queue-retention-seconds": "there is no usage queue yet",
     "ws-auth": "there is no WebSocket endpoint yet",
     "quota-exceeded": "a provider's plugin decides in `executor.on_exhausted`",
     "disable-image-generation": "image endpoints are not built yet",

@@ -236,6 +236,8 @@ class RemoteManagement(Section, frozen=True, kw_only=True):
     """`127.0.0.1:8318`, `[::1]:8318`, a port, or `unix:path`: a listener of its own. Empty: the main listener."""
     allow_remote: bool = False
     """Serve other machines than this one."""
+    api_call: bool = False
+    """Serve `/api-call`: requests of the operator's choice, made by the proxy."""
     secret_key: str = ""
     """The key, or its Argon2 or bcrypt hash; a plain one is replaced by its hash in the file."""
 
@@ -262,6 +264,14 @@ class Config(Section, frozen=True, kw_only=True):
     workers: int = 1
     """Processes that serve the port together and share state (`state.url`, or a local server started with them)."""
     decision_trace: bool = True
+    logging_to_file: bool = False
+    """Write the log into `logs/` beside the configuration as well."""
+    logs_max_total_size_mb: int = 0
+    """Of all log files together; 0: no limit, one file."""
+    usage_statistics_enabled: bool = False
+    """Keep usage records for `/usage-queue` of the management API."""
+    redis_usage_queue_retention_seconds: int = 60
+    """How long a record waits there for somebody to fetch it; at most an hour."""
     server_timing: bool = False
     """Say in a `Server-Timing` header how long each plugin and the host took until the first byte."""
     auth_dir: str = "auths"

@@ -26,9 +26,9 @@ def key_indexes(section: str, items: Sequence[Mapping[str, Any]], config: Config
     keys = ConfiguredKeys(HandleMint())
     records = keys.read(config)
     by_place: dict[int, list[str]] = {}
-    for credential_id, place in keys.places.items():
-        if place.section == section:
-            by_place.setdefault(place.index, []).append(records[credential_id].auth_index)
+    for credential_id, at in keys.places.items():
+        if at.section == section:
+            by_place.setdefault(at.index, []).append(records[credential_id].auth_index)
     if section == COMPAT_FAMILY:
         return _of_compat(items, by_place)
     used: Sequence[ProviderKey] = getattr(config, section.replace("-", "_"))

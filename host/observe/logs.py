@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
@@ -62,6 +63,7 @@ EVENTS: Final = (
     "login.start_failed",
     "login.started",
     "login.succeeded",
+    "logs.not_written",
     "management.failed",
     "management.key_hashed",
     "management.key_not_written",
@@ -195,6 +197,10 @@ def mask_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
     return event
 
 
+RECENT_LINES: Final = 2000
+"""Kept in memory for the management API."""
+
+
 class LogSink:
     """Where lines go. Lines below `warning` may wait for a few milliseconds, so that a busy proxy writes them together.
 
@@ -216,6 +222,12 @@ class LogSink:
         self._pending: list[str] = []
         self._pending_bytes = 0
         self._scheduled = False
+        self.copy_to: Callable[[str], None] | None = None
+        """Gets every batch of lines as well."""
+        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT_LINES)
+        """The latest lines, with the time they were written (Unix seconds)."""
+        self.written = 0
+        """Lines so far."""
 
     def __call__(self, *args: Any) -> "LogSink":
         """structlog's logger factory: one sink for all loggers."""
@@ -242,11 +254,16 @@ class LogSink:
         if not self._pending:
             return
         lines = "\n".join(self._pending) + "\n"
+        now_s = time.time()
+        self.recent.extend((now_s, line) for line in self._pending)
+        self.written += len(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(lines)
             self._stream.flush()
+        if self.copy_to is not None:
+            self.copy_to(lines)
 
     def _schedule(self) -> bool:
         if self._scheduled:
@@ -381,6 +398,18 @@ def configure_logs(
     _route_standard_logging(logging.DEBUG if debug else logging.WARNING)
     atexit.register(sink.flush)
     return sink
+
+
+def current_sink() -> LogSink | None:
+    """Where the process's lines go; None before `configure_logs`."""
+    factory = structlog.get_config().get("logger_factory")
+    return factory if isinstance(factory, LogSink) else None
+
+
+def set_debug(debug: bool) -> None:
+    """Show lines of level debug, or stop showing them."""
+    level = logging.DEBUG if debug else logging.INFO
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
 
 
 class _ToStructlog(logging.Handler):

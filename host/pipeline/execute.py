@@ -37,7 +37,7 @@ from host.pipeline.request import ClientRequest, ClientResponse, ClientStream, O
 from host.pipeline.resolve import recognise, resolve
 from host.pipeline.route import Route, route
 from host.pipeline.sessions import RESPONSES, makes_state, note_made
-from host.pipeline.settle import CompletedObserver, Settler
+from host.pipeline.settle import CompletedObserver, Recorder, Settler
 from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
 from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
 from host.pipeline.translate import translate_response
@@ -64,12 +64,13 @@ class Gateway:
         tasks: TaskGroup,
         trace: DecisionTrace | None = None,
         observe: CompletedObserver | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.state = state
         self.trace = trace
         self.models = NestedModels(self)
         self._invoker = invoker
-        self._settler = Settler(invoker, tasks, trace=trace, observe=observe)
+        self._settler = Settler(invoker, tasks, trace=trace, observe=observe, recorder=recorder)
 
     def execute(self, request: ClientRequest) -> Coroutine[Any, Any, ClientResponse]:
         """A complete answer (or a token count, by `request.operation`).

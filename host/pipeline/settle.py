@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
+from msgspec import Struct
 
+from host.credentials.records import Credential
 from host.observe.trace import DecisionTrace, RequestTrace, Shape
 from host.pipeline.execution import Attempt, Execution, request_fields
 from host.pipeline.state import EXECUTE_STREAM
@@ -32,6 +34,8 @@ _ATTEMPT: Final = Shape(
 )
 _TALLY: Final = Shape("calls", *("plugin_id", "method", "calls", "duration_ms", "items_in", "items_out", "changed"))
 _OUTCOME: Final = Shape("outcome", "outcome", "status", "code")
+MAX_MESSAGE: Final = 1024
+"""Characters of an error that are kept."""
 CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
 
 
@@ -54,6 +58,39 @@ class Completed:
 CompletedObserver = Callable[[Completed], None]
 
 
+class FailedRequest(Struct, frozen=True, kw_only=True):
+    """A request that ended with an error. `message` is as somebody else wrote it: redact it before it is shown."""
+
+    request_id: str
+    ended_at_s: float
+    status: int
+    code: str
+    origin: str
+    message: str
+    protocol: str
+    endpoint: str
+    model: str
+    caller: str
+    attempts: int
+    provider: str = ""
+    upstream_model: str = ""
+    credential: Credential | None = None
+
+
+class Recorder(Protocol):
+    """Keeps what operators ask for afterwards."""
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether `used` is to be told; asked once per attempt."""
+
+    def used(self, record: UsageHandleRequest, credential: Credential) -> None:
+        """One attempt that reached an upstream is over."""
+
+    def failed(self, request: FailedRequest) -> None:
+        """A request is over and ended with an error."""
+
+
 class Settler:
     """Reports what attempts used and how requests ended."""
 
@@ -64,16 +101,19 @@ class Settler:
         *,
         trace: DecisionTrace | None = None,
         observe: CompletedObserver | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._invoker = invoker
         self._tasks = tasks
         self._trace = trace
         self._observe = observe
+        self._recorder = recorder
 
     def wants_usage(self, ex: Execution) -> bool:
         """Whether anybody is told what a request used."""
         hooks = ex.state.plugins.bindings
-        return self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
+        recorded = self._recorder is not None and self._recorder.wants_usage
+        return recorded or self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
 
     def attempt_ended(
         self, ex: Execution, attempt: Attempt, *, usage: Usage | None = None, error: ErrorBody | None = None
@@ -98,9 +138,12 @@ class Settler:
                 round(duration_ms, 3),
             )
         hooks = ex.state.plugins.implementers("usage.handle")
-        if not hooks or not attempt.reached_upstream:
+        recorder = self._recorder if self._recorder is not None and self._recorder.wants_usage else None
+        if not (hooks or recorder) or not attempt.reached_upstream:
             return
         payload = _usage_payload(ex, attempt, usage, error, duration_ms)
+        if recorder is not None:
+            recorder.used(payload, attempt.lane.credential)
         for hook in hooks:
             self._spawn(hook, payload, ex)
 
@@ -126,6 +169,8 @@ class Settler:
             ex.trace.note(_OUTCOME, outcome, status, error.code if error is not None else "")
             if self._trace is not None:
                 self._trace.finish(ex.trace)
+        if error is not None and self._recorder is not None:
+            self._recorder.failed(_failed(ex, status, error))
         if self._observe is not None:
             self._observe(_completed(ex, outcome, status, duration_s, usage))
         hooks = ex.state.plugins.implementers("request.complete", ex.scope.skip)
@@ -202,6 +247,27 @@ def _usage_payload(
         usage=usage or Usage(),
         response_headers=attempt.response_headers,
         metadata=metadata,
+    )
+
+
+def _failed(ex: Execution, status: int, error: ErrorBody) -> FailedRequest:
+    attempt = ex.last_attempt
+    credential = attempt.lane.credential if attempt is not None else None
+    return FailedRequest(
+        request_id=ex.scope.request_id,
+        ended_at_s=time.time(),
+        status=status,
+        code=error.code,
+        origin=error.origin or "",
+        message=error.message[:MAX_MESSAGE],
+        protocol=ex.source,
+        endpoint=ex.request.endpoint,
+        model=ex.request.model,
+        caller=ex.request.principal.name,
+        attempts=ex.attempts,
+        provider=attempt.lane.provider if attempt is not None else "",
+        upstream_model=attempt.upstream_model if attempt is not None else "",
+        credential=credential,
     )
 
 

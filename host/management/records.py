@@ -1,0 +1,138 @@
+"""What the proxy keeps of finished requests for operators: usage records until somebody fetches them, the latest errors.
+
+Both are in memory and bounded. No record holds a key, a body or a header that may carry a secret.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from host.config.model import Config
+from host.credentials.records import Credential
+from host.observe.logs import redact
+from host.pipeline.settle import FailedRequest, rfc3339
+from pluginabi.payloads.usage import UsageHandleRequest
+
+MAX_RECORDS: Final = 10_000
+MAX_RECORD_BYTES: Final = 16 * 1024
+MAX_ERRORS: Final = 500
+DEFAULT_RETENTION_S: Final = 60
+MAX_RETENTION_S: Final = 3600
+_HEADERS: Final = ("content-type", "retry-after", "x-request-id", "request-id", "openai-processing-ms")
+_HEADER_FAMILIES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
+
+
+class Records:
+    """A `Recorder`. `enabled`: whether the management API is on at all."""
+
+    def __init__(
+        self, config: Callable[[], Config], enabled: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._config: Final = config
+        self._enabled: Final = enabled
+        self._clock: Final = clock
+        self._queue: deque[tuple[float, bytes]] = deque(maxlen=MAX_RECORDS)
+        self._errors: deque[FailedRequest] = deque(maxlen=MAX_ERRORS)
+
+    @property
+    def wants_usage(self) -> bool:
+        """Switching it off forgets what is queued."""
+        if self._config().usage_statistics_enabled and self._enabled():
+            return True
+        self._queue.clear()
+        return False
+
+    def used(self, record: UsageHandleRequest, credential: Credential) -> None:
+        """Queue a record, encoded: nothing of the request is kept alive by it."""
+        encoded = msgspec.json.encode(usage_record(record, credential))
+        if len(encoded) <= MAX_RECORD_BYTES:
+            self._forget_old()
+            self._queue.append((self._clock(), encoded))
+
+    def failed(self, request: FailedRequest) -> None:
+        """Remember a failure; the oldest one goes."""
+        self._errors.append(request)
+
+    def take(self, count: int) -> list[Any]:
+        """Up to `count` records, oldest first; they are gone then."""
+        if not self.wants_usage:
+            return []
+        self._forget_old()
+        return [msgspec.json.decode(self._queue.popleft()[1]) for _ in range(min(count, len(self._queue)))]
+
+    def give_back(self, records: list[Any]) -> None:
+        """Put records back, to be the next ones that are taken."""
+        now_s = self._clock()
+        self._queue.extendleft((now_s, msgspec.json.encode(record)) for record in reversed(records))
+
+    def errors(self, limit: int) -> list[dict[str, Any]]:
+        """The latest failures, newest first."""
+        return [_shown(request) for request in islice(reversed(self._errors), limit)]
+
+    def _forget_old(self) -> None:
+        wanted = self._config().redis_usage_queue_retention_seconds
+        oldest_s = self._clock() - min(wanted if wanted > 0 else DEFAULT_RETENTION_S, MAX_RETENTION_S)
+        while self._queue and self._queue[0][0] < oldest_s:
+            self._queue.popleft()
+
+
+def usage_record(record: UsageHandleRequest, credential: Credential) -> dict[str, Any]:
+    """One attempt as the queue shows it (spec credentials 8.8)."""
+    usage, error = record.usage, record.error
+    tokens = {name: getattr(usage, name) or 0 for name in usage.__struct_fields__}
+    if not tokens["total_tokens"]:
+        tokens["total_tokens"] = tokens["input_tokens"] + tokens["output_tokens"] + tokens["reasoning_tokens"]
+        tokens["total_tokens"] = tokens["total_tokens"] or tokens["cached_tokens"]
+    status = 200 if error is None else error.http_status or 500
+    return {
+        "timestamp": record.requested_at,
+        "latency_ms": round(record.duration_ms),
+        "ttft_ms": round(record.first_byte_ms) if record.first_byte_ms is not None else None,
+        "source": record.source or credential.email or record.credential_label,
+        "auth_index": credential.auth_index,
+        "tokens": tokens,
+        "failed": record.failed,
+        "fail": {"status_code": status, "body": redact(error.message)[:1024] if error is not None else ""},
+        "response_headers": {name: list(it) for name, it in record.response_headers.items() if _is_harmless(name)},
+        "provider": record.provider,
+        "executor_type": record.executor,
+        "model": record.model,
+        "alias": record.requested_model,
+        "endpoint": record.endpoint,
+        "auth_type": credential.auth_kind,
+        "api_key": record.caller,
+        "request_id": record.request_id,
+        "attempt": record.attempt,
+        "reasoning_effort": record.reasoning_effort,
+        "service_tier": record.service_tier,
+    }
+
+
+def _is_harmless(name: str) -> bool:
+    folded = name.lower()
+    return folded in _HEADERS or folded.startswith(_HEADER_FAMILIES)
+
+
+def _shown(request: FailedRequest) -> dict[str, Any]:
+    credential = request.credential
+    return {
+        "request_id": request.request_id,
+        "time": rfc3339(request.ended_at_s),
+        "status": request.status,
+        "code": request.code,
+        "origin": request.origin,
+        "message": redact(request.message),
+        "protocol": request.protocol,
+        "endpoint": request.endpoint,
+        "model": request.model,
+        "upstream_model": request.upstream_model,
+        "provider": request.provider,
+        "credential": credential.label if credential is not None else "",
+        "auth_index": credential.auth_index if credential is not None else "",
+        "caller": request.caller,
+        "attempts": request.attempts,
+    }

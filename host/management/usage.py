@@ -1,0 +1,147 @@
+"""Endpoints for what credentials and requests did: counters, usage records, the latest errors, the log."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from host.credentials.manager import CredentialManager
+from host.credentials.records import Credential
+from host.management.calls import Call, ManagementError, reply
+from host.management.masks import Masks
+from host.management.peers import Peers
+from host.management.records import Records
+from host.management.table import Endpoint
+from host.observe.logfile import LogFiles
+from host.observe.logs import current_sink
+from host.pipeline.state import GatewayState
+from host.worker import ASKED_BY_A_WORKER
+
+MAX_COUNT: Final = 1000
+"""Records of one call."""
+DEFAULT_ERRORS: Final = 50
+MAX_ERRORS_SHOWN: Final = 500
+DEFAULT_LINES: Final = 200
+MAX_LINES: Final = 2000
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class UsageEndpoints:
+    """The rows of `/usage-queue`, `/request-errors`, `/api-key-usage`, `/model-definitions` and `/logs`."""
+
+    def __init__(
+        self,
+        records: Records,
+        manager: CredentialManager,
+        masks: Masks,
+        *,
+        state: Callable[[], GatewayState],
+        files: LogFiles,
+        peers: Peers | None,
+    ) -> None:
+        self._records: Final = records
+        self._manager: Final = manager
+        self._masks: Final = masks
+        self._state: Final = state
+        self._files: Final = files
+        self._peers: Final = peers
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """For the table."""
+        return (
+            Endpoint("GET", "/usage-queue", self._take),
+            Endpoint("GET", "/request-errors", self._errors),
+            Endpoint("GET", "/api-key-usage", self._counters),
+            Endpoint("GET", "/model-definitions/{channel}", self._models),
+            Endpoint("GET", "/logs", self._lines),
+            Endpoint("DELETE", "/logs", self._clear),
+        )
+
+    async def _take(self, call: Call) -> web.Response:
+        count = _positive(call.argument("count") or "1")
+        taken = self._records.take(count)
+        if len(taken) < count and self._peers is not None and not call.headers.get(ASKED_BY_A_WORKER):
+            for answer in await self._peers.ask("GET", f"/usage-queue?count={count - len(taken)}"):
+                if answer.status == 200:
+                    taken += answer.document["records"]
+            taken.sort(key=lambda record: str(record["timestamp"]))
+            # Every worker gave up to what was missing: what is too much waits here for the next call.
+            self._records.give_back(taken[count:])
+            del taken[count:]
+        is_worker = call.local and call.headers.get(ASKED_BY_A_WORKER)
+        return reply({"records": taken} if is_worker else taken)
+
+    async def _errors(self, call: Call) -> web.Response:
+        limit = call.number("limit", DEFAULT_ERRORS, highest=MAX_ERRORS_SHOWN)
+        return reply({"errors": self._records.errors(limit)})
+
+    async def _counters(self, call: Call) -> web.Response:
+        found: dict[str, dict[str, Any]] = {}
+        for record in self._manager.credentials:
+            if record.source_kind != "config":
+                continue
+            name = record.label.lower() if "compat_name" in record.attributes else record.provider
+            key = self._masks.mask(record.secret.reveal()) if record.secret is not None else ""
+            found.setdefault(name, {})[f"{record.base_url}|{key}"] = self._results(record)
+        return reply(found)
+
+    def _results(self, record: Credential) -> dict[str, Any]:
+        health = self._state().health_of(record.id)
+        return {"success": health.succeeded, "failed": health.failed, "recent_requests": list(health.recent)}
+
+    async def _models(self, call: Call) -> web.Response:
+        channel = call.params["channel"].strip().lower()
+        groups = [group for group in self._state().groups.values() if group.members and group.sample.provider == channel]
+        if not groups:
+            raise ManagementError(400, "unknown channel")
+        models = {offer.info.id: msgspec.to_builtins(offer.info) for it in groups for offer in it.source.offers}
+        return reply({"channel": channel, "models": [models[name] for name in sorted(models)]})
+
+    async def _lines(self, call: Call) -> web.Response:
+        """From memory: the latest lines of this process, whether files are written or not."""
+        sink = current_sink()
+        if sink is None:
+            raise ManagementError(404, "not_found", "the log of this process is not kept")
+        sink.flush()
+        limit = call.number("limit", DEFAULT_LINES, highest=MAX_LINES)
+        after_s = call.number("after", 0, lowest=0, highest=1 << 40)
+        cursor = call.number("cursor", 0, lowest=0, highest=1 << 60)
+        first = sink.written - len(sink.recent)
+        is_reset = bool(call.argument("cursor")) and not first <= cursor <= sink.written
+        numbered = enumerate(sink.recent, start=first)
+        found = [
+            (number, at_s, line)
+            for number, (at_s, line) in numbered
+            if at_s > after_s and (is_reset or number >= cursor)
+        ]
+        # With a cursor the reader goes on where it was, without one it wants the end.
+        found = found[:limit] if call.argument("cursor") and not is_reset else found[-limit:]
+        return reply(
+            {
+                "lines": [_COLOURS.sub("", line) for _, _, line in found],
+                "line-count": len(found),
+                "latest-timestamp": int(found[-1][1]) if found else after_s,
+                "next-cursor": found[-1][0] + 1 if found else sink.written,
+                "cursor-reset": is_reset,
+            }
+        )
+
+    async def _clear(self, call: Call) -> web.Response:
+        sink = current_sink()
+        if sink is not None:
+            sink.flush()
+            sink.recent.clear()
+        removed = self._files.clear()
+        return reply({"success": True, "message": "Logs cleared successfully", "removed": removed})
+
+
+def _positive(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count <= 0:
+        raise ManagementError(400, "count must be a positive integer")
+    return min(count, MAX_COUNT)
