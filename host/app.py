@@ -28,6 +28,7 @@ from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
 from host.management.listener import OwnListener
 from host.management.peers import MetricsGatherer
+from host.management.records import Records
 from host.management.secret import with_hashed_key
 from host.management.wiring import Parts, management
 from host.observe.metrics import Metrics
@@ -236,8 +237,10 @@ class Proxy:
         self.credentials = self.credential_parts.manager
         self.callbacks.auth.files = self.credential_parts.files
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
-        self.trace = DecisionTrace()
-        self.gateway = Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace)
+        self.trace, self.records = DecisionTrace(), Records(lambda: self.config)
+        self.gateway = Gateway(
+            invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records
+        )
         self.pool_parts = self._pool_parts()
         self.callbacks.models = self.gateway.models
         self.recordings = Recordings(
@@ -249,6 +252,7 @@ class Proxy:
         self._stack.push_async_callback(tasks.stop)
         self.applier = ConfigApplier(self._apply, tasks)
         self.management = management(self._management_parts(tasks))
+        self._stack.callback(self.management.close)
 
     def _open_state(self) -> None:
         try:
@@ -271,6 +275,8 @@ class Proxy:
             may_enable=lambda plugin_id: may_enable(Path(self.config.directory), plugin_id),
             recordings=self.recordings,
             credentials=self.credential_parts,
+            records=self.records,
+            upstream=self.upstream,
             url=lambda: self.management_url or self.url,
             refused=lambda config: self._listener_problem(config, self.registry.snapshot),
             tasks=tasks,
@@ -391,7 +397,7 @@ class Proxy:
         self.pool_parts.swapped(self.gateway.state)
         if self.sharing is not None:
             self.sharing.follow()
-        self.management.pages.sync()
+        self.management.follow(config)
 
     async def _watch_for_changes(self) -> None:
         self.reloader = Reloader(self, watch_plugins=self._watch)

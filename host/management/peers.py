@@ -1,5 +1,6 @@
 """One answer for all workers: whichever of them is asked also asks the others, and puts the answers together."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,6 +15,8 @@ from host.worker import ASKED_BY_A_WORKER
 
 _ROW: Final = ("state", "reason", "pid", "restarts", "rss_bytes", "generation")
 """What a row says of each worker."""
+
+_LINE_TIME: Final = re.compile(r'"time":"([^"]+)"')
 
 Document = dict[str, Any]
 
@@ -155,6 +158,34 @@ def _with_results(row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -
     return joined
 
 
+def _errors(number: int, own: Document, others: PeerAnswers) -> Document:
+    found = [*own["errors"], *(row for other in others for row in other.document["errors"])]
+    return {"errors": sorted(found, key=lambda row: str(row["time"]), reverse=True)}
+
+
+def _log_of_all(number: int, own: Document, others: PeerAnswers) -> Document:
+    """The lines of all workers by their time. A cursor is one worker's, so readers go on by `after`."""
+    lines = [*own["lines"], *(line for other in others for line in other.document["lines"])]
+    latest = max(own["latest-timestamp"], *(other.document["latest-timestamp"] for other in others), 0)
+    joined = {"lines": sorted(lines, key=_time_of), "line-count": len(lines), "latest-timestamp": latest}
+    return {**joined, "cursor-reset": True}
+
+
+def _time_of(line: str) -> str:
+    found = _LINE_TIME.search(line)
+    return found[1] if found is not None else ""
+
+
+def _counters(number: int, own: Document, others: PeerAnswers) -> Document:
+    return {
+        provider: {
+            key: _with_results(row, [it for it in (o.document.get(provider, {}).get(key) for o in others) if it])
+            for key, row in rows.items()
+        }
+        for provider, rows in own.items()
+    }
+
+
 _MERGES: Final[Mapping[tuple[str, str], Merge]] = {
     ("GET", "/plugins"): _all_plugins,
     ("GET", "/plugins/{id}"): _one_plugin,
@@ -163,6 +194,10 @@ _MERGES: Final[Mapping[tuple[str, str], Merge]] = {
     ("POST", "/plugins/{id}/reset"): _own,
     ("GET", "/auth-files"): _auth_files,
     ("POST", "/reset-quota"): _own,
+    ("GET", "/request-errors"): _errors,
+    ("GET", "/api-key-usage"): _counters,
+    ("GET", "/logs"): _log_of_all,
+    ("DELETE", "/logs"): _own,
     ("GET", "/requests"): _latest,
     ("GET", "/requests/{id}"): _own,
 }

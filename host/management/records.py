@@ -1,8 +1,9 @@
-"""What the proxy keeps of finished requests for operators: usage records until somebody fetches them, the latest errors.
+"""What the proxy keeps of finished requests for operators: usage until somebody fetches it, and the latest errors.
 
 Both are in memory and bounded. No record holds a key, a body or a header that may carry a secret.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import msgspec
 
 from host.config.model import Config
 from host.credentials.records import Credential
+from host.management.auth import ENVIRONMENT_KEY
 from host.observe.logs import redact
 from host.pipeline.settle import FailedRequest, rfc3339
 from pluginabi.payloads.usage import UsageHandleRequest
@@ -27,13 +29,10 @@ _HEADER_FAMILIES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
 
 
 class Records:
-    """A `Recorder`. `enabled`: whether the management API is on at all."""
+    """A `Recorder`. Usage is kept while somebody could fetch it."""
 
-    def __init__(
-        self, config: Callable[[], Config], enabled: Callable[[], bool], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, config: Callable[[], Config], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config: Final = config
-        self._enabled: Final = enabled
         self._clock: Final = clock
         self._queue: deque[tuple[float, bytes]] = deque(maxlen=MAX_RECORDS)
         self._errors: deque[FailedRequest] = deque(maxlen=MAX_ERRORS)
@@ -41,10 +40,12 @@ class Records:
     @property
     def wants_usage(self) -> bool:
         """Switching it off forgets what is queued."""
-        if self._config().usage_statistics_enabled and self._enabled():
-            return True
-        self._queue.clear()
-        return False
+        config = self._config()
+        has_key = bool(config.remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY))
+        if not (config.usage_statistics_enabled and has_key):
+            self._queue.clear()
+            return False
+        return True
 
     def used(self, record: UsageHandleRequest, credential: Credential) -> None:
         """Queue a record, encoded: nothing of the request is kept alive by it."""

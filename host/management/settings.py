@@ -22,7 +22,7 @@ STRATEGIES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("fill-first", "fillfirst", "ff"), "fill-first"),
 }
 WITHOUT_EFFECT: Final = (
-    *("request-log", "usage-statistics-enabled", "ws-auth", "error-logs-max-files"),
+    *("request-log", "ws-auth", "error-logs-max-files"),
     *("quota-exceeded/switch-project", "quota-exceeded/switch-preview-model"),
 )
 """Values that the reference has and nothing here looks at: the answer says why."""
@@ -83,6 +83,9 @@ def _strategy(value: Any) -> str:
 
 SETTINGS: Final = (
     Setting("debug", lambda config: config.debug, _boolean),
+    Setting("logging-to-file", lambda config: config.logging_to_file, _boolean),
+    Setting("logs-max-total-size-mb", lambda config: config.logs_max_total_size_mb, _count),
+    Setting("usage-statistics-enabled", lambda config: config.usage_statistics_enabled, _boolean),
     Setting("force-model-prefix", lambda config: config.force_model_prefix, _boolean),
     Setting("disable-cooling", lambda config: config.disable_cooling, _boolean),
     Setting("request-retry", lambda config: config.request_retry, _count),

@@ -62,7 +62,8 @@ class UsageEndpoints:
     async def _take(self, call: Call) -> web.Response:
         count = _positive(call.argument("count") or "1")
         taken = self._records.take(count)
-        if len(taken) < count and self._peers is not None and not call.headers.get(ASKED_BY_A_WORKER):
+        is_worker = call.local and bool(call.headers.get(ASKED_BY_A_WORKER))
+        if len(taken) < count and self._peers is not None and not is_worker:
             for answer in await self._peers.ask("GET", f"/usage-queue?count={count - len(taken)}"):
                 if answer.status == 200:
                     taken += answer.document["records"]
@@ -70,7 +71,6 @@ class UsageEndpoints:
             # Every worker gave up to what was missing: what is too much waits here for the next call.
             self._records.give_back(taken[count:])
             del taken[count:]
-        is_worker = call.local and call.headers.get(ASKED_BY_A_WORKER)
         return reply({"records": taken} if is_worker else taken)
 
     async def _errors(self, call: Call) -> web.Response:
@@ -93,7 +93,9 @@ class UsageEndpoints:
 
     async def _models(self, call: Call) -> web.Response:
         channel = call.params["channel"].strip().lower()
-        groups = [group for group in self._state().groups.values() if group.members and group.sample.provider == channel]
+        groups = [
+            group for group in self._state().groups.values() if group.members and group.sample.provider == channel
+        ]
         if not groups:
             raise ManagementError(400, "unknown channel")
         models = {offer.info.id: msgspec.to_builtins(offer.info) for it in groups for offer in it.source.offers}

@@ -14,6 +14,7 @@ from host.credentials.editor import CredentialEditor
 from host.credentials.login import LoginSessions
 from host.credentials.manager import CredentialManager
 from host.management.actions import MayEnable, PluginActions
+from host.management.api_call import ApiCallEndpoints
 from host.management.app import Build, ManagementApp
 from host.management.applier import ConfigApplier
 from host.management.auth import ENVIRONMENT_KEY, Authenticator
@@ -31,9 +32,12 @@ from host.management.plugins import PluginEndpoints
 from host.management.provider_keys import ProviderKeyEndpoints
 from host.management.provider_maps import ProviderMapEndpoints
 from host.management.recordings import RecordingEndpoints
+from host.management.records import Records
 from host.management.rows import Menu
 from host.management.settings import SettingEndpoints
 from host.management.table import Endpoint, Table
+from host.management.usage import UsageEndpoints
+from host.observe.logfile import LogFiles
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
 from host.recording.run import Recordings
@@ -41,6 +45,7 @@ from host.runtime.apply import PluginRegistry
 from host.runtime.invoke import Invoker
 from host.runtime.plugin_log import PluginLogs
 from host.tasks import TaskGroup
+from host.upstream import UpstreamClient
 
 _RANDOM: Final = secrets.token_bytes(32)
 """Without any management key only the control socket is served, by this process."""
@@ -79,6 +84,8 @@ class Parts:
     may_enable: MayEnable
     recordings: Recordings
     credentials: CredentialAccess
+    records: Records
+    upstream: UpstreamClient
     url: Callable[[], str]
     """Where a browser on this machine reaches the API."""
     refused: Callable[[Config], str | None]
@@ -90,15 +97,26 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """The API and what has to be told when plugins change."""
+    """The API and what has to be told when plugins or the configuration change."""
 
     app: ManagementApp
     pages: PluginPages
+    log_files: LogFiles
+
+    def follow(self, config: Config) -> None:
+        """Another configuration, or another snapshot of plugins, is in force."""
+        self.pages.sync()
+        self.log_files.follow(config)
+
+    def close(self) -> None:
+        """Everything that is open is closed."""
+        self.log_files.close()
 
 
 def management(parts: Parts) -> Management:
     """The whole API. Call it inside the event loop."""
-    own = endpoints_of(parts, menus=lambda plugin_id: pages.menus(plugin_id))
+    log_files = LogFiles(worker=parts.peers.number if parts.peers is not None else 1)
+    own = endpoints_of(parts, menus=lambda plugin_id: pages.menus(plugin_id), log_files=log_files)
     table = Table(for_all_workers(own, parts.peers))
     pages = PluginPages(
         parts.invoker,
@@ -116,10 +134,10 @@ def management(parts: Parts) -> Management:
         commit=os.environ.get("JACKFIELD_COMMIT", "unknown"), date=os.environ.get("JACKFIELD_BUILD_DATE", "unknown")
     )
     app = ManagementApp(table, authenticator, config=parts.config, pages=pages, tasks=parts.tasks, build=build)
-    return Management(app, pages)
+    return Management(app, pages, log_files)
 
 
-def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Iterator[Endpoint]:
+def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]], log_files: LogFiles) -> Iterator[Endpoint]:
     """Every endpoint of the host, group by group."""
     actions = PluginActions(
         file=parts.file,
@@ -143,6 +161,9 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]]) -> Ite
     yield from ClientKeyEndpoints(file, masks).endpoints()
     yield from ProviderKeyEndpoints(file, masks).endpoints()
     yield from ProviderMapEndpoints(file).endpoints()
+    usage = UsageEndpoints(parts.records, known.manager, masks, state=parts.state, files=log_files, peers=parts.peers)
+    yield from usage.endpoints()
+    yield from ApiCallEndpoints(parts.upstream, known.manager, parts.config).endpoints()
     yield from LoginEndpoints(known.logins, parts.peers, url=parts.url).endpoints()
     if parts.peers is not None:
         yield metrics_endpoint(parts.metrics)

@@ -64,6 +64,7 @@ EVENTS: Final = (
     "login.started",
     "login.succeeded",
     "logs.not_written",
+    "management.api_call",
     "management.failed",
     "management.key_hashed",
     "management.key_not_written",
@@ -404,12 +405,6 @@ def current_sink() -> LogSink | None:
     """Where the process's lines go; None before `configure_logs`."""
     factory = structlog.get_config().get("logger_factory")
     return factory if isinstance(factory, LogSink) else None
-
-
-def set_debug(debug: bool) -> None:
-    """Show lines of level debug, or stop showing them."""
-    level = logging.DEBUG if debug else logging.INFO
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
 
 
 class _ToStructlog(logging.Handler):

@@ -34,7 +34,7 @@ async def test_without_a_key_there_is_nothing_and_a_plain_404_like_any_other(dir
         assert {*here.headers} == {*elsewhere.headers}
 
 
-async def test_the_fifth_failure_bans_the_address_whatever_comes_then(directory: Path) -> None:
+async def test_J1_the_fifth_failure_bans_the_address_whatever_comes_then(directory: Path) -> None:
     async with managed_proxy(directory) as managed:
         wrong = {"Authorization": "Bearer wrong-key"}
         assert [(await managed.api.get("/plugins", headers=wrong)).status for _ in range(5)] == [401] * 5

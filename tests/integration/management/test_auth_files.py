@@ -109,7 +109,7 @@ async def test_J16_of_two_names_the_one_that_is_missing_fails_and_the_other_is_d
         assert not file.exists()
 
 
-async def test_fields_are_patched_in_the_file_and_secrets_and_addresses_are_not(directory):
+async def test_J10_J11_J12_J13_fields_are_patched_in_the_file_and_secrets_and_addresses_are_not(directory):
     file = put(directory, "a.json", headers={"A": "1"}, region={"zone": {"n": 1}}, session={"key": "hidden"})
     async with managed_proxy(directory) as managed:
 

@@ -87,8 +87,10 @@ async def test_the_checks_come_in_the_order_ban_address_key(slow: Slow, tasks: T
     assert (status, text) == (403, "IP banned due to too many failed attempts. Try again in 30m0s")
 
 
-async def test_refusals_by_address_are_not_counted_as_failures(slow: Slow, tasks: TaskGroup) -> None:
+async def test_J3_refusals_by_address_are_not_counted_as_failures(slow: Slow, tasks: TaskGroup) -> None:
     auth = authenticator(slow, tasks)
+    for _ in range(6):
+        assert await refused(auth, REMOTE, "right") == (403, "remote management disabled")
     page = Origin("127.0.0.1", True, "localhost:1", "https://evil.example")
     for _ in range(6):
         assert (await refused(auth, page, ""))[0] == 403

@@ -18,7 +18,7 @@ def fail(table: FailureTable, address: str, times: int) -> None:
         table.failed(address)
 
 
-def test_the_fifth_failure_bans_for_half_an_hour() -> None:
+def test_J1_the_fifth_failure_bans_for_half_an_hour() -> None:
     clock = Clock()
     table = FailureTable(clock=clock)
     fail(table, "1.2.3.4", 4)
@@ -32,7 +32,7 @@ def test_the_fifth_failure_bans_for_half_an_hour() -> None:
     assert table.banned_for_s("1.2.3.4") == 0
 
 
-def test_a_success_forgets_the_failures_before_it() -> None:
+def test_J2_a_success_forgets_the_failures_before_it() -> None:
     table = FailureTable(clock=Clock())
     fail(table, "1.2.3.4", 4)
     table.succeeded("1.2.3.4")
