@@ -125,6 +125,7 @@ class Proxy:
         self._draining = False
         self._port = loaded.config.port
         self.sharing: Sharing | None = None
+        self.trace, self.records = DecisionTrace(), Records(lambda: self.config)
         self.management_url = ""
         """Of the management API's own listener, when it has one."""
 
@@ -237,10 +238,7 @@ class Proxy:
         self.credentials = self.credential_parts.manager
         self.callbacks.auth.files = self.credential_parts.files
         state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
-        self.trace, self.records = DecisionTrace(), Records(lambda: self.config)
-        self.gateway = Gateway(
-            invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records
-        )
+        self.gateway = self._make_gateway(state)
         self.pool_parts = self._pool_parts()
         self.callbacks.models = self.gateway.models
         self.recordings = Recordings(
@@ -253,6 +251,9 @@ class Proxy:
         self.applier = ConfigApplier(self._apply, tasks)
         self.management = management(self._management_parts(tasks))
         self._stack.callback(self.management.close)
+
+    def _make_gateway(self, state: GatewayState) -> Gateway:
+        return Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records)
 
     def _open_state(self) -> None:
         try:
