@@ -76,6 +76,12 @@ _PLUGIN_METHODS: Final = (
         timeout_ms=2_000,
         on_error="skip",
     ),
+    _plugin(
+        "credential_source.next",
+        credentials.CredentialSourceRequest,
+        credentials.CredentialSourceResponse,
+        timeout_ms=5_000,
+    ),
     _plugin("scheduler.pick", routing.SchedulerPickRequest, routing.SchedulerPickResponse, timeout_ms=250),
     _plugin("model.route", routing.ModelRouteRequest, routing.ModelRouteResponse, timeout_ms=500, on_error="skip"),
     _plugin("executor.execute", executor.ExecutorRequest, executor.ExecutorResponse, inputs=("body",)),

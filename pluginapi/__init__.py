@@ -53,6 +53,8 @@ from pluginabi.payloads.credentials import (
     AuthRefreshResponse,
     AuthSaveRequest,
     AuthSaveResponse,
+    CredentialSourceRequest,
+    CredentialSourceResponse,
     FrontendAuthRequest,
     FrontendAuthResponse,
 )
@@ -142,6 +144,8 @@ __all__ = [
     "Context",
     "CredentialHandle",
     "CredentialRecord",
+    "CredentialSourceRequest",
+    "CredentialSourceResponse",
     "DispatchReply",
     "Dispatcher",
     "Empty",

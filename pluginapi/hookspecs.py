@@ -20,6 +20,8 @@ from pluginabi.payloads.credentials import (
     AuthRefreshResponse,
     AuthSaveRequest,
     AuthSaveResponse,
+    CredentialSourceRequest,
+    CredentialSourceResponse,
     FrontendAuthRequest,
     FrontendAuthResponse,
 )
@@ -173,6 +175,15 @@ def frontend_auth_authenticate(request: FrontendAuthRequest, ctx: Context) -> Fr
 
     Always sees the client's secrets; the body only when `inputs` names it, at most 1 MiB. `deny` ends the chain
     with its status. An exception abstains: it never opens the gateway.
+    """
+
+
+@hookspec
+def credential_source_next(request: CredentialSourceRequest, ctx: Context) -> CredentialSourceResponse | None:
+    """Hands out a credential that is kept elsewhere, for a model that none of the host's own serves.
+
+    Asked for each attempt: `count` rises with every credential that failed. An empty answer means that nothing is
+    available; a source that cannot be reached raises 503 `credential_source_unavailable`, with `retryable`.
     """
 
 

@@ -20,6 +20,8 @@ from pluginabi.payloads.credentials import (
     AuthRefreshResponse,
     AuthSaveRequest,
     AuthSaveResponse,
+    CredentialSourceRequest,
+    CredentialSourceResponse,
     FrontendAuthRequest,
     FrontendAuthResponse,
 )
@@ -219,6 +221,12 @@ class Plugin:
         self, request: FrontendAuthRequest, *args: Any, **kwargs: Any
     ) -> FrontendAuthResponse | Reply | None:
         """Says who a client is: allow, abstain or deny."""
+        raise NotImplementedError
+
+    async def credential_source_next(
+        self, request: CredentialSourceRequest, *args: Any, **kwargs: Any
+    ) -> CredentialSourceResponse | Reply | None:
+        """Hands out a credential that is kept elsewhere."""
         raise NotImplementedError
 
     async def scheduler_pick(

@@ -14,15 +14,21 @@ from pluginabi.immutable import EMPTY_HEADERS, Headers
 class PoolAttacher:
     """Finds the credential behind a handle and signs with it: with its newest token, as long as it is usable.
 
-    `current` knows a credential as it is now. One that was removed or switched off meanwhile still serves the requests
-    that started with it.
+    `current` knows a credential as it is now, `handed_out` one that a plugin handed out for an attempt. One that was
+    removed or switched off meanwhile still serves the requests that started with it.
     """
 
-    __slots__ = ("_current", "_pool", "_signers")
+    __slots__ = ("_current", "_handed_out", "_pool", "_signers")
 
-    def __init__(self, pool: CredentialPool, current: Callable[[str], Credential | None]) -> None:
+    def __init__(
+        self,
+        pool: CredentialPool,
+        current: Callable[[str], Credential | None],
+        handed_out: Callable[[str], Credential | None] = lambda handle: None,
+    ) -> None:
         self._pool: Final = pool
         self._current: Final = current
+        self._handed_out: Final = handed_out
         self._signers: Final[dict[str, tuple[Credential, Signer]]] = {}
 
     def attach(
@@ -41,7 +47,7 @@ class PoolAttacher:
     def _usable(self, handle: str) -> Credential | None:
         now, at_start = self._current(handle), self._pool.by_handle.get(handle)
         if at_start is None:
-            return now
+            return now or self._handed_out(handle)
         if now is None or now.disabled or now.base_url != at_start.base_url:
             # The request's URLs were made from what it started with.
             return at_start

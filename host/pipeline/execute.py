@@ -38,6 +38,7 @@ from host.pipeline.resolve import recognise, resolve
 from host.pipeline.route import Route, route
 from host.pipeline.sessions import RESPONSES, makes_state, note_made
 from host.pipeline.settle import CompletedObserver, Recorder, Settler
+from host.pipeline.source import has_source, run_from_source
 from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
 from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
 from host.pipeline.translate import translate_response
@@ -185,6 +186,8 @@ class Gateway:
             lane = chosen.lane
             return await run_attempt(self._invoker, self._settler, ex, lane, lane.upstreams[0], None, once)
         plan = resolve(ex, chosen)
+        if has_source(ex, plan):
+            return await run_from_source(self._invoker, self._settler, ex, plan, once)
         if plan.total > 1 and (ex.source == RESPONSES or ex.state.pool.policy.affinity_ttl_s):
             await recognise(ex, plan)
         return await run_attempts(self._invoker, self._settler, ex, plan, once)

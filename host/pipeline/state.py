@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from host.config.model import Config
 from host.credentials.cooldown import REFUSED_TOKEN, CooldownBook
+from host.credentials.handed_out import HandedOut
 from host.credentials.manager import CredentialHealth, CredentialManager
 from host.credentials.policy import RoutingPolicy, policy_of
 from host.credentials.pool import CredentialPool, Health, Tier
@@ -157,6 +158,7 @@ class Parts:
     grouper: Grouper = field(default_factory=Grouper)
     listed: dict[str, Infos] = field(default_factory=dict)
     """Models that a plugin listed for one credential, by its id."""
+    handed_out: HandedOut = field(default_factory=HandedOut)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,7 @@ class GatewayState:
     _listed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current))
+        object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current, self.parts.handed_out.get))
 
     @property
     def policy(self) -> RoutingPolicy:
@@ -246,7 +248,16 @@ class GatewayState:
             return None
         if view.executor is not None and view.executor.scope == "oauth":
             return None
-        credential = _plugin_credential(view, provider_of(view))
+        return self._lane(_plugin_credential(view, provider_of(view)), view, model, method, source, wanted)
+
+    def lane_for(self, credential: Credential, *, model: str, method: str, source: str, wanted: str) -> Lane | None:
+        """A lane of a credential that is not one of the pool's; None when nobody executes its provider that way."""
+        view = self.executor_of(credential)
+        return self._lane(credential, view, model, method, source, wanted) if view is not None else None
+
+    def _lane(
+        self, credential: Credential, view: PluginView, model: str, method: str, source: str, wanted: str
+    ) -> Lane | None:
         offer = Offer(source=_NOBODY, model=model, upstreams=(model,), keys=(canonical(model),), info=_NO_INFO)
         found = self._kind(credential, view, offer, method, source, wanted)
         return found.lane(credential) if isinstance(found, LaneKind) else None
@@ -343,8 +354,7 @@ class GatewayState:
         if formats is None:
             declared = view.executor.input_formats if view.executor is not None else ()
             return [name for name in declared if name not in credential.unsupported_formats] or ["nothing"]
-        binding = self.plugins.binding(view.plugin_id, method)
-        if binding is None:
+        if (binding := self.plugins.binding(view.plugin_id, method)) is None:
             return None
         return LaneKind(
             binding=binding,

@@ -107,6 +107,31 @@ class AuthSaveResponse(Payload, frozen=True, kw_only=True):
     record: CredentialRecord | None = None
 
 
+class CredentialSourceRequest(RequestBound, frozen=True, kw_only=True):
+    """credential_source.next: which credential, kept elsewhere, should serve this attempt?"""
+
+    model: str = ""
+    requested_model: str = ""
+    source_format: str = ""
+    stream: bool = False
+    count: int = 1
+    """1 for the first credential of the request, one more after each that failed."""
+    session: str = ""
+    """The same for requests of one session of one caller; empty when nothing tells."""
+    headers: Headers = field(default_factory=dict)
+
+
+class CredentialSourceResponse(Payload, frozen=True, kw_only=True):
+    """A credential with its secrets in `storage`, as in a credential file; without `record` there is nothing available.
+
+    That is an answer. A source that cannot be reached raises 503 `credential_source_unavailable`, with `retryable`.
+    """
+
+    record: CredentialRecord | None = None
+    model: str = ""
+    """The upstream's name of the model; empty: the client's."""
+
+
 class FrontendAuthRequest(RequestBound, frozen=True, kw_only=True):
     """frontend_auth.authenticate: who is this client? Always sees the client's secrets; the body only on request."""
 

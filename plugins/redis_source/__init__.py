@@ -1,0 +1,1 @@
+"""Credentials that a coordinator hands out request by request, over Redis or Valkey."""

@@ -1,0 +1,161 @@
+"""Credentials that a coordinator hands out over a real Redis, and how its three answers reach the client."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+
+from tests.support.coordinator import SILENT, Coordinator, coordinator
+from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
+from tests.support.proxy import RunningProxy, running_proxy
+from tests.support.redis_server import RedisServer, redis_server
+
+CHAT: dict[str, Any] = {"model": "remote-1", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+@pytest.fixture
+async def asked(server: RedisServer) -> AsyncIterator[Coordinator]:
+    async with coordinator(server.url, lambda question: None) as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(server: RedisServer, upstream: FakeUpstream) -> AsyncIterator[RunningProxy]:
+    local = {
+        "name": "acme",
+        "base-url": f"{upstream.url}/v1",
+        "api-key-entries": [{"api-key": "local"}],
+        "models": [{"name": "m1"}],
+    }
+    section = {"enabled": True, "url": server.url, "timeout-ms": 1000}
+    config = {"openai-compatibility": [local], "plugins": {"configs": {"redis-source": section}}}
+    async with running_proxy(json.dumps(config)) as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield session
+
+
+def credential(upstream: FakeUpstream, key: str) -> dict[str, Any]:
+    auth = {"api_key": key, "base_url": f"{upstream.url}/v1"}
+    return {"provider": "openai-compatible-acme", "id": key, "auth": auth}
+
+
+async def ask(client: aiohttp.ClientSession, proxy: RunningProxy, **changes: Any) -> tuple[int, Any, Any]:
+    """Status, body and headers of one chat."""
+    headers = {"X-Session-ID": "s1", "Authorization": "Bearer of the client"}
+    async with client.post(f"{proxy.url}/v1/chat/completions", json={**CHAT, **changes}, headers=headers) as answer:
+        return answer.status, await answer.json(content_type=None), answer.headers
+
+
+def keys_used(upstream: FakeUpstream) -> list[str]:
+    return [sent.headers["Authorization"].removeprefix("Bearer ") for sent in upstream.requests]
+
+
+async def test_K14_a_credential_is_handed_out_per_attempt_and_the_count_begins_at_one(
+    proxy: RunningProxy, asked: Coordinator, upstream: FakeUpstream, client: aiohttp.ClientSession
+):
+    upstream.behave_for_key("r1", Behaviour(status=429))
+    asked.decide = lambda question: {"credential": credential(upstream, f"r{question['count']}"), "model": "real-name"}
+    status, body, _ = await ask(client, proxy)
+    assert (status, body["choices"][0]["message"]["content"]) == (200, "Hello from upstream")
+    assert keys_used(upstream) == ["r1", "r2"]
+    assert [sent.model for sent in upstream.requests] == ["real-name", "real-name"]
+    assert [question["count"] for question in asked.questions] == [1, 2]
+    first, second = asked.questions
+    assert (first["type"], first["model"]) == ("auth", "remote-1")
+    assert first["session_id"] and first["session_id"] == second["session_id"]
+    assert "authorization" not in first["headers"] and first["headers"]["x-session-id"] == "s1"
+
+    # A stream is served the same way, and what a credential of ours serves is nobody else's business.
+    asked.questions.clear()
+    async with client.post(f"{proxy.url}/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+        assert answer.status == 200 and b"[DONE]" in await answer.read()
+    assert (await ask(client, proxy, model="m1"))[0] == 200
+    assert len(asked.questions) == 2 and keys_used(upstream)[-1] == "local"
+
+
+async def test_K13_the_same_credential_again_ends_the_loop_with_what_the_upstream_said(
+    proxy: RunningProxy, asked: Coordinator, upstream: FakeUpstream, client: aiohttp.ClientSession
+):
+    upstream.behave_for_key("r1", Behaviour(status=429, error={"error": {"message": "slow down", "type": "limit"}}))
+    asked.decide = lambda question: {"credential": credential(upstream, "r1")}
+    status, body, _ = await ask(client, proxy)
+    assert (status, body["error"]["message"]) == (429, "slow down")
+    assert keys_used(upstream) == ["r1"]
+    assert [question["count"] for question in asked.questions] == [1, 2]
+
+
+@pytest.mark.parametrize("after_a_failure", [False, True])
+async def test_nothing_available_is_an_answer_unless_an_upstream_said_something(
+    proxy: RunningProxy,
+    asked: Coordinator,
+    upstream: FakeUpstream,
+    client: aiohttp.ClientSession,
+    after_a_failure: bool,
+):
+    upstream.behave_for_key("r1", Behaviour(status=502, error={"error": {"message": "broken", "type": "x"}}))
+    some = {"credential": credential(upstream, "r1")} if after_a_failure else None
+    asked.decide = lambda question: some if question["count"] == 1 else None
+    with structlog.testing.capture_logs() as logs:
+        status, body, headers = await ask(client, proxy)
+    assert (status, body["error"].get("code")) == ((502, None) if after_a_failure else (503, "auth_not_found"))
+    assert "Retry-After" not in headers
+    assert [entry for entry in logs if entry["event"] == "credential_source.unavailable"] == []
+
+
+async def test_a_coordinator_that_cannot_be_asked_is_an_infrastructure_failure_of_its_own(
+    proxy: RunningProxy, asked: Coordinator, server: RedisServer, client: aiohttp.ClientSession, upstream: FakeUpstream
+):
+    asked.decide = lambda question: SILENT
+    with structlog.testing.capture_logs() as logs:
+        status, body, _ = await ask(client, proxy)
+        assert (status, body["error"]["code"]) == (503, "credential_source_unavailable")
+        await server.stop()
+        status, body, _ = await ask(client, proxy)
+    assert (status, body["error"]["code"]) == (503, "credential_source_unavailable")
+    failures = [entry for entry in logs if entry["event"] == "credential_source.unavailable"]
+    assert [(entry["log_level"], entry["plugin_id"]) for entry in failures] == [("error", "redis-source")] * 2
+    # What needs no coordinator is served all the time, and nothing needs a restart afterwards.
+    assert (await ask(client, proxy, model="m1"))[0] == 200
+    await server.start()
+    async with coordinator(server.url, lambda question: {"credential": credential(upstream, "r1")}):
+        assert (await ask(client, proxy))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        ({"error": {"type": "model_not_found", "message": "no such model"}}, 404, "model_not_found"),
+        ({"error": {"type": "unauthorized", "message": "not you"}}, 401, "unauthorized"),
+        ({"error": {"type": "odd", "message": "something"}}, 502, "odd"),
+        (b"no json", 502, "invalid_auth"),
+        ({"credential": {"provider": "nobody", "id": "x", "auth": {"api_key": "k"}}}, 502, "invalid_auth"),
+        ({"credential": {"id": "x", "auth": {"api_key": "k"}}}, 502, "invalid_auth"),
+    ],
+)
+async def test_errors_of_the_coordinator_keep_their_meaning(
+    proxy: RunningProxy, asked: Coordinator, client: aiohttp.ClientSession, answer: Any, status: int, code: str
+):
+    asked.decide = lambda question: answer
+    found, body, _ = await ask(client, proxy)
+    assert (found, body["error"]["code"]) == (status, code)
