@@ -43,7 +43,9 @@ class PoolParts:
             amend=amend,
             rebuild=rebuild,
         )
-        self._cooldowns: Final = Cooldowns(state, keeps_files=worker.number == 1, tasks=tasks)
+        # Of several workers one writes the files; nodes on a server of the operator's find everything there.
+        keeps_files = worker.number == 1 and not first.config.state.url
+        self._cooldowns: Final = Cooldowns(state, keeps_files=keeps_files, tasks=tasks)
 
     def swapped(self, state: GatewayState) -> None:
         """`state` is the present one."""

@@ -67,6 +67,13 @@ async def test_K6_only_if_absent_keeps_what_is_there_and_is_no_error(state: Redi
     assert await state.store.get("a", "k") == b"1"
 
 
+async def test_K1_a_value_for_a_while_and_only_if_absent_is_one_command(state: RedisState, client: Redis):
+    assert await state.store.set("a", "k", b"1", ttl_s=1000, only_if_absent=True) is True
+    assert await client.pttl("jackfield:a:k") > 990_000
+    assert await state.store.set("a", "k", b"2", ttl_s=5, only_if_absent=True) is False
+    assert await client.pttl("jackfield:a:k") > 990_000
+
+
 async def test_K4_a_life_time_is_rounded_up_and_never_ends_early(state: RedisState, client: Redis):
     await state.store.set("a", "k", b"1", ttl_s=1000.0001)
     left_ms = await client.pttl("jackfield:a:k")

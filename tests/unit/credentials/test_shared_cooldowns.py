@@ -1,0 +1,211 @@
+"""Cooldowns of several nodes that talk to each other: who is right when they disagree, and what is never sent."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from itertools import permutations
+
+import pytest
+
+from host.credentials.classify import Verdict
+from host.credentials.cooldown import CooldownBook
+from host.credentials.shared_cooldowns import CooldownRow, SharedCooldowns, merged
+from host.state.memory import MemoryStore
+from host.state.store import StateStore
+from host.tasks import TaskGroup
+
+LIMIT = Verdict(rotate=True, reason="quota", cooldown_s=100.0, exact=True, quota=True)
+GUESS = Verdict(rotate=True, reason="transient", cooldown_s=60.0)
+
+
+class World:
+    """A server and a clock for all nodes."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+        self.store = MemoryStore(clock=lambda: self.now_s)
+        self.nodes: list[Node] = []
+
+
+class Node:
+    """A node, and a `SharedState` whose messages arrive at once; its own clock begins where it likes."""
+
+    node = "n"
+    nodes = 2
+
+    def __init__(self, world: World, tasks: TaskGroup, *, ahead_s: float = 0.0) -> None:
+        self.world = world
+        self.available = True
+        self.sent: list[bytes] = []
+        self.known = {"a", "b"}
+        self.store: StateStore = world.store
+        self._handlers: list[Callable[[bytes], None]] = []
+        self._actions: list[Callable[[], None]] = []
+        self.tasks = tasks
+        self.book = CooldownBook(clock=lambda: world.now_s - 999_000.0 + ahead_s)
+        self.cooldowns = SharedCooldowns(
+            self.book, self, tasks, accepts=self._accepts, wall_clock=lambda: world.now_s + ahead_s
+        )
+        self.cooldowns.start()
+        world.nodes.append(self)
+
+    def _accepts(self, credential_id: str, *, forced: bool) -> bool:
+        return credential_id in self.known
+
+    async def publish(self, topic: str, message: bytes) -> bool:
+        self.sent.append(message)
+        for other in self.world.nodes:
+            if other is not self and other.available:
+                for handler in other._handlers:
+                    handler(message)
+        return True
+
+    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
+        self._handlers.append(handler)
+
+    def on_available(self, action: Callable[[], None]) -> None:
+        self._actions.append(action)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def settle(self) -> None:
+        async with asyncio.timeout(5):
+            await self.tasks.join()
+
+    async def comes_back(self) -> None:
+        self.available = True
+        for action in self._actions:
+            action()
+        await self.settle()
+
+    def rest_s(self, credential_id: str = "a", model: str = "m") -> float:
+        block = self.book.block(credential_id, model)
+        return 0.0 if block is None else round(block.until_s - self.book.clock(), 3)
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[TaskGroup]:
+    group = TaskGroup("test")
+    yield group
+    await group.stop()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def pair(world: World, tasks: TaskGroup) -> tuple[Node, Node]:
+    return Node(world, tasks), Node(world, tasks)
+
+
+def row(at_s: float, until_s: float, **fields: bool) -> CooldownRow:
+    return CooldownRow(credential="a", model="m", at_s=at_s, until_s=until_s, **fields)
+
+
+@pytest.mark.parametrize(
+    ("rows", "until_s", "ended"),
+    [
+        ([row(1, 50), row(2, 40)], 50, False),
+        ([row(1, 50), row(2, 40, exact=True)], 40, False),
+        ([row(1, 50, exact=True), row(2, 40)], 50, False),
+        ([row(1, 50), row(2, 50, ended=True)], 50, True),
+        ([row(2, 50), row(2, 50, ended=True)], 50, True),
+        ([row(1, 50), row(2, 50, ended=True), row(3, 60)], 60, False),
+    ],
+)
+def test_what_several_nodes_say_means_the_same_in_whichever_order_it_arrives(
+    rows: list[CooldownRow], until_s: float, ended: bool
+):
+    for order in permutations(rows):
+        found = order[0]
+        for other in order[1:]:
+            found = merged(found, other)
+        assert (found.until_s, found.ended) == (until_s, ended)
+
+
+async def test_a_block_and_its_end_reach_the_other_node_and_nothing_is_echoed(pair: tuple[Node, Node]):
+    one, two = pair
+    one.book.failed("a", "m", LIMIT)
+    await one.settle()
+    assert two.rest_s() == 100.0
+    two.world.now_s += 1
+    two.book.succeeded("a", "m", began_s=two.book.clock(), seen_s=two.book.clock())
+    await two.settle()
+    assert one.rest_s() == two.rest_s() == 0.0
+    assert (len(one.sent), len(two.sent)) == (1, 1)
+
+
+async def test_a_block_that_ends_by_itself_is_not_told(pair: tuple[Node, Node], world: World):
+    one, two = pair
+    one.book.failed("a", "m", GUESS)
+    await one.settle()
+    world.now_s += 61
+    for node in pair:
+        node.book.tick()
+        await node.settle()
+    assert (one.rest_s(), two.rest_s(), len(one.sent), len(two.sent)) == (0.0, 0.0, 1, 0)
+    assert await world.store.items("cooldown") == {}
+
+
+async def test_after_the_server_was_away_the_later_evidence_wins_on_both_sides(pair: tuple[Node, Node], world: World):
+    one, two = pair
+    one.book.failed("a", "m", LIMIT)
+    one.book.failed("b", "m", LIMIT)
+    await one.settle()
+    one.available = two.available = False
+    world.now_s += 1
+    two.book.forget("a", "m")
+    one.book.failed("b", "m2", GUESS)
+    await one.settle()
+    assert (one.rest_s("a"), two.rest_s("a"), two.rest_s("b", "m2")) == (99.0, 0.0, 0.0)
+    world.store = MemoryStore(clock=lambda: world.now_s)
+    for node in pair:
+        node.store = world.store
+    await two.comes_back()
+    await one.comes_back()
+    assert (one.rest_s("a"), two.rest_s("a")) == (0.0, 0.0)
+    assert one.rest_s("b", "m2") == two.rest_s("b", "m2") == 60.0
+    assert one.rest_s("b") == two.rest_s("b") == 99.0
+
+
+async def test_a_node_that_comes_later_learns_of_a_credential_when_it_has_it(
+    pair: tuple[Node, Node], world: World, tasks: TaskGroup
+):
+    one, _ = pair
+    one.book.failed("c", "m", LIMIT)
+    one.known.add("c")
+    await one.settle()
+    late = Node(world, tasks)
+    await late.comes_back()
+    assert late.rest_s("c") == 0.0
+    late.known.add("c")
+    late.cooldowns.follow()
+    assert late.rest_s("c") == 100.0
+    # It goes again here: that says nothing about how it does elsewhere.
+    late.known.remove("c")
+    late.book.reset("c")
+    await late.settle()
+    assert one.rest_s("c") == 100.0
+
+
+async def test_a_node_whose_clock_is_behind_can_end_what_another_one_set(world: World, tasks: TaskGroup):
+    ahead, behind = Node(world, tasks, ahead_s=2.0), Node(world, tasks)
+    ahead.book.failed("a", "m", LIMIT)
+    await ahead.settle()
+    behind.book.forget("a", "m")
+    await behind.settle()
+    assert ahead.rest_s() == 0.0
+    behind.book.failed("a", "m", GUESS)
+    await behind.settle()
+    assert ahead.rest_s() == 58.0
+
+
+async def test_a_message_that_cannot_be_read_changes_nothing(pair: tuple[Node, Node]):
+    one, two = pair
+    await one.publish("cooldown", b"\xc1 what")
+    one.book.failed("a", "m", LIMIT)
+    await one.settle()
+    assert two.rest_s() == 100.0
