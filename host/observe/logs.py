@@ -50,6 +50,7 @@ EVENTS: Final = (
     "credential.save_hook_failed",
     "credential.taken_over",
     "credential.watch_failed",
+    "credential_source.unavailable",
     "guardian.died",
     "guardian.not_started",
     "guardian.unreachable",
@@ -132,6 +133,8 @@ _MASKED: Final = "[redacted]"
 _SECRET_FIELD: Final = re.compile(
     r"authorization|api[-_]?key|token$|secret|password|passwd|cookie|credential_value|private[-_]?key", re.IGNORECASE
 )
+_SECRET_PARAMETERS: Final = frozenset({"key", "value", "match", "code", "state"})
+"""Whole names: keys, and what a browser brings back from a login."""
 _SECRET_PARAMETER: Final = re.compile(r"api-key|apikey|api_key|token|secret", re.IGNORECASE)
 
 _SECRET_TEXTS: Final = (
@@ -179,7 +182,7 @@ def mask_query(query: str) -> str:
 def _mask_pair(pair: str) -> str:
     name, equals, value = pair.partition("=")
     plain = name.removesuffix("[]").removesuffix("%5B%5D").lower()
-    if equals and (plain in ("key", "value", "match") or _SECRET_PARAMETER.search(plain)):
+    if equals and (plain in _SECRET_PARAMETERS or _SECRET_PARAMETER.search(plain)):
         return f"{name}={mask_value(value)}"
     return pair
 

@@ -1,0 +1,89 @@
+"""Of several workers whoever is asked answers for all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from host.config.model import Config, RemoteManagement
+from host.credentials.manager import CredentialManager
+from host.credentials.records import Credential
+from host.management.calls import Call
+from host.management.masks import Masks
+from host.management.peers import Answer, for_all_workers
+from host.management.records import Records
+from host.management.table import Endpoint
+from host.management.usage import UsageEndpoints
+from host.observe.logfile import LogFiles
+from pluginabi.immutable import freeze_headers
+from pluginabi.payloads.usage import UsageHandleRequest
+
+
+@dataclass
+class Others:
+    """Two other workers that answer as they were told."""
+
+    documents: Sequence[Any]
+    number: int = 1
+    asked: list[str] = field(default_factory=list)
+
+    async def ask(self, method: str, path: str, body: Any = None) -> list[Answer]:
+        self.asked.append(path)
+        return [Answer(number, 200, document) for number, document in enumerate(self.documents, 2)]
+
+
+def call(**query: str) -> Call:
+    request: Any = type("Request", (), {"raw_path": "/v0/management/x", "transport": None})()
+    made = Call(method="GET", path="/x", request=request, request_id="m1", caller="key")
+    made.query = freeze_headers(query.items())
+    made._body = b""
+    return made
+
+
+async def answered(endpoint: Endpoint, **query: str) -> Any:
+    answer = await endpoint.handler(call(**query))
+    assert isinstance(answer, web.Response) and isinstance(answer.body, bytes)
+    return msgspec.json.decode(answer.body)
+
+
+async def test_usage_of_all_workers_comes_by_time_and_what_is_too_much_waits_for_the_next_call() -> None:
+    config = Config(usage_statistics_enabled=True, remote_management=RemoteManagement(secret_key="k"))
+    records = Records(lambda: config)
+    account = Credential(id="a", provider="p", label="a")
+    records.used(UsageHandleRequest(requested_at="3"), account)
+    others = Others([{"records": [{"timestamp": "1"}, {"timestamp": "5"}]}, {"records": [{"timestamp": "2"}]}])
+    usage: Any = UsageEndpoints(
+        records,
+        CredentialManager(),
+        Masks(lambda: b"", plugin_secrets=lambda plugin_id, section: frozenset()),
+        state=lambda: None,  # type: ignore[arg-type, return-value]
+        files=LogFiles(),
+        peers=others,
+    )
+    take = usage.endpoints()[0]
+    assert [it["timestamp"] for it in await answered(take, count="3")] == ["1", "2", "3"]
+    assert others.asked == ["/usage-queue?count=2"]
+    others.documents = []
+    assert [it["timestamp"] for it in await answered(take, count="9")] == ["5"]
+
+
+async def test_results_of_credentials_are_summed_and_failures_are_put_in_order() -> None:
+    bucket = {"time": "00:00-00:10", "success": 1, "failed": 0}
+    row = {"id": "a", "success": 1, "failed": 2, "recent_requests": [bucket]}
+    errors = {"errors": [{"time": "1"}]}
+    own = {"/auth-files": {"files": [row]}, "/api-key-usage": {"p": {"k": row}}, "/request-errors": errors}
+    theirs = {"/auth-files": {"files": [row]}, "/api-key-usage": {}, "/request-errors": {"errors": [{"time": "2"}]}}
+
+    async def merged(path: str) -> Any:
+        async def handle(call: Call) -> web.Response:
+            return web.Response(body=msgspec.json.encode(own[path]))
+
+        (endpoint,) = for_all_workers(iter([Endpoint("GET", path, handle)]), Others([theirs[path], theirs[path]]))
+        return await answered(endpoint)
+
+    (summed,) = (await merged("/auth-files"))["files"]
+    assert (summed["success"], summed["failed"], summed["recent_requests"][0]["success"]) == (3, 6, 3)
+    assert (await merged("/api-key-usage"))["p"]["k"]["success"] == 1
+    assert [it["time"] for it in (await merged("/request-errors"))["errors"]] == ["2", "2", "1"]
