@@ -13,6 +13,7 @@ from host.cli_login import login
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
 from host.cli_record import record, replay
+from host.cli_simulate import simulate
 
 
 @click.group(cls=PluginFlagGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -159,6 +160,7 @@ main.add_command(login)
 main.add_command(management)
 main.add_command(record)
 main.add_command(replay)
+main.add_command(simulate)
 plugins.add_command(new)
 plugins.add_command(dev)
 plugins.add_command(plugins_config)

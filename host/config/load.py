@@ -6,7 +6,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.upstream import InvalidRequest, parse_proxy
 
+SectionT = typing.TypeVar("SectionT", bound=Section)
 PLUGIN_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 _HOST_KEYS: Final = ("enabled", "priority")
 _DURATION_KEYS: Final = frozenset(
@@ -90,6 +91,23 @@ def parse_config(text: str, *, file: str) -> LoadedConfig:
     config, removed = sanitise.sanitise(config)
     warnings = [*walk.warnings, *(Problem(file, walk.line_of(tree, key), message) for key, message in removed)]
     return LoadedConfig(config, tuple(warnings), text)
+
+
+def parse_sections(text: str, kind: type[SectionT], *, file: str) -> tuple[SectionT, Callable[[str], int]]:
+    """Another YAML file of the same kind as the config: its value, and the line of a path in it (`a.b[2].c`).
+
+    As strict as `parse_config`. Raises ConfigError.
+    """
+    tree = parse_yaml(text, file)
+    walk = _Walk(file)
+    plain = walk.section(tree, kind, path="")
+    if walk.problems:
+        raise ConfigError(sorted(walk.problems, key=lambda problem: problem.line))
+    try:
+        value = msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError([walk.type_problem(tree, error)]) from None
+    return value, lambda path: walk.line_of(tree, path)
 
 
 def dump_subtree(tree: Any, *, like: str = "") -> str:

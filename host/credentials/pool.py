@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class Health:
     """What only one account can read to its credential."""
     wall_clock: Callable[[], float] = time.time
     sleep: Sleep = asyncio.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+    """Spreads what waits for the same moment."""
     pool_cursors: Cursors = field(default_factory=lambda: Cursors(limit=65_536))
     """Of alias pools, per credential."""
     ready: dict[str, tuple[object, ...]] = field(default_factory=dict)

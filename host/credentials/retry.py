@@ -1,6 +1,7 @@
 """Rounds over the credentials: who may be tried now, and whether another round is worth a wait (spec 5.7, 12.3)."""
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 from host.credentials.classify import Verdict
@@ -82,6 +83,6 @@ def wait_before_round(
     return wait_s if wait_s <= search.policy.max_wait_s or not wait_s else None
 
 
-def with_jitter(wait_s: float, limit_s: float) -> float:
+def with_jitter(wait_s: float, limit_s: float, *, uniform: Callable[[float, float], float] = random.uniform) -> float:
     """The wait plus up to a quarter of it, so that not everybody comes back in the same moment."""
-    return min(wait_s + random.uniform(0.0, min(wait_s / 4, MAX_JITTER_S)), max(limit_s, wait_s))
+    return min(wait_s + uniform(0.0, min(wait_s / 4, MAX_JITTER_S)), max(limit_s, wait_s))

@@ -49,7 +49,7 @@ async def _wait(ex: Execution, search: Search, wait_s: float) -> bool:
     if health.waiting >= MAX_WAITING:
         ex.record("round_refused", why="too many requests wait already", waiting=health.waiting)
         return False
-    wait_s = with_jitter(wait_s, search.policy.max_wait_s)
+    wait_s = with_jitter(wait_s, search.policy.max_wait_s, uniform=health.uniform)
     ex.record("round", number=search.round, after_s=round(wait_s, 3))
     health.waiting += 1
     try:

@@ -1,0 +1,99 @@
+"""`jackfield simulate`: a scenario under one policy or several."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import structlog
+
+from host.config.load import ConfigError
+from host.simulate.oracle import oracle
+from host.simulate.policies import BUILT_IN, Policy, PolicyError, built_in, plugin
+from host.simulate.report import SimulationReport, policy_report, table
+from host.simulate.run import play
+from host.simulate.scenario import Scenario, load_scenario, shipped
+from host.simulate.workload import arrivals
+
+
+async def simulate(
+    scenario: Scenario, policies: Sequence[Policy], *, name: str = "scenario", seed: int | None = None
+) -> SimulationReport:
+    """Every policy over the same requests and the same luck. `seed` None: the scenario's. Raises PolicyError."""
+    chosen = scenario.seed if seed is None else seed
+    requests = arrivals(scenario, chosen)
+    best = oracle(scenario, requests, chosen)
+    found = []
+    for policy in policies:
+        played = await play(scenario, policy, requests, chosen)
+        found.append(policy_report(policy.name, played, best, scenario.duration_s))
+    return SimulationReport(
+        scenario=name,
+        seed=chosen,
+        duration_s=scenario.duration_s,
+        requests=len(requests),
+        oracle_served=best.served,
+        oracle_wait_mean_ms=round(best.waited_s * 1000 / best.served, 1) if best.served else 0.0,
+        policies=found,
+    )
+
+
+def simulate_command(
+    text: str,
+    *,
+    strategies: Sequence[str],
+    plugins: Sequence[str],
+    plugin_config: str | None,
+    compare: bool,
+    seed: int | None,
+    as_json: bool,
+) -> int:
+    """Simulate and print; 0 when it was done, 2 when it cannot be."""
+    try:
+        path = shipped().get(text, Path(text))
+        scenario = load_scenario(path)
+        policies = _policies(scenario, strategies, plugins, plugin_config, compare=compare)
+        with _logs_of_trouble():
+            report = asyncio.run(simulate(scenario, policies, name=path.stem, seed=seed))
+    except (ConfigError, PolicyError) as error:
+        click.echo(str(error), err=True)
+        return 2
+    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode() if as_json else table(report))
+    return 0
+
+
+def list_command() -> int:
+    """Print the scenarios that come with the program."""
+    for name, path in shipped().items():
+        click.echo(f"{name:<20} {load_scenario(path).description}")
+    return 0
+
+
+def _policies(
+    scenario: Scenario, strategies: Sequence[str], plugins: Sequence[str], plugin_config: str | None, *, compare: bool
+) -> list[Policy]:
+    config: Mapping[str, Any] | None = None
+    if plugin_config is not None:
+        try:
+            config = msgspec.json.decode(plugin_config, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            raise PolicyError(f"--plugin-config: {error}") from None
+    wanted = [*(BUILT_IN if compare else ()), *strategies]
+    if not wanted and not plugins:
+        wanted = [scenario.gateway.routing.strategy or "round-robin"]
+    named = {policy.name: policy for policy in map(built_in, wanted)}
+    return [*named.values(), *(plugin(it, config) for it in plugins)]
+
+
+@contextmanager
+def _logs_of_trouble() -> Iterator[None]:
+    """Only errors are worth a line: a simulated outage is no event."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40), cache_logger_on_first_use=False)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
