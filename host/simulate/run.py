@@ -173,9 +173,7 @@ class _Upstreams:
 def _error_of(upstream: Upstream, refusal: Refusal) -> ErrorBody:
     """As an executor reports it."""
     if not refusal.status:
-        return ErrorBody(
-            message="connection refused", code="upstream_unreachable", http_status=502, scope="connection"
-        )
+        return ErrorBody(message="connection refused", code="upstream_unreachable", http_status=502, scope="connection")
     error = ErrorBody(
         message=f"simulated {refusal.status}", code="upstream_error", http_status=refusal.status, origin="upstream"
     )
@@ -206,9 +204,7 @@ def _credential(upstream: Upstream, manager: CredentialManager) -> Credential:
 def _config(scenario: Scenario, policy: Policy) -> Config:
     gateway = scenario.gateway
     routing = gateway.routing if policy.strategy is None else replace(gateway.routing, strategy=policy.strategy)
-    fields: dict[str, Any] = {
-        name: getattr(gateway, name) for name in gateway.__struct_fields__ if name != "routing"
-    }
+    fields: dict[str, Any] = {name: getattr(gateway, name) for name in gateway.__struct_fields__ if name != "routing"}
     return Config(directory=str(Path.cwd()), routing=routing, **fields)
 
 

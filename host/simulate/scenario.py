@@ -1,4 +1,4 @@
-"""The scenario file: providers with limits and faults, and who asks them. Strict, with file and line of every mistake."""
+"""The scenario file: providers with limits and faults, and who asks them. Every mistake is told with file and line."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

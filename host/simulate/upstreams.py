@@ -1,4 +1,4 @@
-"""What one credential's upstream does to a request: by its limits, its outages, and chance that no policy can change."""
+"""What one credential's upstream does to a request: by its limits, its outages, and chance that no policy changes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,22 +38,21 @@ class Quota:
     tokens: int | None
     per_s: float
     start_s: float
-    window: int = 0
-    used_requests: int = 0
-    used_tokens: int = 0
+    used: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Requests and tokens by window: the oracle fills later windows before it is done with earlier ones."""
 
     def fits(self, at_s: float, tokens: int) -> bool:
         """Whether a request of this size is within the limit."""
-        self._turn(at_s)
-        if self.requests is not None and self.used_requests + 1 > self.requests:
+        used_requests, used_tokens = self.used.get(self._window_of(at_s), (0, 0))
+        if self.requests is not None and used_requests + 1 > self.requests:
             return False
-        return self.tokens is None or self.used_tokens + tokens <= self.tokens
+        return self.tokens is None or used_tokens + tokens <= self.tokens
 
     def take(self, at_s: float, tokens: int) -> None:
         """Count a request."""
-        self._turn(at_s)
-        self.used_requests += 1
-        self.used_tokens += tokens
+        window = self._window_of(at_s)
+        used_requests, used_tokens = self.used.get(window, (0, 0))
+        self.used[window] = used_requests + 1, used_tokens + tokens
 
     def resets_at_s(self, at_s: float) -> float:
         """When the next window begins."""
@@ -61,11 +60,6 @@ class Quota:
 
     def _window_of(self, at_s: float) -> int:
         return math.floor((at_s - self.start_s) / self.per_s)
-
-    def _turn(self, at_s: float) -> None:
-        window = self._window_of(at_s)
-        if window != self.window:
-            self.window, self.used_requests, self.used_tokens = window, 0, 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,7 +125,7 @@ class Upstream:
 
 
 def upstreams(scenario: Scenario, seed: int) -> dict[str, Upstream]:
-    """Every credential with nothing used yet, by id (`provider/credential`, numbered from 1 where there are several)."""
+    """Every credential with nothing used yet, by id: `provider/credential`, numbered where there are several."""
     made: dict[str, Upstream] = {}
     for provider in scenario.providers:
         for entry in provider.credentials:
