@@ -29,6 +29,7 @@ LAYERS = {
     "recording": {"credentials", "runtime"},
     "flags": {"runtime"},
     "scaffold": {"runtime"},
+    "simulate": {"pipeline", "credentials", "runtime"},
 }
 LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream", "worker"}
 """Every layer may import these."""

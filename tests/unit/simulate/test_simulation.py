@@ -44,7 +44,7 @@ async def one(text: str, *policies: Policy) -> tuple[int, PolicyReport]:
     return report.oracle_served, report.policies[0]
 
 
-async def test_a_quota_of_three_serves_three_of_six_and_is_asked_once_too_often():
+async def test_a_quota_of_three_serves_three_of_six_and_is_asked_once_too_often() -> None:
     best, found = await one(text_of({"name": "a", "quotas": [{"requests": 3}]}))
     assert (best, found.served, found.regret) == (3, 3, 0)
     assert (found.tries, found.wasted_by_status) == (4, {"429": 1})
@@ -52,7 +52,7 @@ async def test_a_quota_of_three_serves_three_of_six_and_is_asked_once_too_often(
     assert found.client_errors == {"429": 3}
 
 
-async def test_whoever_may_wait_is_served_after_the_reset_by_policy_and_oracle_alike():
+async def test_whoever_may_wait_is_served_after_the_reset_by_policy_and_oracle_alike() -> None:
     gateway = {"request-retry": 1, "max-retry-interval": "60s"}
     report = await report_of(text_of({"name": "a", "quotas": [{"requests": 3}]}, gateway=gateway))
     (found,) = report.policies
@@ -63,25 +63,25 @@ async def test_whoever_may_wait_is_served_after_the_reset_by_policy_and_oracle_a
     assert 30_000 <= found.wait_p99_ms <= 32_000
 
 
-async def test_a_quota_of_tokens_counts_sizes():
+async def test_a_quota_of_tokens_counts_sizes() -> None:
     best, found = await one(text_of({"name": "a", "quotas": [{"tokens": 2500}]}, work={"tokens": 1000}))
     assert (best, found.served) == (2, 2)
 
 
-async def test_windows_begin_where_the_scenario_says():
+async def test_windows_begin_where_the_scenario_says() -> None:
     quota = {"requests": 1, "per": "20s", "start": "10s"}
     # Windows: before 10 s, 10-30, 30-50, from 50 on; the arrivals 0, 10, 30, 50 are the first in theirs.
     best, _ = await one(text_of({"name": "a", "quotas": [quota]}))
     assert best == 4
 
 
-async def test_a_short_refusal_that_sets_a_credential_aside_for_long_is_regretted():
+async def test_a_short_refusal_that_sets_a_credential_aside_for_long_is_regretted() -> None:
     best, found = await one(text_of({"name": "a", "outages": [{"from": 0, "to": "10s", "status": 401}]}))
     assert (best, found.served, found.regret, found.tries) == (5, 0, 5, 1)
     assert found.client_errors == {"401": 1, "503": 5}
 
 
-async def test_a_failed_credential_is_replaced_and_back_after_its_rest():
+async def test_a_failed_credential_is_replaced_and_back_after_its_rest() -> None:
     credentials = {"name": "a", "outages": [{"from": 0, "to": "5s"}]}, {"name": "b"}
     best, found = await one(
         text_of(*credentials, gateway={"transient-error-cooldown-seconds": 25}), built_in("fill-first")
@@ -90,7 +90,7 @@ async def test_a_failed_credential_is_replaced_and_back_after_its_rest():
     assert found.served_by == {"acme/a": 3, "acme/b": 3}
 
 
-async def test_turns_go_by_weight_and_by_priority():
+async def test_turns_go_by_weight_and_by_priority() -> None:
     weighted = text_of({"name": "a", "weight": 2}, {"name": "b"})
     _, found = await one(weighted, built_in("wrr"))
     assert found.served_by == {"acme/a": 4, "acme/b": 2}
@@ -98,7 +98,7 @@ async def test_turns_go_by_weight_and_by_priority():
     assert found.served_by == {"acme/b": 6}
 
 
-async def test_sessions_stay_with_affinity_and_move_without():
+async def test_sessions_stay_with_affinity_and_move_without() -> None:
     work = {"sessions": 1}
     _, without = await one(text_of({"name": "a", "count": 3}, work=work))
     affine = {"routing": {"session-affinity": True}}
@@ -106,7 +106,7 @@ async def test_sessions_stay_with_affinity_and_move_without():
     assert (without.moves, kept.moves) == (5, 0)
 
 
-async def test_chance_is_the_same_for_the_same_seed_and_every_policy_and_differs_with_the_seed():
+async def test_chance_is_the_same_for_the_same_seed_and_every_policy_and_differs_with_the_seed() -> None:
     text = text_of(
         {"name": "a", "count": 4, "quotas": [{"requests": 30}]},
         gateway={"request-retry": 2, "max-retry-interval": "5s"},
@@ -120,7 +120,7 @@ async def test_chance_is_the_same_for_the_same_seed_and_every_policy_and_differs
     assert b'"connection"' in first and b'"500"' in first
 
 
-async def test_a_class_in_a_file_decides_and_what_it_leaves_goes_by_the_scenarios_strategy(tmp_path: Path):
+async def test_a_class_in_a_file_decides_and_what_it_leaves_goes_by_the_scenarios_strategy(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from pluginapi import *\n\n"
@@ -137,19 +137,19 @@ async def test_a_class_in_a_file_decides_and_what_it_leaves_goes_by_the_scenario
     assert found.served_by == {"acme/a": 6}
 
 
-async def test_a_plugin_folder_runs_as_the_process_that_it_is():
+async def test_a_plugin_folder_runs_as_the_process_that_it_is() -> None:
     pinned = plugin(str(EXAMPLES / "pinned-scheduler"), {"auth_id": "acme/b"})
     _, found = await one(text_of({"name": "a"}, {"name": "b"}), pinned)
     assert (found.policy, found.served_by) == ("pinned-scheduler", {"acme/b": 6})
 
 
 @pytest.mark.parametrize("text", ["nowhere", "nowhere.py:Policy", str(EXAMPLES)])
-def test_a_plugin_that_is_not_there_is_named(text: str):
+def test_a_plugin_that_is_not_there_is_named(text: str) -> None:
     with pytest.raises(PolicyError, match=r"nowhere|plugin\.toml"):
         plugin(text)
 
 
-async def test_a_plugin_without_a_scheduler_is_refused(tmp_path: Path):
+async def test_a_plugin_without_a_scheduler_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("from pluginapi import *\n\nclass Nothing(Plugin):\n    pass\n")
     with pytest.raises(PolicyError, match=r"Nothing: "):
@@ -188,7 +188,7 @@ workload:
         ("name: acme", "{name: acme, models: [x]}", "no provider has the model 'm'"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(before: str, after: str, problem: str):
+def test_a_mistake_is_told_with_its_line(before: str, after: str, problem: str) -> None:
     if after.startswith("{name: acme, "):
         after = after.strip("{}").replace(", ", "\n    ", 1)
     if after.startswith("{per-minute: 6, "):
@@ -198,12 +198,12 @@ def test_a_mistake_is_told_with_its_line(before: str, after: str, problem: str):
     assert problem in str(raised.value)
 
 
-def test_the_shipped_scenarios_are_valid_and_say_what_they_are():
+def test_the_shipped_scenarios_are_valid_and_say_what_they_are() -> None:
     assert len(shipped()) >= 5
     assert all(load_scenario(path).description for path in shipped().values())
 
 
-def test_the_command_compares_lists_and_refuses(tmp_path: Path):
+def test_the_command_compares_lists_and_refuses(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(GOOD)
     run = CliRunner().invoke
@@ -222,7 +222,7 @@ def test_the_command_compares_lists_and_refuses(tmp_path: Path):
     assert run(main, ["simulate", "outage", "--policy", "best"]).exit_code == 2
 
 
-async def test_virtual_time_goes_to_whoever_is_next_and_hands_on_what_was_raised():
+async def test_virtual_time_goes_to_whoever_is_next_and_hands_on_what_was_raised() -> None:
     time, seen = VirtualTime(), list[tuple[str, float]]()
 
     async def waiter(name: str, *delays_s: float) -> None:
