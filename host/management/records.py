@@ -41,11 +41,12 @@ class Records:
     def wants_usage(self) -> bool:
         """Switching it off forgets what is queued."""
         config = self._config()
-        has_key = bool(config.remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY))
-        if not (config.usage_statistics_enabled and has_key):
+        is_on = config.usage_statistics_enabled and bool(
+            config.remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY)
+        )
+        if not is_on and self._queue:
             self._queue.clear()
-            return False
-        return True
+        return is_on
 
     def used(self, record: UsageHandleRequest, credential: Credential) -> None:
         """Queue a record, encoded: nothing of the request is kept alive by it."""
