@@ -123,7 +123,9 @@ class RedisSource(Plugin):
             await self._withdraw(data)
             raise unavailable(f"the coordinator did not answer within {self._settings.timeout_ms} ms") from None
         except (RedisError, OSError) as error:
-            raise unavailable(f"the server of the coordinator cannot be reached: {error}") from error
+            # Where the server is concerns the operator, not the client.
+            ctx.log.error("redis_source.unreachable", reason=str(error) or type(error).__name__)
+            raise unavailable("the server of the coordinator cannot be reached") from error
         return _response_of(answered)
 
     def _question(self, request: CredentialSourceRequest) -> Question:

@@ -132,6 +132,7 @@ async def test_a_coordinator_that_cannot_be_asked_is_an_infrastructure_failure_o
         assert (status, body["error"]["code"]) == (503, "credential_source_unavailable")
         await server.stop()
         status, body, _ = await ask(client, proxy)
+        assert str(server.port) not in body["error"]["message"]
     assert (status, body["error"]["code"]) == (503, "credential_source_unavailable")
     failures = [entry for entry in logs if entry["event"] == "credential_source.unavailable"]
     assert [(entry["log_level"], entry["plugin_id"]) for entry in failures] == [("error", "redis-source")] * 2
