@@ -5,8 +5,11 @@ import json
 import os
 import re
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from aiohttp import ClientSession, TCPConnector
 
 from tests.support.proxy import ServeProcess, run_command, serve_process
@@ -24,6 +27,13 @@ plugins:
       prices: {"*": {input: 1000000}}
 """
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A short path: the control sockets lie below it, and systems limit how long the name of a socket is."""
+    with tempfile.TemporaryDirectory(prefix="jf-") as made:
+        yield Path(made)
 
 
 async def one_each(url: str, *, asked: int) -> list[tuple[int, str]]:
@@ -58,8 +68,8 @@ async def ready(served: ServeProcess, *, after: int = 0) -> str:
     return str(entry["url"])
 
 
-async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(tmp_path: Path):
-    config = tmp_path / "config.yaml"
+async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(directory: Path):
+    config = directory / "config.yaml"
     config.write_text(CONFIG)
     async with serve_process(config, "--demo", wait_ready=False) as served:
         url = await ready(served)
@@ -102,8 +112,8 @@ async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(
         assert [pid for pid in children if alive(pid)] == []
 
 
-async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path):
-    config = tmp_path / "config.yaml"
+async def test_workers_end_with_a_parent_that_was_killed(directory: Path):
+    config = directory / "config.yaml"
     config.write_text(CONFIG)
     async with serve_process(config, "--demo", wait_ready=False) as served:
         await ready(served)
@@ -120,8 +130,8 @@ async def test_workers_end_with_a_parent_that_was_killed(tmp_path: Path):
             os.close(descriptor)
 
 
-async def test_a_worker_that_cannot_start_ends_everything_with_its_reason(tmp_path: Path):
-    config = tmp_path / "config.yaml"
+async def test_a_worker_that_cannot_start_ends_everything_with_its_reason(directory: Path):
+    config = directory / "config.yaml"
     config.write_text(CONFIG + "tls: {enable: true}\n")
     async with serve_process(config, wait_ready=False) as served:
         assert await served.exit_code() == 69
