@@ -52,11 +52,13 @@ from host.runtime.handle import EMPTY_SNAPSHOT, PluginSnapshot
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.runtime.scope import CallScope
+from host.shadow.run import Shadows
 from host.sharing import Sharing
 from host.state.opening import StateSetupError, open_state
 from host.tasks import TaskGroup
 from host.upstream import ClientLimits, UpstreamClient
 from host.web.app import make_app
+from host.web.tls import TlsProblem, tls_context
 from host.worker import SOLO, Worker
 
 log = structlog.get_logger("host.app")
@@ -241,9 +243,7 @@ class Proxy:
         self.gateway = self._make_gateway(state)
         self.pool_parts = self._pool_parts()
         self.callbacks.models = self.gateway.models
-        self.recordings = Recordings(
-            invoker=self.invoker, callbacks=self.callbacks, status=self.registry.status, secrets=self._secrets
-        )
+        self._listen_to_calls()
         access = Access(invoker=self.invoker, state=lambda: self.gateway.state, trace=self.trace)
         self.access = Door(access, self._ready)
         tasks = TaskGroup("management")
@@ -254,6 +254,13 @@ class Proxy:
 
     def _make_gateway(self, state: GatewayState) -> Gateway:
         return Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records)
+
+    def _listen_to_calls(self) -> None:
+        """Recordings, and copies for shadows; neither costs a call anything while there is none."""
+        self.recordings = Recordings(
+            invoker=self.invoker, callbacks=self.callbacks, status=self.registry.status, secrets=self._secrets
+        )
+        Shadows(self.registry, invoker=self.invoker, callbacks=self.callbacks, secrets=self._secrets)
 
     def _open_state(self) -> None:
         try:
@@ -346,21 +353,10 @@ class Proxy:
         log.info("management.listening", url=listener.url)
 
     def _tls_context(self) -> ssl.SSLContext | None:
-        tls = self.config.tls
-        if not tls.enable:
-            return None
-        files = {name: config_path(self.config, getattr(tls, name)) for name in ("cert", "key") if getattr(tls, name)}
-        for name in ("cert", "key"):
-            if name not in files:
-                raise StartError(f"`tls.enable` is true and `tls.{name}` is missing: the path of a PEM file")
-            if not os.path.isfile(files[name]):
-                raise StartError(f"`tls.{name}`: {files[name]} is no file")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            context.load_cert_chain(files["cert"], files["key"])
-        except OSError as error:
-            raise StartError(f"`tls.cert` and `tls.key` cannot be used: {error}") from None
-        return context
+            return tls_context(self.config)
+        except TlsProblem as error:
+            raise StartError(str(error)) from None
 
     async def _apply_plugins(self, config: Config | None = None) -> None:
         """Start, stop and upgrade plugins for `config` (the present one), then swap the state in one assignment."""

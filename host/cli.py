@@ -13,6 +13,7 @@ from host.cli_login import login
 from host.cli_management import management, plugins_config, plugins_logs, plugins_reset
 from host.cli_options import CONFIG_OPTION
 from host.cli_record import record, replay
+from host.cli_shadow import shadow
 from host.cli_simulate import simulate
 
 
@@ -166,3 +167,4 @@ plugins.add_command(dev)
 plugins.add_command(plugins_config)
 plugins.add_command(plugins_reset)
 plugins.add_command(plugins_logs)
+plugins.add_command(shadow)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from host import control
 from host.app import discover_plugins, public_listener_problem
 from host.cli_flags import NATIVE
+from host.cli_shadows import summary
 from host.config.load import ConfigError, LoadedConfig, load_config
 from host.config.model import Config
 from host.flags.table import flag_table
@@ -260,6 +261,8 @@ def _print_table(rows: Sequence[Row]) -> None:
         click.echo("  ".join([*padded, cells[-1]]).rstrip())
         for line in row.get("stderr", ())[-STDERR_LINES:]:
             click.echo(f"    | {line}")
+        if row.get("shadow"):
+            click.echo(f"    {summary(row['shadow'])}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

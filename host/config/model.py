@@ -171,6 +171,17 @@ class PluginPolicyLimits(Section, frozen=True, kw_only=True):
     open_files: int | None = None
 
 
+class PluginShadow(Section, frozen=True, kw_only=True):
+    """Another version of the plugin that gets copies of its calls; its answers are compared and never used."""
+
+    dir: str = ""
+    """Folder with its `plugin.toml`; relative to the config file. Empty: no shadow."""
+    sample: float = 1.0
+    """Share of the requests whose calls are copied, 0 to 1."""
+    timeout: Duration = 0
+    """For its answers; 0: what the plugin itself is given for the method."""
+
+
 class PluginPolicy(Section, frozen=True, kw_only=True):
     """`plugins.policy.<id>`: what the operator allows. Never shown to the plugin, never writable over HTTP."""
 
@@ -187,6 +198,7 @@ class PluginPolicy(Section, frozen=True, kw_only=True):
     """Of its process by the kernel: what there is; all of it, or it does not start; none."""
     read_paths: Sequence[str] = ()
     """Files and directories that its confined process may read beside its own folder."""
+    shadow: PluginShadow = field(default_factory=PluginShadow)
 
 
 class PluginSection(Section, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """One answer for all workers: whichever of them is asked also asks the others, and puts the answers together."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -114,7 +115,30 @@ def _joined(number: int, own: Mapping[str, Any], others: Sequence[tuple[int, Map
     joined["workers"] = [
         {"worker": worker, **{name: row.get(name) for name in _ROW if name in row}} for worker, row in rows
     ]
+    if shadows := [row["shadow"] for _, row in rows if row.get("shadow")]:
+        joined["shadow"] = _all_of_shadow(shadows)
     return joined
+
+
+def _all_of_shadow(shadows: Sequence[Mapping[str, Any]]) -> Document:
+    """The shadow of each worker as one: counts are sums; the first that is not ready decides what is said of it."""
+    joined = dict(next((it for it in shadows if it["state"] != "ready"), shadows[0]))
+    for name in ("equal", "different", "error", "timeout", "dropped"):
+        joined[name] = sum(it[name] for it in shadows)
+    joined["refused"] = _sums(it["refused"] for it in shadows)
+    methods = {method for it in shadows for method in it["methods"]}
+    joined["methods"] = {method: _sums(it["methods"].get(method, {}) for it in shadows) for method in sorted(methods)}
+    examples = [example for it in shadows for example in it["examples"]]
+    joined["examples"] = sorted(examples, key=lambda example: str(example["at"]))
+    joined["last_error"] = next((it["last_error"] for it in shadows if it["last_error"]), "")
+    return joined
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
 
 
 def _latest(number: int, own: Document, others: PeerAnswers) -> Document:

@@ -14,7 +14,9 @@ from host.runtime.manifest import ConfigField, Manifest
 from host.runtime.status import PluginStatus
 
 _RUNNING: Final = (PluginState.READY, PluginState.UNRESPONSIVE)
-_OWN_TEXTS: Final = ("name", "version", "reason", "stderr", "logo", "config_fields", "menus", "metadata", "description")
+_OWN_TEXTS: Final = (
+    *("name", "version", "reason", "stderr", "logo", "config_fields", "menus", "metadata", "description", "shadow"),
+)
 """Members with texts that the plugin chose."""
 
 

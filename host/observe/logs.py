@@ -112,6 +112,8 @@ EVENTS: Final = (
     "proxy.ready",
     "route.refused",
     "settle.too_late",
+    "shadow.blocked",
+    "shadow.start_failed",
     "state.available",
     "state.not_published",
     "state.not_written",

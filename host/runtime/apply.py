@@ -4,7 +4,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,7 +34,7 @@ from host.runtime.policy import PolicyError
 from host.runtime.resolve import UnresolvedValue
 from host.runtime.retirement import Retirement
 from host.runtime.snapshot import RegistrationError, SnapshotLeases, build_snapshot
-from host.runtime.status import PluginStatus, status_of_slot, status_of_source, statuses_of_unusable
+from host.runtime.status import PluginStatus, ShadowStatus, status_of_slot, status_of_source, statuses_of_unusable
 from host.tasks import TaskGroup
 from pluginabi.errors import AbiError
 from pluginabi.methods import PLUGIN_METHODS
@@ -47,6 +47,17 @@ STOP_DRAIN_S: Final = 10.0
 _NOT_SERVING: Final = frozenset({PluginState.FAILED, PluginState.BACKOFF, PluginState.STOPPED})
 
 SnapshotListener = Callable[[PluginSnapshot], None]
+
+
+class ShadowKeeper(Protocol):
+    """Runs other versions of plugins beside them; see `host.shadow`."""
+
+    def follow(self, config: Config) -> None:
+        """Plugins or configuration may have changed."""
+
+    def status(self, plugin_id: str) -> ShadowStatus | None: ...
+
+    async def stop(self) -> None: ...
 
 
 class PluginRegistry:
@@ -73,6 +84,7 @@ class PluginRegistry:
     ) -> None:
         self.snapshot: PluginSnapshot = EMPTY_SNAPSHOT
         self.on_change = on_change
+        self.shadows: ShadowKeeper | None = None
         self._carriers: Final = carriers
         self._callbacks: Final = callbacks
         self._invoker: Final = invoker
@@ -168,13 +180,18 @@ class PluginRegistry:
             generations = [slot.current for slot in self._slots.values()]
             self._slots.clear()
             self.snapshot = EMPTY_SNAPSHOT
+            if self.shadows is not None:
+                await self.shadows.stop()
             await self._retirement.stop_all(generations, drain_s=STOP_DRAIN_S)
             self._carriers.stop()
 
     def statuses(self) -> list[PluginStatus]:
         """Every plugin that was found or runs, by id; broken and shadowed ones last."""
-        refused = self._callbacks.refusals
-        rows = [status_of_slot(slot, refused.of(plugin_id)) for plugin_id, slot in self._slots.items()]
+        refused, shadows = self._callbacks.refusals, self.shadows
+        rows = [
+            status_of_slot(slot, refused.of(plugin_id), shadows.status(plugin_id) if shadows is not None else None)
+            for plugin_id, slot in self._slots.items()
+        ]
         needed = self._needed(self._config)
         rows += [
             status_of_source(source, self._config, source.plugin_id in needed)
@@ -187,6 +204,10 @@ class PluginRegistry:
         """The row of one plugin that can be used."""
         unusable = ("broken", "shadowed")
         return next((row for row in self.statuses() if row.id == plugin_id and row.state not in unusable), None)
+
+    def runs(self, plugin_id: str) -> bool:
+        """Whether the configuration wants a plugin, ready or not."""
+        return plugin_id in self._slots
 
     def source(self, plugin_id: str) -> PluginSource | None:
         """Where a plugin that runs or was found comes from, with its manifest."""
@@ -398,6 +419,8 @@ class PluginRegistry:
         self._leases.issue(snapshot)
         self.snapshot = snapshot
         self._retirement.published()
+        if self.shadows is not None:
+            self.shadows.follow(self._config)
         return snapshot
 
     def _changed(self) -> None:

@@ -1,14 +1,15 @@
 """The seam between the pipeline and plugins: handles, bindings and the snapshot. Both carriers look alike above it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from host.runtime.scope import CallScope
+from host.runtime.scope import CallScope, RequestScope
 from pluginabi.body import StreamItem
+from pluginabi.errors import AbiError
 from pluginabi.frames import Usage
 from pluginabi.methods import OnError
 from pluginabi.payloads.common import ModelInfo, Payload
@@ -102,6 +103,23 @@ class Binding:
 
     def may(self, permission: str) -> bool:
         return permission in self.permissions
+
+
+class CopiedCall(Protocol):
+    """A call that another version of the plugin will get as well; told how it ended."""
+
+    def answered(self, result: Any) -> None: ...
+
+    def failed(self, failure: AbiError) -> None: ...
+
+
+class CallCopier(Protocol):
+    """Copies calls for shadows; see `host.shadow`. Must not raise and must not wait."""
+
+    def take(
+        self, binding: "Binding", build: Callable[["Binding"], Payload], request: RequestScope | None
+    ) -> CopiedCall | None:
+        """A copy of a call that is about to be made; None for one that is not compared."""
 
 
 class CallTap(Protocol):

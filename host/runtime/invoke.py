@@ -9,7 +9,7 @@ import structlog
 from msgspec import UNSET, Struct, UnsetType
 
 from host.errors import to_error_body
-from host.runtime.handle import Binding, CallTap, Reply
+from host.runtime.handle import Binding, CallCopier, CallTap, Reply
 from host.runtime.scope import CallScope, RequestScope
 from pluginabi.body import StreamItem
 from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTimeout, PluginTransportError
@@ -44,11 +44,13 @@ class Answer(Struct, frozen=True):
 class Invoker:
     """Calls plugins, one binding at a time."""
 
-    __slots__ = ("_observe", "tap")
+    __slots__ = ("_observe", "copier", "tap")
 
     def __init__(self, *, observe: CallObserver | None = None) -> None:
         self.tap: CallTap | None = None
         """Set while calls are recorded."""
+        self.copier: CallCopier | None = None
+        """Set while some plugin has a shadow."""
         self._observe = observe
 
     async def call(
@@ -74,11 +76,14 @@ class Invoker:
             deadline_s=None if limit_s is None else started_s + limit_s,
         )
         handle = binding.handle if self.tap is None else self.tap.handle(binding)
+        copied = None if self.copier is None else self.copier.take(binding, build, request)
         try:
             reply = await handle.call(binding.method, build(binding), scope=scope, timeout_s=limit_s)
         except Exception as error:
             failure = _as_failure(error, binding)
             self._failed(binding, request, started_s, failure)
+            if copied is not None:
+                copied.failed(failure)
             if self._skips(binding, failure):
                 return Answer(failed_open=True, error=to_error_body(failure))
             raise failure from (error if failure is not error else None)
@@ -90,6 +95,8 @@ class Invoker:
             if request is not None and request.times_s is not None:
                 _add_time(request.times_s, binding.plugin_id, started_s)
         self._succeeded(binding, request, started_s)
+        if copied is not None:
+            copied.answered(reply.result)
         return Answer(reply.result, reply.usage)
 
     async def stream(

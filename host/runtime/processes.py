@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from host.config.model import Plugins
 from host.config.values import seconds
-from host.runtime.callbacks import HostCallbacks
+from host.runtime.callbacks import CallbackServer
 from host.runtime.carriers import HandleChanged, attachments
 from host.runtime.confinement import HeldFiles
 from host.runtime.generation import ManagedHandle
@@ -15,20 +16,35 @@ from host.runtime.instances import InstanceSet
 from host.runtime.launch import LaunchSpec, ProcessLimits
 from host.runtime.plan import Plan
 from host.runtime.process import PluginEvents, ProcessPlugin
+from host.runtime.refusals import Refusals
 from host.runtime.timings import ProcessTimings
 from host.tasks import TaskGroup
 from pluginabi.payloads.lifecycle import RegisterRequest
 
 
-class Processes:
-    """Makes plugin processes that share one guardian."""
+class ProcessCallbacks(CallbackServer, Protocol):
+    """What serves the callbacks of processes, and counts what was refused them."""
 
-    def __init__(self, *, callbacks: HostCallbacks, tasks: TaskGroup, timings: Callable[[], ProcessTimings]) -> None:
+    @property
+    def refusals(self) -> Refusals: ...
+
+
+class Processes:
+    """Makes plugin processes that share one guardian. `attachable`: a debugger's process may stand for one."""
+
+    def __init__(
+        self,
+        *,
+        callbacks: ProcessCallbacks,
+        tasks: TaskGroup,
+        timings: Callable[[], ProcessTimings],
+        attachable: bool = True,
+    ) -> None:
         self._callbacks = callbacks
         self._tasks = tasks
         self._timings = timings
         self._guardian = Guardian()
-        self._attachments = attachments(os.environ)
+        self._attachments = attachments(os.environ if attachable else {})
         self._held = HeldFiles.of_system()
 
     def __call__(

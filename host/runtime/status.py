@@ -1,6 +1,6 @@
 """What `jackfield plugins list` and the management API show of every plugin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -13,6 +13,49 @@ from host.runtime.handle import PluginState
 from host.runtime.plan import section_of
 from host.runtime.policy import EffectivePolicy, PolicyError, effective_policy
 from host.runtime.resolve import masked_config
+
+
+class ShadowDifference(Struct, frozen=True, kw_only=True):
+    """One place, as a JSON pointer, with the value in both answers; texts of bodies only by their length."""
+
+    at: str
+    serving: str
+    shadow: str
+
+
+class ShadowExample(Struct, frozen=True, kw_only=True):
+    """A call that two versions of a plugin answered differently."""
+
+    at: str
+    method: str
+    request_id: str
+    differences: Sequence[ShadowDifference]
+    count: int
+    """How many there are, shown or not."""
+
+
+class ShadowStatus(Struct, frozen=True, kw_only=True):
+    """Another version of a plugin that gets copies of its calls: how it runs, and how its answers compare."""
+
+    state: str
+    reason: str = ""
+    version: str = ""
+    directory: str = ""
+    sample: float = 1.0
+    since: str = ""
+    """When counting began: with the shadow, or with the version that serves."""
+    equal: int = 0
+    different: int = 0
+    error: int = 0
+    timeout: int = 0
+    dropped: int = 0
+    """Not asked: the shadow was not ready or did not keep up."""
+    methods: Mapping[str, Mapping[str, int]] = {}
+    last_error: str = ""
+    refused: Mapping[str, int] = {}
+    """What it asked of the host in vain, because it would have had an effect."""
+    examples: Sequence[ShadowExample] = ()
+    """The latest calls that were answered differently."""
 
 
 class PluginStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -50,9 +93,10 @@ class PluginStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it tried and was refused since the host started, and how often."""
     stderr: tuple[str, ...] = ()
     """Its last lines, when something is wrong."""
+    shadow: ShadowStatus | None = None
 
 
-def status_of_slot(slot: Slot, refused: Mapping[str, int]) -> PluginStatus:
+def status_of_slot(slot: Slot, refused: Mapping[str, int], shadow: ShadowStatus | None = None) -> PluginStatus:
     """A plugin that runs, or should."""
     generation = slot.current
     plan, handle = generation.plan, generation.handle
@@ -87,6 +131,7 @@ def status_of_slot(slot: Slot, refused: Mapping[str, int]) -> PluginStatus:
         rss_bytes=getattr(handle, "rss_bytes", None),
         cpu_share=getattr(handle, "cpu_share", None),
         stderr=tuple(handle.stderr_tail()) if reason else (),
+        shadow=shadow,
     )
 
 

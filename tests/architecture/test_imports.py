@@ -27,6 +27,7 @@ LAYERS = {
     "registry": {"credentials"},
     "install": {"runtime"},
     "recording": {"credentials", "runtime"},
+    "shadow": {"recording", "runtime"},
     "flags": {"runtime"},
     "scaffold": {"runtime"},
     "simulate": {"pipeline", "credentials", "runtime"},
