@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from host.control_peer import refusing_plugins
 from host.worker import ASKED_BY_A_WORKER
 
 
@@ -45,7 +46,7 @@ class ControlServer:
             raise PermissionError(f"{self._path.parent} belongs to somebody else")
         self._path.parent.chmod(0o700)
         self._path.unlink(missing_ok=True)
-        self._runner = web.ServerRunner(web.Server(self._handler, access_log=None))
+        self._runner = web.ServerRunner(web.Server(refusing_plugins(self._handler), access_log=None))
         await self._runner.setup()
         await web.UnixSite(self._runner, str(self._path)).start()
 

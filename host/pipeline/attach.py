@@ -7,6 +7,7 @@ from host.credentials.attach import Signer
 from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential
 from host.runtime.callback_http import Attached
+from host.runtime.handle import PluginSnapshot
 from pluginabi.errors import host_error
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 
@@ -18,31 +19,53 @@ class PoolAttacher:
     removed or switched off meanwhile still serves the requests that started with it.
     """
 
-    __slots__ = ("_current", "_handed_out", "_pool", "_signers")
+    __slots__ = ("_current", "_handed_out", "_plugins", "_pool", "_signers")
 
     def __init__(
         self,
         pool: CredentialPool,
         current: Callable[[str], Credential | None],
         handed_out: Callable[[str], Credential | None] = lambda handle: None,
+        *,
+        plugins: PluginSnapshot,
     ) -> None:
         self._pool: Final = pool
         self._current: Final = current
         self._handed_out: Final = handed_out
-        self._signers: Final[dict[str, tuple[Credential, Signer]]] = {}
+        self._plugins: Final = plugins
+        self._signers: Final[dict[str, tuple[Credential, Signer, frozenset[str]]]] = {}
 
     def attach(
-        self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers = EMPTY_HEADERS
+        self,
+        handle: str,
+        url: str,
+        headers: list[tuple[str, str]],
+        *,
+        plugin_id: str,
+        client_headers: Headers = EMPTY_HEADERS,
     ) -> Attached:
-        """Raises PluginError `permission_denied` for an unknown handle and for a host that is not bound to it."""
+        """Raises PluginError `permission_denied` for an unknown handle, for a host that is not bound to it, and for a
+        plugin that neither executes its provider nor keeps its tokens: others see handles, too."""
         credential = self._usable(handle)
         if credential is None or credential.disabled:
             raise host_error("permission_denied", "this credential handle is unknown or disabled")
         known = self._signers.get(handle)
         if known is None or known[0] is not credential:
-            known = self._signers[handle] = credential, Signer(credential)
+            known = self._signers[handle] = credential, Signer(credential), self._users(credential.provider)
+        if plugin_id not in known[2]:
+            raise host_error(
+                "permission_denied",
+                f"credential {credential.label!r} belongs to provider {credential.provider!r}, which is not the"
+                f" business of plugin {plugin_id!r}",
+            )
         signed = known[1].sign(url, headers, client_headers=client_headers)
         return Attached(signed.url, signed.headers, signed.proxy_url)
+
+    def _users(self, provider: str) -> frozenset[str]:
+        """The plugins that may use a provider's credentials."""
+        executor = self._plugins.executor_of_provider(provider)
+        users = {view.plugin_id for view in self._plugins.plugins.values() if view.auth_provider == provider}
+        return frozenset(users | ({executor.plugin_id} if executor is not None else set()))
 
     def _usable(self, handle: str) -> Credential | None:
         now, at_start = self._current(handle), self._pool.by_handle.get(handle)

@@ -181,7 +181,8 @@ class GatewayState:
     _listed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacher", PoolAttacher(self.pool, self.manager.current, self.parts.handed_out.get))
+        attacher = PoolAttacher(self.pool, self.manager.current, self.parts.handed_out.get, plugins=self.plugins)
+        object.__setattr__(self, "attacher", attacher)
 
     @property
     def policy(self) -> RoutingPolicy:

@@ -408,6 +408,11 @@ class PluginRegistry:
             [(generation.plan, generation.declaration, generation.view()) for generation in generations],
             generation=self.snapshot.generation + 1,
         )
+        self._callbacks.http.private_hosts = {
+            generation.plan.plugin_id: generation.plan.policy.private_hosts
+            for generation in generations
+            if generation.plan.policy.private_hosts is not None
+        }
         self._callbacks.http.hosts = {
             generation.plan.plugin_id: generation.plan.policy.http_hosts
             for generation in generations

@@ -12,7 +12,7 @@ from host.runtime.handle import ItemStream
 from host.runtime.policy import host_matches
 from host.runtime.scope import CallScope
 from host.upstream.client import UpstreamClient
-from host.upstream.errors import BodyTooLarge, InvalidRequest, UpstreamError
+from host.upstream.errors import AddressRefused, BodyTooLarge, InvalidRequest, UpstreamError
 from host.upstream.model import UpstreamRequest
 from host.upstream.origin import parse_origin, split_url
 from host.upstream.response import UpstreamResponse
@@ -35,8 +35,11 @@ class Attached(Struct, frozen=True):
 class SecretAttacher(Protocol):
     """Turns a credential's handle into its secret, for the hosts bound to it."""
 
-    def attach(self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers) -> Attached:
-        """Raises PluginError `permission_denied` when the URL's host is not bound to the credential.
+    def attach(
+        self, handle: str, url: str, headers: list[tuple[str, str]], *, plugin_id: str, client_headers: Headers
+    ) -> Attached:
+        """Raises PluginError `permission_denied` when the URL's host is not bound to the credential, and when the
+        credential's provider is another plugin's business.
 
         `client_headers`: of the request that the call belongs to, for configured headers that copy one of them.
         """
@@ -79,6 +82,8 @@ class HttpCallbacks:
         self.attacher_of = attacher_of
         self.settings = settings if settings is not None else HttpSettings()
         self.hosts: Mapping[str, Sequence[Sequence[str]]] = {}
+        self.private_hosts: Mapping[str, Sequence[str]] = {}
+        """For plugins that may call public addresses only: patterns of hosts that they may call wherever these are."""
         self.refused: Callable[[str, str], None] | None = None
         """Told which plugin was refused what."""
         self._client: Final = client
@@ -90,7 +95,7 @@ class HttpCallbacks:
             response = await self._client.send(request)
             body = await response.read()
         except UpstreamError as error:
-            raise _transfer_failed(error) from error
+            raise self._transfer_failed(scope, error) from error
         return HttpResponse(
             status=response.status, headers=_headers(response.headers), body=Body.exact(body) if body else _EMPTY
         )
@@ -101,7 +106,7 @@ class HttpCallbacks:
         try:
             response = await self._client.send(request)
         except UpstreamError as error:
-            raise _transfer_failed(error) from error
+            raise self._transfer_failed(scope, error) from error
         items = HttpItems(response, scope)
         return HttpResponse(status=response.status, headers=_headers(response.headers)), items
 
@@ -114,7 +119,7 @@ class HttpCallbacks:
                 self._note(scope, "host.http to a host that is not allowed")
                 raise
         settings = self.settings
-        url, proxy_url = params.url, settings.proxy_url
+        url, proxy_url, public_only = params.url, settings.proxy_url, False
         headers = [(name, value) for name, values in params.headers.items() for value in values]
         if params.credential is not None:
             try:
@@ -125,6 +130,9 @@ class HttpCallbacks:
             url, headers = attached.url, attached.headers
             if attached.proxy_url is not None:
                 proxy_url = attached.proxy_url
+        elif (private := self.private_hosts.get(scope.plugin_id)) is not None:
+            # A credential leads to the host that the operator gave it; everything else could lead to our own doors.
+            public_only = not host_matches(*_host_and_port(url), private)
         return UpstreamRequest(
             method=params.method,
             url=url,
@@ -135,6 +143,16 @@ class HttpCallbacks:
             first_byte_timeout_s=settings.first_byte_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             decompress=params.decompress,
+            public_only=public_only,
+        )
+
+    def _transfer_failed(self, scope: CallScope, error: UpstreamError) -> PluginError:
+        if not isinstance(error, AddressRefused):
+            return _transfer_failed(error)
+        self._note(scope, "host.http to an address that is not public")
+        return host_error(
+            "permission_denied",
+            f"{error}; plugins.policy.{scope.plugin_id}.http-hosts has to name a host in this machine or its networks",
         )
 
     def _note(self, scope: CallScope, what: str) -> None:
@@ -146,7 +164,7 @@ class HttpCallbacks:
         if attacher is None:
             raise host_error("permission_denied", "this host has no credentials")
         client_headers = scope.request.inbound_headers if scope.request is not None else EMPTY_HEADERS
-        return attacher.attach(handle, url, headers, client_headers=client_headers)
+        return attacher.attach(handle, url, headers, plugin_id=scope.plugin_id, client_headers=client_headers)
 
 
 class HttpItems:
@@ -195,12 +213,7 @@ def _headers(items: list[tuple[str, str]]) -> Headers:
 
 
 def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) -> None:
-    try:
-        # The client's own reading of the URL: whoever checks and whoever connects must not differ.
-        origin = parse_origin(split_url(url)[0], None)
-        host, port = origin.host, origin.port
-    except InvalidRequest:
-        host, port = "", 0
+    host, port = _host_and_port(url)
     for allowed in allow_lists:
         if not host_matches(host, port, allowed):
             raise host_error(
@@ -208,6 +221,15 @@ def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) 
                 f"plugin {plugin_id!r} may not call {host or 'this URL'}; allowed: {', '.join(allowed)}"
                 " (http_hosts in plugin.toml, http-hosts in its policy)",
             )
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    """The client's own reading of the URL: whoever checks and whoever connects must not differ."""
+    try:
+        origin = parse_origin(split_url(url)[0], None)
+    except InvalidRequest:
+        return "", 0
+    return origin.host, origin.port
 
 
 _CODES: Final = {

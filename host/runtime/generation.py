@@ -204,6 +204,7 @@ def kept_plan(old: Plan, new: Plan) -> Plan:
         old.policy,
         permissions=old.policy.permissions & new.policy.permissions,
         http_hosts=new.policy.http_hosts,
+        private_hosts=new.policy.private_hosts,
         timeouts_s=new.policy.timeouts_s,
         on_error=new.policy.on_error,
         first_byte_timeout_s=new.policy.first_byte_timeout_s,

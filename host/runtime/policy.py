@@ -37,6 +37,8 @@ class EffectivePolicy:
     wished_permissions: frozenset[str]
     http_hosts: tuple[tuple[str, ...], ...] = ()
     """Lists of patterns, the manifest's and the operator's: a URL's host must match one of each list that there is."""
+    private_hosts: tuple[str, ...] | None = ()
+    """Hosts that the operator names, which may lie in this machine and its networks; None: all may."""
     environment: Mapping[str, str] = field(default_factory=dict)
     memory_mb: int | None = None
     max_inflight: int | None = None
@@ -101,6 +103,9 @@ def effective_policy(
         http_hosts=tuple(
             tuple(pattern.lower() for pattern in hosts) for hosts in (manifest.http_hosts, operator.http_hosts) if hosts
         ),
+        private_hosts=None
+        if bundled
+        else tuple(pattern.lower() for pattern in operator.http_hosts if not _is_anything(pattern)),
         environment=_environment(source, operator, os.environ if environment is None else environment),
         memory_mb=_first(operator.limits.memory_mb, manifest.limits.memory_mb),
         max_inflight=_first(operator.limits.max_inflight, manifest.limits.max_inflight),
@@ -120,6 +125,10 @@ def host_matches(host: str, port: int | None, patterns: Sequence[str]) -> bool:
     """Whether a URL's host fits one of `patterns`: `example.com`, `*.example.com`, `example.com:8443` or `*`."""
     host = host.lower().rstrip(".")
     return any(_host_fits(host, port, pattern) for pattern in patterns)
+
+
+def _is_anything(pattern: str) -> bool:
+    return pattern.partition(":")[0] == "*"
 
 
 def _host_fits(host: str, port: int | None, pattern: str) -> bool:

@@ -56,7 +56,7 @@ class UpstreamClient:
         Raises UpstreamError (see `errors`). Cancelling it closes the connection at once, so that the upstream notices.
         """
         base_url, target = split_url(request.url)
-        origin = self._pool.origin(base_url, request.proxy_url)
+        origin = self._pool.origin(base_url, request.proxy_url, request.public_only)
         head = encode_head(request, origin, target, self._field_names)
         connection = self._pool.take(origin)
         if connection is not None:

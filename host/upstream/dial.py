@@ -1,14 +1,15 @@
 """New connections: TCP or a tunnel, then TLS, under one time limit."""
 
 import asyncio
+import ipaddress
 import socket
 import ssl
 from typing import Any, Final
 
 from host.upstream.connection import Connection, ConnectionOwner
-from host.upstream.errors import ConnectError, Phase, ProxyError, TlsError, UpstreamTimeout
+from host.upstream.errors import AddressRefused, ConnectError, Phase, ProxyError, TlsError, UpstreamTimeout
 from host.upstream.origin import Origin, ProxyAddress
-from host.upstream.tcp import connect_tcp, prepare_socket
+from host.upstream.tcp import NotPublic, connect_tcp, is_public, prepare_socket
 from host.upstream.tunnel import ConnectTunnel, connect_socks
 
 # Our own limit must fire before the event loop's, which would look like a TLS failure.
@@ -76,6 +77,8 @@ class _Attempt:
         proxy = self._origin.proxy
         if proxy is None:
             return await self._direct()
+        if self._origin.public_only and _is_written_private(self._origin.host):
+            raise AddressRefused(f"{self._origin.label}: not a public address")
         self.phase = "proxy"
         if proxy.scheme in ("http", "https"):
             return await self._through_http_proxy(proxy)
@@ -84,7 +87,11 @@ class _Attempt:
     async def _direct(self) -> Connection:
         origin = self._origin
         try:
-            sock = await connect_tcp(origin.host, origin.port, stagger_s=self._dialer.stagger_s)
+            sock = await connect_tcp(
+                origin.host, origin.port, stagger_s=self._dialer.stagger_s, public_only=origin.public_only
+            )
+        except NotPublic as exc:
+            raise AddressRefused(f"{origin.label}: no public address") from exc
         except OSError as exc:
             timed_out = isinstance(exc, TimeoutError)
             raise ConnectError(f"{origin.label}: {_reason(exc)}", timed_out=timed_out) from exc
@@ -170,6 +177,15 @@ class _Attempt:
             "server_hostname": host,
             "ssl_handshake_timeout": self._timeout_s + _LOOP_HANDSHAKE_SLACK_S,
         }
+
+
+def _is_written_private(host: str) -> bool:
+    """An address, or the one name that everybody resolves the same way."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
+    return not is_public(host)
 
 
 def _reason(exc: OSError) -> str:

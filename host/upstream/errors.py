@@ -3,6 +3,7 @@
     UpstreamError
     ├── InvalidRequest         phase "request"            the caller's fault; nothing was sent, no connection was used
     ├── ConnectError           phase "connect"            name resolution or TCP failed; nothing was sent
+    │   └── AddressRefused     phase "connect"            only addresses that `public_only` keeps the request from
     ├── TlsError               phase "tls"                handshake or certificate refused; nothing was sent
     ├── ProxyError             phase "proxy"              the outbound proxy refused or failed; nothing was sent
     ├── UpstreamTimeout        any phase but "request"    `timed_out` is true; `phase` says what did not happen in time
@@ -54,6 +55,10 @@ class ConnectError(UpstreamError):
 
     def __init__(self, message: str, *, timed_out: bool = False) -> None:
         super().__init__(message, phase="connect", timed_out=timed_out)
+
+
+class AddressRefused(ConnectError):
+    """The host has no address that this request may go to; nothing was sent."""
 
 
 class TlsError(UpstreamError):

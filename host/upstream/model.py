@@ -20,6 +20,9 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     `connect_timeout_s`: name resolution, TCP, proxy and TLS together. `first_byte_timeout_s`: from the request being
     written to the whole response head. `idle_timeout_s`: silence between two reads of the body. The last two are
     checked once per `ClientLimits.sweep_interval_s`, so they fire up to one interval late. None means no limit.
+    `public_only`: connect to addresses of the Internet only, whatever the name resolves to: not to this machine, its
+    networks, or a cloud's metadata service. Through a proxy, which resolves names itself, only addresses written as
+    such, and `localhost`, can be told.
     `decompress`: undo the answer's Content-Encoding; otherwise the body is handed on as it came.
     """
 
@@ -32,6 +35,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     first_byte_timeout_s: float | None = 600.0
     idle_timeout_s: float | None = 300.0
     decompress: bool = True
+    public_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from host.upstream.errors import InvalidRequest
@@ -42,10 +42,14 @@ class Origin:
     proxy: ProxyAddress | None
     label: str
     request_line_end: str
+    public_only: bool = False
 
     @property
-    def key(self) -> tuple[bool, str, int, ProxyAddress | None]:
-        return (self.secure, self.host, self.port, self.proxy)
+    def key(self) -> "OriginKey":
+        return (self.secure, self.host, self.port, self.proxy, self.public_only)
+
+
+OriginKey: TypeAlias = tuple[bool, str, int, ProxyAddress | None, bool]
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -63,7 +67,7 @@ def split_url(url: str) -> tuple[str, str]:
     return url[:path_at], url[path_at:]
 
 
-def parse_origin(base_url: str, proxy_url: str | None) -> Origin:
+def parse_origin(base_url: str, proxy_url: str | None, *, public_only: bool = False) -> Origin:
     """First half of `split_url` and a proxy setting -> Origin. Raises InvalidRequest."""
     try:
         parts = urlsplit(base_url)
@@ -89,6 +93,7 @@ def parse_origin(base_url: str, proxy_url: str | None) -> Origin:
         proxy=parse_proxy(proxy_url),
         label=f"{parts.scheme}://{bracketed}:{port}",
         request_line_end=f" HTTP/1.1\r\nHost: {authority}\r\n",
+        public_only=public_only,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from host.upstream.connection import Connection
 from host.upstream.errors import UpstreamDisconnected
 from host.upstream.model import ClientLimits
-from host.upstream.origin import Origin, ProxyAddress, parse_origin
+from host.upstream.origin import Origin, OriginKey, parse_origin
 from host.upstream.parser import HeaderNames
 
 # Origins are remembered by the text of their URL; the bound is for callers who invent host names.
@@ -26,8 +26,8 @@ class Pool:
         self.header_names = HeaderNames()
         self.opened = 0
         self.reused = 0
-        self._origins_by_url: dict[tuple[str, str | None], Origin] = {}
-        self._origins: dict[tuple[bool, str, int, ProxyAddress | None], Origin] = {}
+        self._origins_by_url: dict[tuple[str, str | None, bool], Origin] = {}
+        self._origins: dict[OriginKey, Origin] = {}
         self._idle: dict[Origin, list[Connection]] = {}
         self._idle_total = 0
         self._connections: set[Connection] = set()
@@ -43,16 +43,16 @@ class Pool:
     def open_count(self) -> int:
         return len(self._connections)
 
-    def origin(self, base_url: str, proxy_url: str | None) -> Origin:
+    def origin(self, base_url: str, proxy_url: str | None, public_only: bool = False) -> Origin:
         """Cached `parse_origin`; equal origins written differently share connections. Raises InvalidRequest."""
-        key = (base_url, proxy_url)
+        key = (base_url, proxy_url, public_only)
         origin = self._origins_by_url.get(key)
         if origin is None:
             if len(self._origins_by_url) >= _MAX_CACHED_ORIGINS:
                 # Forgetting is harmless: connections of a forgotten origin are not found again and expire.
                 self._origins_by_url.clear()
                 self._origins.clear()
-            parsed = parse_origin(base_url, proxy_url)
+            parsed = parse_origin(base_url, proxy_url, public_only=public_only)
             origin = self._origins_by_url[key] = self._origins.setdefault(parsed.key, parsed)
         return origin
 

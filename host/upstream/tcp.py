@@ -5,6 +5,7 @@ TCP failure and a TLS failure cannot be confused.
 """
 
 import asyncio
+import ipaddress
 import socket
 from itertools import chain, zip_longest
 from typing import Any, Final, TypeAlias
@@ -12,18 +13,46 @@ from typing import Any, Final, TypeAlias
 # A dead peer or a forgotten NAT entry must show up during a model's long silence, before the idle timeout does.
 _KEEPALIVE_OPTIONS: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 4))
 
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 
 
-async def connect_tcp(host: str, port: int, *, stagger_s: float) -> socket.socket:
+class NotPublic(OSError):
+    """None of a host's addresses is one of the Internet."""
+
+
+async def connect_tcp(host: str, port: int, *, stagger_s: float, public_only: bool = False) -> socket.socket:
     """A connected non-blocking socket with TCP_NODELAY and keep-alive. Raises OSError (of the last address tried).
+
+    `public_only`: NotPublic unless one of the addresses is public, and only these are tried. What was checked is what
+    is connected to: the name is not resolved again.
 
     The caller bounds the time. Cancelling it closes every socket it has opened.
     """
     addresses = await _resolve(host, port)
+    if public_only:
+        addresses = [address for address in addresses if is_public(address[4][0])]
+        if not addresses:
+            raise NotPublic(f"{host} has no public address")
     if len(addresses) == 1:
         return await _connect(addresses[0])
     return await _race(addresses, stagger_s)
+
+
+def is_public(address: str) -> bool:
+    """Whether a literal address belongs to somebody on the Internet; IPv4 inside of IPv6 counts as what it leads to."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
+        if inner is None and found in _NAT64:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if inner is not None:
+            return inner.is_global and not inner.is_multicast
+    return found.is_global and not found.is_multicast
 
 
 async def _resolve(host: str, port: int) -> list[AddressInfo]:

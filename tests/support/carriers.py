@@ -175,7 +175,7 @@ class Stage:
 
     def config(self, section: Any = None, permissions: tuple[str, ...] = ALL) -> Config:
         runtime: Any = CARRIERS[self.carrier][1]
-        policy = PluginPolicy(runtime=runtime, permissions=permissions)
+        policy = PluginPolicy(runtime=runtime, permissions=permissions, http_hosts=("127.0.0.1",))
         return self.bench.config(p=section or {}, policies={"p": policy})
 
     async def apply(self, section: Any = None, **fields: Any) -> None:

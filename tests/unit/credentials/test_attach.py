@@ -11,6 +11,7 @@ from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential, HandleMint
 from host.credentials.secret import Secret
 from host.pipeline.attach import PoolAttacher
+from host.runtime.handle import PluginSnapshot, PluginView
 from pluginabi.errors import PluginError
 
 
@@ -28,6 +29,19 @@ ACME = credential(
             api_key_entries=[CompatKey(api_key="sk-acme", proxy_url="http://proxy:1")],
         )
     ]
+)
+
+
+def view(plugin_id: str, **fields) -> PluginView:
+    return PluginView(plugin_id=plugin_id, version="1", priority=0, handle=None, capabilities=frozenset(), **fields)
+
+
+EXECUTORS = PluginSnapshot(
+    plugins={
+        "looks-on": view("looks-on", providers=("openai-compatible-other",)),
+        "executes": view("executes", providers=("openai-compatible-*",)),
+        "keeps-tokens": view("keeps-tokens", auth_provider="openai-compatible-acme"),
+    }
 )
 
 
@@ -107,11 +121,23 @@ def test_a_signed_request_does_not_print_its_secret():
 
 
 def test_a_handle_that_nobody_gave_out_attaches_nothing():
-    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: None)
-    assert attacher.attach(ACME.handle, "https://acme.test/v1", []).proxy_url == "http://proxy:1"
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: None, plugins=EXECUTORS)
+    signed = attacher.attach(ACME.handle, "https://acme.test/v1", [], plugin_id="executes")
+    assert signed.proxy_url == "http://proxy:1"
     for handle in ("", ACME.id, "cred-0"):
         with pytest.raises(PluginError):
-            attacher.attach(handle, "https://acme.test/v1", [])
+            attacher.attach(handle, "https://acme.test/v1", [], plugin_id="executes")
+
+
+@pytest.mark.parametrize(("plugin_id", "may"), [("executes", True), ("keeps-tokens", True), ("looks-on", False)])
+def test_only_who_executes_a_provider_or_keeps_its_tokens_may_use_its_credentials(plugin_id, may):
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: None, plugins=EXECUTORS)
+    if may:
+        assert attacher.attach(ACME.handle, "https://acme.test/v1", [], plugin_id=plugin_id).headers
+        return
+    with pytest.raises(PluginError, match="not the business of plugin 'looks-on'") as caught:
+        attacher.attach(ACME.handle, "https://acme.test/v1", [], plugin_id=plugin_id)
+    assert caught.value.code == "permission_denied"
 
 
 COPYING = credential(
@@ -139,10 +165,12 @@ def test_a_value_with_two_dollar_signs_begins_with_one_and_a_copy_never_takes_th
 def test_requests_that_started_with_a_credential_go_on_with_its_newest_token_and_after_it_was_removed():
     renewed = replace(ACME, secret=Secret("sk-new"))
     now: list[Credential | None] = [renewed]
-    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: now[0])
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: now[0], plugins=EXECUTORS)
 
     def sent() -> str:
-        return dict(attacher.attach(ACME.handle, "https://acme.test/v1", []).headers)["authorization"]
+        return dict(attacher.attach(ACME.handle, "https://acme.test/v1", [], plugin_id="executes").headers)[
+            "authorization"
+        ]
 
     assert sent() == "Bearer sk-new"
     now[0] = replace(renewed, base_url="https://elsewhere.test")

@@ -27,7 +27,13 @@ class Attacher:
         self.bound = bound
 
     def attach(
-        self, handle: str, url: str, headers: list[tuple[str, str]], *, client_headers: Headers = EMPTY_HEADERS
+        self,
+        handle: str,
+        url: str,
+        headers: list[tuple[str, str]],
+        *,
+        plugin_id: str,
+        client_headers: Headers = EMPTY_HEADERS,
     ) -> Attached:
         if handle != "h1" or not url.startswith(self.bound):
             raise host_error("permission_denied", "not bound")
@@ -288,6 +294,52 @@ async def test_only_hosts_on_every_list_may_be_called(desk: Desk, lists: Any, al
             assert caught.value.code == "permission_denied"
             assert "127.0.0.1" in caught.value.body.message
         assert server.accepted == (1 if allowed else 0)
+
+
+@pytest.mark.parametrize(
+    ("named", "allowed"), [((), False), (("example.com",), False), (("127.0.0.1",), True), (("127.0.0.1:1",), False)]
+)
+async def test_this_machine_is_closed_to_a_plugin_unless_the_operator_names_it(desk: Desk, named: Any, allowed: bool):
+    desk.http.private_hosts = {"p": named}
+    async with ScriptedServer(answering(answer())) as server:
+        if allowed:
+            assert (await desk.do(server.url)).status == 200
+        else:
+            for url in (server.url, f"http://localhost:{server.port}", f"http://[::ffff:127.0.0.1]:{server.port}"):
+                with pytest.raises(PluginError, match=r"http-hosts has to name") as caught:
+                    await desk.do(url)
+                assert caught.value.code == "permission_denied"
+        assert server.accepted == (1 if allowed else 0)
+    refused = {} if allowed else {"host.http to an address that is not public": 3}
+    assert desk.callbacks.refusals.of("p") == refused
+
+
+async def test_a_connection_that_others_may_use_is_not_shared_with_a_plugin_that_may_not(desk: Desk):
+    async with ScriptedServer(answering(answer(), answer())) as server:
+        desk.scope = CallScope(plugin_id="bundled", method="executor.execute", permissions=frozenset({"http"}))
+        assert (await desk.do(server.url)).status == 200
+        desk.http.private_hosts = {"p": ()}
+        desk.scope = CallScope(plugin_id="p", method="executor.execute", permissions=frozenset({"http"}))
+        with pytest.raises(PluginError, match="not public|no public"):
+            await desk.do(server.url)
+        assert server.accepted == 1
+
+
+async def test_a_credential_leads_to_the_host_that_the_operator_gave_it_wherever_that_is(desk: Desk):
+    desk.http.private_hosts = {"p": ()}
+    async with ScriptedServer(answering(answer())) as server:
+        desk.http.attacher_of = lambda scope: Attacher(server.url)
+        assert (await desk.do(server.url, credential="h1")).status == 200
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "http://x.localhost/", "http://[::1]/"])
+async def test_a_proxy_is_not_asked_for_this_machine_either(desk: Desk, url: str):
+    desk.http.private_hosts = {"p": ()}
+    async with ScriptedServer(answering(answer())) as proxy:
+        desk.http.settings = HttpSettings(proxy_url=proxy.url)
+        with pytest.raises(PluginError, match="not a public address"):
+            await desk.do(url)
+        assert proxy.accepted == 0
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,15 @@ def test_a_permission_needs_the_manifests_wish_and_the_operators_grant():
     assert policy.wished_permissions == {"http", "kv"}
 
 
+def test_only_the_operator_opens_this_machine_and_its_networks_and_only_by_name():
+    assert settled(http_hosts=("localhost",)).private_hosts == ()
+    assert settled(PluginPolicy(http_hosts=("*", "*:80", "LocalHost", "10.0.0.1:80"))).private_hosts == (
+        "localhost",
+        "10.0.0.1:80",
+    )
+    assert settled(origin="bundled").private_hosts is None
+
+
 def test_without_a_policy_nothing_is_granted():
     assert settled(permissions=("http", "kv")).permissions == frozenset()
 

@@ -20,6 +20,46 @@ def resolving_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     monkeypatch.setattr(tcp, "_resolve", resolve)
 
 
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("127.0.0.1", False),
+        ("127.9.9.9", False),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("100.64.0.1", False),
+        ("169.254.169.254", False),
+        ("224.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1%eth0", False),
+        ("fd00:ec2::254", False),
+        ("ff02::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::5db8:d822", True),
+        ("2002:7f00:1::", False),
+        ("nonsense", False),
+    ],
+)
+def test_public_is_what_leads_to_somebody_on_the_internet(address: str, public: bool) -> None:
+    assert tcp.is_public(address) is public
+
+
+async def test_a_name_that_leads_into_this_machine_is_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ScriptedServer(open_until_closed) as server:
+        resolving_to(monkeypatch, server.port)
+        with pytest.raises(tcp.NotPublic):
+            await within(tcp.connect_tcp("name", 80, stagger_s=3600, public_only=True))
+        assert server.accepted == 0
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
