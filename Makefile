@@ -8,7 +8,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest
 CONFIG ?= build/demo/config.yaml
 
-.PHONY: help run test lint fmt proto bench matrix hooks faults chaos upgrade conformance soak dist clean
+.PHONY: help run test lint fmt proto bench matrix hooks faults chaos hostile upgrade conformance soak dist clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -56,6 +56,9 @@ upgrade: $(VENV)/.dev ## Replace a plugin 100 times during 100,000 requests; non
 
 conformance: $(VENV)/.dev ## The conformance kit on every example, and on plugins that each break one rule
 	$(PYTEST) tests/conformance -q -n 2
+
+hostile: $(VENV)/.dev ## Attacks of a hostile plugin: each refused, and seen where it should be
+	$(PY) tests/hostile/run.py
 
 dist: $(VENV)/.dev ## Build the wheel, and jackfield-pluginapi alone for plugin authors
 	$(PY) -m build --wheel --no-isolation --outdir build/dist .

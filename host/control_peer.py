@@ -40,15 +40,23 @@ def peer_pid(sock: Any) -> int:
 
 
 def is_confined_further(pid: int) -> bool:
-    """Whether a process gave up more than this one: it can gain no privileges and has more filters of system calls."""
-    theirs, ours = _confinement_of(f"/proc/{pid}/status"), _confinement_of("/proc/self/status")
+    """Whether a process gave up more than this one: it can gain no privileges and has more filters of system calls.
+
+    One that is gone already counts: who asks waits for the answer, unless it wants to hide who it was.
+    """
+    if pid == 0:
+        return False
+    try:
+        theirs, ours = _confinement_of(f"/proc/{pid}/status"), _confinement_of("/proc/self/status")
+    except (FileNotFoundError, ProcessLookupError):
+        return Path("/proc/self").exists()
     return theirs is not None and ours is not None and theirs[0] and theirs[1] > ours[1]
 
 
 def _confinement_of(path: str) -> tuple[bool, int] | None:
-    """No new privileges, number of filters; None on other systems, before Linux 5.9, and for a process that is gone."""
+    """No new privileges, number of filters; None before Linux 5.9. Raises OSError for a process that is gone."""
+    lines = dict(line.split(":", 1) for line in Path(path).read_text("ascii", "replace").splitlines())
     try:
-        lines = dict(line.split(":", 1) for line in Path(path).read_text("ascii", "replace").splitlines())
         return lines["NoNewPrivs"].strip() == "1", int(lines["Seccomp_filters"])
-    except (OSError, KeyError, ValueError):
+    except (KeyError, ValueError):
         return None

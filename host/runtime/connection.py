@@ -492,4 +492,6 @@ class Connection:
         self._callbacks.log(self._spec.plugin_id, frame, scope)
 
     def _log_output(self, level: str, event: str, fields: Any) -> None:
+        if isinstance(suppressed := fields.get("suppressed_lines"), int):
+            self._refusals.note(self._spec.plugin_id, "stderr line", times=max(1, suppressed))
         self._callbacks.log(self._spec.plugin_id, Log(level=level, event=event, fields=fields), None)

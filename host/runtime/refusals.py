@@ -21,22 +21,20 @@ ORDINARY: Final = frozenset({"io_uring_setup"})
 
 
 class Refusals:
-    """Counts by plugin and by what was refused. A kind is logged the first time, the tenth, the hundredth…"""
+    """Counts by plugin and by what was refused. A kind is logged at first, and when its number gets a digit more."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
 
-    def note(self, plugin_id: str, what: str, *, detail: str = "") -> None:
-        """One refusal. `what` is one of few texts, never something a plugin chose."""
+    def note(self, plugin_id: str, what: str, *, times: int = 1) -> None:
+        """Some refusals. `what` is one of few texts, never something a plugin chose."""
         counts = self._counts.setdefault(plugin_id, Counter())
         if what not in counts and len(counts) >= _KINDS_MAX:
             what = _OTHER
-        counts[what] += 1
-        count = counts[what]
-        if _is_power_of_ten(count):
+        before, counts[what] = counts[what], counts[what] + times
+        if before == 0 or len(str(counts[what])) > len(str(before)):
             write = log.info if what in ORDINARY else log.warning
-            more = {"detail": detail} if detail else {}
-            write("plugin.refused", plugin_id=plugin_id, what=what, times=count, **more)
+            write("plugin.refused", plugin_id=plugin_id, what=what, times=counts[what])
 
     def of(self, plugin_id: str) -> Mapping[str, int]:
         """What one plugin was refused since the host started."""
@@ -45,11 +43,6 @@ class Refusals:
     def all(self) -> Mapping[str, Mapping[str, int]]:
         """By plugin."""
         return {plugin_id: dict(counts) for plugin_id, counts in self._counts.items()}
-
-
-def _is_power_of_ten(count: int) -> bool:
-    text = str(count)
-    return text[0] == "1" and not text[1:].strip("0")
 
 
 class TokenBucket:

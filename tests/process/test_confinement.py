@@ -123,8 +123,8 @@ async def test_a_flood_of_refused_calls_slows_down_the_plugin_and_not_the_host(p
     enough = asyncio.Event()
 
     class Counting(Refusals):
-        def note(self, plugin_id: str, what: str, *, detail: str = "") -> None:
-            super().note(plugin_id, what, detail=detail)
+        def note(self, plugin_id: str, what: str, *, times: int = 1) -> None:
+            super().note(plugin_id, what, times=times)
             if self.of(plugin_id)["socket(AF_INET)"] == 250:
                 enough.set()
 
