@@ -182,7 +182,7 @@ def _config(upstreams: Upstreams, confinement: str) -> dict[str, Any]:
                 plugin.plugin_id: {
                     "permissions": list(plugin.granted),
                     "confinement": confinement,
-                    "timeouts": {"request.intercept_before": "10s"},
+                    "timeouts": {"request.intercept_before": "30s"},
                 }
                 for plugin in PLUGINS
             },
