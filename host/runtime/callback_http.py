@@ -111,17 +111,13 @@ class HttpCallbacks:
         return HttpResponse(status=response.status, headers=_headers(response.headers)), items
 
     def _request(self, scope: CallScope, params: HttpRequest) -> UpstreamRequest:
-        allow_lists = self.hosts.get(scope.plugin_id)
-        if allow_lists is not None:
-            try:
-                _check_host(scope.plugin_id, params.url, allow_lists)
-            except PluginError:
-                self._note(scope, "host.http to a host that is not allowed")
-                raise
         settings = self.settings
         url, proxy_url, public_only = params.url, settings.proxy_url, False
         headers = [(name, value) for name, values in params.headers.items() for value in values]
-        if params.credential is not None:
+        if params.credential is None:
+            public_only = self._check(scope, url)
+        else:
+            # It leads to the host that the operator gave it, whatever the lists say.
             try:
                 attached = self._attach(scope, params.credential, url, headers)
             except PluginError:
@@ -130,9 +126,6 @@ class HttpCallbacks:
             url, headers = attached.url, attached.headers
             if attached.proxy_url is not None:
                 proxy_url = attached.proxy_url
-        elif (private := self.private_hosts.get(scope.plugin_id)) is not None:
-            # A credential leads to the host that the operator gave it; everything else could lead to our own doors.
-            public_only = not host_matches(*_host_and_port(url), private)
         return UpstreamRequest(
             method=params.method,
             url=url,
@@ -158,6 +151,18 @@ class HttpCallbacks:
     def _note(self, scope: CallScope, what: str) -> None:
         if self.refused is not None:
             self.refused(scope.plugin_id, what)
+
+    def _check(self, scope: CallScope, url: str) -> bool:
+        """Whether the address has to be public. Raises PluginError when the plugin may not call the host at all."""
+        allow_lists = self.hosts.get(scope.plugin_id)
+        if allow_lists is not None:
+            try:
+                _check_host(scope.plugin_id, url, allow_lists)
+            except PluginError:
+                self._note(scope, "host.http to a host that is not allowed")
+                raise
+        private = self.private_hosts.get(scope.plugin_id)
+        return private is not None and not host_matches(*_host_and_port(url), private)
 
     def _attach(self, scope: CallScope, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:
         attacher = self.attacher_of(scope) if self.attacher_of is not None else None
@@ -218,7 +223,7 @@ def _check_host(plugin_id: str, url: str, allow_lists: Sequence[Sequence[str]]) 
         if not host_matches(host, port, allowed):
             raise host_error(
                 "permission_denied",
-                f"plugin {plugin_id!r} may not call {host or 'this URL'}; allowed: {', '.join(allowed)}"
+                f"plugin {plugin_id!r} may not call {host or 'this URL'}; allowed: {', '.join(allowed) or 'no host'}"
                 " (http_hosts in plugin.toml, http-hosts in its policy)",
             )
 

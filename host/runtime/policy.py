@@ -36,7 +36,8 @@ class EffectivePolicy:
     permissions: frozenset[str]
     wished_permissions: frozenset[str]
     http_hosts: tuple[tuple[str, ...], ...] = ()
-    """Lists of patterns, the manifest's and the operator's: a URL's host must match one of each list that there is."""
+    """Lists of patterns, the manifest's and the operator's: a URL's host must match one of each list that there is. No
+    list at all, of a bundled plugin: any host."""
     private_hosts: tuple[str, ...] | None = ()
     """Hosts that the operator names, which may lie in this machine and its networks; None: all may."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -100,9 +101,7 @@ def effective_policy(
         remark=remark,
         permissions=wished & granted,
         wished_permissions=wished,
-        http_hosts=tuple(
-            tuple(pattern.lower() for pattern in hosts) for hosts in (manifest.http_hosts, operator.http_hosts) if hosts
-        ),
+        http_hosts=_http_hosts(manifest.http_hosts, operator.http_hosts, bundled=bundled),
         private_hosts=None
         if bundled
         else tuple(pattern.lower() for pattern in operator.http_hosts if not _is_anything(pattern)),
@@ -125,6 +124,12 @@ def host_matches(host: str, port: int | None, patterns: Sequence[str]) -> bool:
     """Whether a URL's host fits one of `patterns`: `example.com`, `*.example.com`, `example.com:8443` or `*`."""
     host = host.lower().rstrip(".")
     return any(_host_fits(host, port, pattern) for pattern in patterns)
+
+
+def _http_hosts(manifest: Sequence[str], operator: Sequence[str], *, bundled: bool) -> tuple[tuple[str, ...], ...]:
+    """The lists that there are. A plugin that names no host, and was given none, may call none."""
+    lists = tuple(tuple(pattern.lower() for pattern in hosts) for hosts in (manifest, operator) if hosts)
+    return lists if lists or bundled else ((),)
 
 
 def _is_anything(pattern: str) -> bool:

@@ -51,7 +51,9 @@ PLUGINS: Final = (
     # Wishes for everything and is granted HTTP to one host.
     Hostile(plugin_id="hostile", wishes=_EVERYTHING, granted=["http"], hosts=["api.example.com"]),
     # Wishes for HTTP, and is granted more than that; executes a provider of its own.
-    Hostile(plugin_id="thief", wishes=["http"], granted=["http", "kv"]),
+    Hostile(plugin_id="thief", wishes=["http"], granted=["http", "kv"], hosts=["*"]),
+    # Names no host, and is given none.
+    Hostile(plugin_id="caller", wishes=["http"], granted=["http"]),
     # Have the network, over stdio and over a socket of their own.
     Hostile(plugin_id="netter", wishes=["network"], granted=["network"]),
     Hostile(plugin_id="server", wishes=["network"], granted=["network"], transport="unix"),

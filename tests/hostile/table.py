@@ -238,6 +238,7 @@ def _denied(name: str, method: str, params: Mapping[str, Any], *, by: str = "hos
 
 HOST: Final = (
     _http("call a host its manifest does not name", _PLAIN, lambda stage: "http://other.example/", by="hostile"),
+    _http("call any host without naming one", _PLAIN, lambda stage: "http://example.com/", by="caller"),
     _http("call a host in disguise", _PLAIN, lambda stage: "http://api.example.com@127.0.0.1/", by="hostile"),
     _http("call the management API through the host", _PRIVATE, lambda stage: f"{stage.running.url}/v0/management"),
     _http("call it by another spelling", _PRIVATE, lambda stage: f"http://2130706433:{stage.port}/"),

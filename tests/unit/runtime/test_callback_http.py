@@ -320,7 +320,7 @@ async def test_a_connection_that_others_may_use_is_not_shared_with_a_plugin_that
         assert (await desk.do(server.url)).status == 200
         desk.http.private_hosts = {"p": ()}
         desk.scope = CallScope(plugin_id="p", method="executor.execute", permissions=frozenset({"http"}))
-        with pytest.raises(PluginError, match="not public|no public"):
+        with pytest.raises(PluginError, match=r"not public|no public"):
             await desk.do(server.url)
         assert server.accepted == 1
 

@@ -151,7 +151,8 @@ def test_inprocess_without_an_entry_is_refused():
 
 
 def test_a_host_must_be_on_both_lists_where_there_are_two():
-    assert settled().http_hosts == ()
+    assert settled(origin="bundled").http_hosts == ()
+    assert settled().http_hosts == ((),)
     assert settled(http_hosts=("A.com",)).http_hosts == (("a.com",),)
     both = settled(PluginPolicy(http_hosts=("b.com",)), http_hosts=("a.com", "b.com"))
     assert both.http_hosts == (("a.com", "b.com"), ("b.com",))
