@@ -45,11 +45,12 @@ async def finish(work: "asyncio.Future[T]") -> T:
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:
-            await asyncio.shield(work)
+            # Not a shield: that would not tell our cancellation from the work's when both end in one turn of the loop.
+            await asyncio.wait([work])
         except asyncio.CancelledError as error:
-            if work.done():
-                break
             cancelled = error
     if cancelled is not None:
+        if not work.cancelled():
+            work.exception()  # nobody else will look at it
         raise cancelled
     return work.result()

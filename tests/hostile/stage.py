@@ -16,10 +16,13 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
+from host.app import Proxy
+from host.config.load import load_config
 from host.control import socket_path
 from host.runtime.status import PluginStatus
-from tests.support.proxy import RunningProxy, running_proxy
+from tests.support.proxy import RunningProxy
 
+WAIT_S: Final = 60.0
 HERE: Final = Path(__file__).resolve().parent
 SECRET: Final = b"sk-host-memory-secret"
 CLIENT_KEY: Final = "client-key-of-somebody"
@@ -144,9 +147,27 @@ async def hostile_stage(confinement: str = "auto") -> AsyncIterator[Stage]:
             abstract.bind(b"\0jackfield-hostile-%d" % os.getpid())
             abstract.listen(4)
             with abstract:
-                text = json.dumps(_config(upstreams, confinement))
-                async with running_proxy(text, directory=directory) as running:
+                async with _proxy(directory, _config(upstreams, confinement)) as running:
                     yield Stage(running, directory, upstreams, client, f"\0jackfield-hostile-{os.getpid()}")
+
+
+@asynccontextmanager
+async def _proxy(directory: Path, config: Mapping[str, Any]) -> AsyncIterator[RunningProxy]:
+    """Seven plugins take their time to start and to stop on a busy machine."""
+    file = directory / "config.yaml"
+    file.write_text(json.dumps(config))
+    proxy = Proxy(load_config(file), config_path=file, watch=False)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            await proxy.start()
+        states = {plugin.plugin_id: proxy.registry.status(plugin.plugin_id) for plugin in PLUGINS}
+        assert {
+            name: status.state for name, status in states.items() if status is not None and status.state != "ready"
+        } == {}
+        yield RunningProxy(proxy.url, proxy, file)
+    finally:
+        async with asyncio.timeout(WAIT_S):
+            await proxy.stop()
 
 
 def _install(directory: Path, plugin: Hostile) -> None:
@@ -179,6 +200,7 @@ def _config(upstreams: Upstreams, confinement: str) -> dict[str, Any]:
         "openai-compatibility": [provider("acme", upstreams.second), provider("evil", upstreams.first)],
         "plugins": {
             "enabled": True,
+            "hello-timeout": "30s",
             "configs": {plugin.plugin_id: {"enabled": True} for plugin in PLUGINS},
             "policy": {
                 plugin.plugin_id: {

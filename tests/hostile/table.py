@@ -297,7 +297,7 @@ HOST: Final = (
         attack="flood_log",
         guard="host",
         reported="log frame",
-        args=lambda stage: {"lines": 4_000},
+        args=lambda stage: {"lines": 8_000},
     ),
     Attempt(
         name="flood the log with stderr",

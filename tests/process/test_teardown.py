@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from host.runtime.handle import PluginState
+from host.runtime.teardown import finish
 from pluginabi.errors import PluginTransportError
 from tests.support.processes import FAST, Watcher, execute_stream, route
 
@@ -150,3 +151,29 @@ async def test_under_load_an_upgrade_loses_no_call(plugins, within):
         assert [reply.result.reason for reply in replies] == [str(number) for number in range(20)]
         served += len(replies)
     await within(upgrading)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+async def test_a_cancellation_in_the_very_moment_the_work_ends_is_not_lost(failed, within):
+    work = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(finish(work))
+    await asyncio.sleep(0)
+    if failed:
+        work.set_exception(OSError())
+    else:
+        work.set_result("done")
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(waiting)
+
+
+async def test_a_cancellation_waits_for_the_work_and_work_that_was_cancelled_ends_the_wait(within):
+    work = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(finish(work))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await within(waiting)
