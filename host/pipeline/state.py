@@ -175,7 +175,6 @@ class GatewayState:
     """By source."""
     parts: Parts = field(default_factory=Parts)
     attacher: PoolAttacher = field(init=False)
-    """Puts secrets on the upstream requests of plugins."""
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
     _members: dict[tuple[str, ...], Members] = field(default_factory=dict)
     _listed: dict[str, Any] = field(default_factory=dict)
