@@ -6,6 +6,7 @@ out and tells what it found out itself. Of two pictures of one credential and mo
 travel as Unix seconds: the clocks of the nodes have to agree as well as blocks are meant to be exact.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
@@ -24,7 +25,7 @@ log = structlog.get_logger("host.credentials.cooldowns")
 
 NAMESPACE: Final = "cooldown"
 TOPIC: Final = "cooldown"
-MAX_MESSAGE_ROWS: Final = 500
+MAX_MESSAGE_ROWS: Final = 100
 _PURGE_ABOVE: Final = 1024
 _SAME_S: Final = 0.01
 """Two ends of a block that differ by less are one: clocks were read at different moments."""
@@ -238,23 +239,27 @@ class SharedCooldowns:
             self._purge_above = max(_PURGE_ABOVE, 2 * len(self._rows))
 
     async def _send(self, rows: Sequence[CooldownRow]) -> None:
-        """Publish and store; nothing while the server is away: what it misses is told when it is back."""
-        if not rows or not self._shared.available:
-            return
+        """Store and publish; nothing while the server is away: what it misses is told when it is back.
+
+        Stored first: whoever subscribes and then reads has missed neither.
+        """
         for start in range(0, len(rows), MAX_MESSAGE_ROWS):
-            await self._shared.publish(TOPIC, msgspec.msgpack.encode(rows[start : start + MAX_MESSAGE_ROWS]))
+            if not self._shared.available:
+                return
+            some = rows[start : start + MAX_MESSAGE_ROWS]
+            await asyncio.gather(*(self._keep(row) for row in some))
+            await self._shared.publish(TOPIC, msgspec.msgpack.encode(some))
+
+    async def _keep(self, row: CooldownRow) -> None:
+        ttl_s = row.until_s - self._wall()
+        if ttl_s <= 0:
+            return
         try:
-            for row in rows:
-                await self._keep(row)
+            await self._shared.store.set(NAMESPACE, _name(row), msgspec.msgpack.encode(row), ttl_s=ttl_s)
         except StateUnavailable:
             return
         except StateError as error:
             log.warning("cooldowns.not_kept", reason=str(error))
-
-    async def _keep(self, row: CooldownRow) -> None:
-        ttl_s = row.until_s - self._wall()
-        if ttl_s > 0:
-            await self._shared.store.set(NAMESPACE, _name(row), msgspec.msgpack.encode(row), ttl_s=ttl_s)
 
     def _read_soon(self) -> None:
         if self._reading:

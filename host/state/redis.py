@@ -189,7 +189,8 @@ class RedisState:
             log.error("state.unavailable", reason=str(error) or type(error).__name__)
 
     async def _keep_probing(self) -> None:
-        while True:
+        # The client library loses a cancellation now and then: `stop` must not wait for ever.
+        while not self._stopped:
             await asyncio.sleep(PROBE_INTERVAL_S)
             await self.probe()
 
@@ -211,7 +212,7 @@ class RedisState:
         return int(await self._members(keys=[f"{self._prefix}:nodes"], args=arguments))
 
     async def _keep_listening(self) -> None:
-        while True:
+        while not self._stopped:
             losses = self._losses
             try:
                 async with self._subscription() as messages:
@@ -219,7 +220,7 @@ class RedisState:
                     for action in self._on_available:
                         action()
                     # The server was away for others: a connection that says nothing may be one that leads nowhere.
-                    while losses == self._losses:
+                    while losses == self._losses and not self._stopped:
                         message = await messages.get_message(timeout=PROBE_INTERVAL_S)
                         if message is not None:
                             self._deliver(message)

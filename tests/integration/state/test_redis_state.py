@@ -188,3 +188,23 @@ async def test_a_plugin_is_told_by_how_many_hosts_it_counts_while_the_server_is_
         await kv.increment(scope, KvIncrementRequest(key="n"))
     assert (refused.value.body.http_status, refused.value.body.code) == (503, "kv_unavailable")
     assert refused.value.body.details == {"nodes": 3}
+
+
+async def test_a_lost_cancellation_does_not_keep_a_node_from_stopping(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+):
+    state = RedisState(server.url)
+    await state.start()
+    probing, stopping = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        probing.set()
+        try:
+            await stopping.wait()
+        except asyncio.CancelledError:
+            return
+
+    monkeypatch.setattr(state, "probe", deaf)
+    async with asyncio.timeout(5):
+        await probing.wait()
+        await state.stop()
