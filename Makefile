@@ -8,7 +8,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest
 CONFIG ?= build/demo/config.yaml
 
-.PHONY: help run test lint fmt proto bench matrix hooks faults chaos hostile upgrade conformance soak dist clean
+.PHONY: help run test lint fmt proto bench matrix hooks faults chaos hostile upgrade pool conformance soak dist clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -50,6 +50,9 @@ faults: $(VENV)/.dev ## Misbehaving plugins under load
 
 chaos: $(VENV)/.dev ## One plugin misbehaves while 500 streams run through others, which must not notice
 	$(PY) tests/chaos/run.py
+
+pool: $(VENV)/.dev ## Real SDKs over sixty credentials that fail by chance, with thirty seeds
+	JACKFIELD_POOL_SEEDS=30 $(PYTEST) tests/integration/pool -q -n 0
 
 upgrade: $(VENV)/.dev ## Replace a plugin 100 times during 100,000 requests; none may be lost
 	$(PY) tests/upgrade/run.py

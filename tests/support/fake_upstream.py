@@ -143,9 +143,9 @@ def _error_answer(behaviour: Behaviour) -> web.Response:
 
 
 @asynccontextmanager
-async def running_upstream() -> AsyncIterator[FakeUpstream]:
+async def running_upstream(upstream: FakeUpstream | None = None) -> AsyncIterator[FakeUpstream]:
     """A provider on a free loopback port, stopped at the end."""
-    upstream = FakeUpstream()
+    upstream = upstream or FakeUpstream()
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", upstream.handle)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
