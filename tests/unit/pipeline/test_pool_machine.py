@@ -1,0 +1,313 @@
+"""Random lives of a pool: results, time, reloads, resets. What is free is compared with a plain table of all blocks.
+
+The table knows the rules and nothing else: no shelves, no positions, no queue. `make lives` runs more and longer ones.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
+from host.credentials.classify import Verdict, classify
+from host.credentials.cooldown import BACKOFF_MAX_LEVEL, FORGET_AFTER_S, NO_CAUSE
+from host.credentials.pool import Exhausted
+from host.credentials.records import CredentialChange
+from host.credentials.retry import Search
+from host.credentials.select import STRATEGIES
+from host.pipeline.state import EXECUTE, GatewayState, Plan, build_state
+from pluginabi.errors import ErrorBody
+from tests.support.pipeline import Clock, answering, executor, snapshot
+
+MODELS = ("m", "n", "pool")
+UPSTREAMS = {"m": ("m",), "n": ("n-upstream",), "pool": ("m", "d", "g")}
+WHOLE = ""
+ERRORS = {
+    "limit": ErrorBody(http_status=429),
+    "limit with a time": ErrorBody(http_status=429, retry_after_ms=30_000),
+    "limit with a long time": ErrorBody(http_status=429, retry_after_ms=400_000),
+    "limit of the account": ErrorBody(http_status=429, scope="credential", retry_after_ms=50_000),
+    "refused": ErrorBody(http_status=401),
+    "refused account": ErrorBody(http_status=401, scope="credential"),
+    "busy": ErrorBody(http_status=503),
+    "busy with a time": ErrorBody(http_status=503, retry_after_ms=7_000),
+    "unknown model": ErrorBody(http_status=404),
+    "unsupported model": ErrorBody(http_status=400, code="model_not_supported"),
+    "challenge": ErrorBody(http_status=403, headers={"cf-mitigated": ["challenge"]}),
+    "wrong request": ErrorBody(http_status=422),
+    "cut": ErrorBody(http_status=502, scope="connection"),
+}
+
+
+@dataclass
+class Row:
+    """One block of the table."""
+
+    since_s: float
+    until_s: float
+    reason: str
+    quota: bool
+    exact: bool
+    forced: bool
+    level: int = 0
+
+
+@dataclass
+class Table:
+    """Every block, by credential and model; and what was counted."""
+
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+
+    def fail(self, credential: str, model: str, verdict: Verdict, now_s: float) -> None:
+        if not verdict.rests:
+            return
+        key = (credential, WHOLE if verdict.whole_credential else model)
+        row = self.rows.get(key)
+        open_row = row if row is not None and row.until_s > now_s else None
+        level = row.level if row is not None else 0
+        if verdict.backoff:
+            if open_row is not None and open_row.reason == verdict.reason:
+                return
+            rest_s = max(min(2.0**level, verdict.at_most_s), verdict.cooldown_s)
+            level = min(level + 1, BACKOFF_MAX_LEVEL)
+        else:
+            rest_s = verdict.cooldown_s
+        until_s = now_s + rest_s
+        if open_row is not None and (open_row.exact or not verdict.exact):
+            until_s = max(until_s, open_row.until_s)
+        self.rows[key] = Row(now_s, until_s, verdict.reason, verdict.quota, verdict.exact, verdict.forced, level)
+
+    def succeed(self, credential: str, model: str, *, began_s: float, seen_s: float, left: bool, now_s: float) -> None:
+        for key in (model, WHOLE):
+            row = self.rows.get((credential, key))
+            if row is None:
+                continue
+            guessed = key != WHOLE and not row.exact
+            disproved = row.since_s < began_s or (row.since_s <= seen_s and (guessed or (left and row.quota)))
+            if disproved or row.until_s <= now_s:
+                del self.rows[credential, key]
+
+    def forget(self, now_s: float) -> None:
+        """A level is remembered for a while, everything else until the end of the block."""
+        gone = [key for key, row in self.rows.items() if row.until_s + (FORGET_AFTER_S if row.level else 0) <= now_s]
+        for key in gone:
+            del self.rows[key]
+
+    def drop(self, credential: str, *, but_forced: bool = False) -> None:
+        for key in [key for key, row in self.rows.items() if key[0] == credential and not (but_forced and row.forced)]:
+            del self.rows[key]
+
+    def until_s(self, credential: str, models: tuple[str, ...], now_s: float) -> tuple[float, bool] | None:
+        """Until when a credential is blocked for an alias, and whether by a limit; None: it is free."""
+        found = {it: self.rows.get((credential, it)) for it in (WHOLE, *models)}
+        active = {it: row for it, row in found.items() if row is not None and row.until_s > now_s}
+        own = [active[it] for it in models] if all(it in active for it in models) else []
+        blocks = [row for row in (active.get(WHOLE), min(own, key=lambda row: row.until_s, default=None)) if row]
+        if not blocks:
+            return None
+        longest = max(blocks, key=lambda row: row.until_s)
+        return longest.until_s, longest.quota
+
+
+class PoolLife(RuleBasedStateMachine):
+    """One process: its clock turns, its configuration changes, requests succeed and fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.table = Table()
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.cooling_disabled = False
+        self.state: GatewayState
+        self.free_once: set[str] = set()
+
+    @initialize(count=st.integers(1, 5))
+    def start(self, count: int) -> None:
+        self.keys = {f"k{number}": {"priority": 0} for number in range(count)}
+        self.state = build_state(self.config(), self.plugins(), clock=self.clock)
+
+    def plugins(self) -> Any:
+        return snapshot(executor(answering()))
+
+    def config(self) -> Config:
+        models = [ModelEntry(name=name, alias=alias) for alias in MODELS for name in UPSTREAMS[alias]]
+        providers = [
+            CompatProvider(
+                name=f"p-{name}", base_url="https://a.test", models=models, responses=True,
+                api_key_entries=[CompatKey(api_key=name, weight=settings_.get("weight"))],
+                priority=settings_["priority"], disable_cooling=settings_.get("disable_cooling"),
+            )
+            for name, settings_ in self.keys.items()
+        ]  # fmt: skip
+        return Config(openai_compatibility=providers, disable_cooling=self.cooling_disabled)
+
+    def plan(self, model: str) -> Plan:
+        return self.state.plan(model, method=EXECUTE, source="openai", wanted="openai")
+
+    def ids(self) -> list[str]:
+        return [credential.id for credential in self.state.pool.credentials]
+
+    def models_of(self, alias: str) -> tuple[str, ...]:
+        return UPSTREAMS[alias]
+
+    @rule(
+        model=st.sampled_from(MODELS),
+        strategy=st.sampled_from(sorted(set(STRATEGIES.values()))),
+        retries=st.integers(0, 3),
+    )
+    def pick(self, model: str, strategy: Any, retries: int) -> None:
+        """A request, and some tries more: nobody blocked is picked, nobody twice, and nobody who is free is missed."""
+        plan, pool, now_s = self.plan(model), self.state.pool, self.clock()
+        search = Search(pool.policy)
+        for _ in range(retries + 1):
+            expected = self.candidates(plan, model, search.tried, weighted=strategy == "weighted-round-robin")
+            found = pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
+            if isinstance(found, Exhausted):
+                assert expected == set()
+                self.check_refusal(found, plan, model, search.tried, now_s, weighted=strategy == "weighted-round-robin")
+                return
+            picked = plan.lane(*found).credential.id
+            assert picked in expected
+            search.tried.add(picked)
+
+    def candidates(self, plan: Plan, model: str, tried: set[str], *, weighted: bool) -> set[str]:
+        """The free and untried ones of the best priority that has one."""
+        for priority in sorted({lane.credential.priority for lane in plan.lanes()}, reverse=True):
+            found = {
+                lane.credential.id
+                for lane in plan.lanes()
+                if lane.credential.priority == priority
+                and lane.credential.id not in tried
+                and (lane.credential.weight > 0 or not weighted)
+                and self.table.until_s(lane.credential.id, self.models_of(model), self.clock()) is None
+            }
+            if found:
+                return found
+        return set()
+
+    def check_refusal(
+        self, found: Exhausted, plan: Plan, model: str, tried: set[str], now_s: float, *, weighted: bool
+    ) -> None:
+        blocks = [
+            block
+            for lane in plan.lanes()
+            if lane.credential.id not in tried
+            and (block := self.table.until_s(lane.credential.id, self.models_of(model), now_s)) is not None
+        ]
+        if not blocks:
+            assert found.reason == "not_found"
+            return
+        assert abs(found.retry_after_s - (min(until_s for until_s, _ in blocks) - now_s)) < 1e-6
+        assert (found.reason == "cooling") is all(quota for _, quota in blocks)
+
+    @rule(data=st.data(), model=st.sampled_from(MODELS), kind=st.sampled_from(sorted(ERRORS)))
+    def fail(self, data: st.DataObject, model: str, kind: str) -> None:
+        credential = self.state.pool.by_id[data.draw(st.sampled_from(self.ids()))]
+        upstream = data.draw(st.sampled_from(self.models_of(model)))
+        verdict = classify(ERRORS[kind])
+        rest_s = self.state.pool.failed(credential, upstream, verdict, cause=NO_CAUSE)
+        self.table.counts.setdefault(credential.id, [0, 0])[1] += 1
+        assert rest_s >= 0
+        if verdict.forced or self.state.policy.cools(credential):
+            self.table.fail(credential.id, upstream, verdict, self.clock())
+        else:
+            assert rest_s == 0
+
+    @rule(
+        data=st.data(), model=st.sampled_from(MODELS), ago=st.floats(0, 60), took=st.floats(0, 60), left=st.booleans()
+    )
+    def succeed(self, data: st.DataObject, model: str, ago: float, took: float, left: bool) -> None:
+        credential = self.state.pool.by_id[data.draw(st.sampled_from(self.ids()))]
+        upstream = data.draw(st.sampled_from(self.models_of(model)))
+        began_s, seen_s = self.clock() - ago, self.clock() - min(ago, took)
+        headers = {"x-ratelimit-remaining-requests": ["5" if left else "0"]}
+        self.state.pool.succeeded(credential, upstream, began_s=began_s, seen_s=seen_s, headers=headers)
+        self.table.counts.setdefault(credential.id, [0, 0])[0] += 1
+        self.table.succeed(credential.id, upstream, began_s=began_s, seen_s=seen_s, left=left, now_s=self.clock())
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 2.0, 7.0, 30.0, 60.0, 1800.0, FORGET_AFTER_S, 43200.0]))
+    def turn(self, seconds: float) -> None:
+        self.clock.now_s += seconds
+        self.table.forget(self.clock())
+
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        credential = self.state.pool.by_id[data.draw(st.sampled_from(self.ids()))]
+        assert self.state.reset_quota(credential.auth_index) is not None
+        self.table.drop(credential.id)
+
+    @rule(data=st.data())
+    def renew_token(self, data: st.DataObject) -> None:
+        credential = data.draw(st.sampled_from(self.ids()))
+        self.state.credentials_changed(
+            CredentialChange(touched=frozenset({credential}), refreshed=frozenset({credential}))
+        )
+        for key in [
+            key for key, row in self.table.rows.items() if key[0] == credential and row.reason == "unauthorized"
+        ]:
+            del self.table.rows[key]
+
+    @rule(
+        name=st.sampled_from([f"k{number}" for number in range(7)]),
+        change=st.sampled_from(["remove", "priority", "weight", "cooling", "cooling everywhere", "nothing"]),
+        value=st.integers(0, 3),
+    )
+    def reload(self, name: str, change: str, value: int) -> None:
+        present = self.keys.setdefault(name, {"priority": 0}) if change != "remove" else {}
+        match change:
+            case "remove" if len(self.keys) > 1:
+                self.keys.pop(name, None)
+            case "priority":
+                present["priority"] = value
+            case "weight":
+                present["weight"] = value
+            case "cooling":
+                present["disable_cooling"] = [None, True, False, None][value]
+            case "cooling everywhere":
+                self.cooling_disabled = not self.cooling_disabled
+        before = set(self.ids())
+        self.state = build_state(self.config(), self.plugins(), previous=self.state)
+        for gone in before - set(self.ids()):
+            self.table.drop(gone)
+            self.table.counts.pop(gone, None)
+        for credential in self.state.pool.credentials:
+            if not self.state.policy.cools(credential):
+                self.table.drop(credential.id, but_forced=True)
+
+    @invariant()
+    @precondition(lambda self: bool(self.keys))
+    def what_is_free_is_what_the_table_says(self) -> None:
+        self.state.pool.book.tick()
+        for model in MODELS:
+            plan = self.plan(model)
+            for tier in plan.tiers:
+                tier.ready.sync()
+                free = {tier.ready.members.ids[position] for position in tier.ready.free()}
+                said = {
+                    it
+                    for it in tier.ready.members.ids
+                    if self.table.until_s(it, self.models_of(model), self.clock()) is None
+                }
+                assert free == said
+                assert tier.ready.count == len(free)
+                positions = [tier.ready.at(number) for number in range(len(free))]
+                assert positions == sorted(tier.ready.members.positions[it] for it in free)
+                assert [tier.ready.rank(position) for position in positions] == list(range(len(free)))
+
+    @invariant()
+    @precondition(lambda self: bool(self.keys))
+    def nothing_is_counted_twice_or_kept_for_nobody(self) -> None:
+        pool = self.state.pool
+        pool.book.tick()
+        for credential_id in self.ids():
+            assert list(pool.health.tallies.of(credential_id)) == self.table.counts.get(credential_id, [0, 0])
+        kept = {(it, model) for it, states in pool.book.all_states() for model in states}
+        assert kept == set(self.table.rows)
+        assert len(pool.book._queue) <= 64 + 4 * len(kept) + 1
+
+
+TestPoolLife = PoolLife.TestCase
+TestPoolLife.settings = settings(settings.default, stateful_step_count=40, deadline=None)
