@@ -8,7 +8,7 @@ PY := $(BIN)/python
 PYTEST := $(PY) -m pytest
 CONFIG ?= build/demo/config.yaml
 
-.PHONY: help run test lint fmt proto bench matrix hooks faults chaos hostile upgrade pool conformance soak dist clean
+.PHONY: help run test lint fmt proto bench matrix hooks faults lives chaos hostile upgrade pool conformance soak dist clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -56,6 +56,9 @@ pool: $(VENV)/.dev ## Real SDKs over sixty credentials that fail by chance, with
 
 upgrade: $(VENV)/.dev ## Replace a plugin 100 times during 100,000 requests; none may be lost
 	$(PY) tests/upgrade/run.py
+
+lives: $(VENV)/.dev ## Thousands of random lives of the credential pool against a plain table
+	LIVES=3000 $(PYTEST) tests/unit/pipeline/test_pool_machine.py -q -n 0 -o timeout=3600
 
 conformance: $(VENV)/.dev ## The conformance kit on every example, and on plugins that each break one rule
 	$(PYTEST) tests/conformance -q -n 2

@@ -68,6 +68,9 @@ FLOORS: Final = (
     Floor(key="json_call_vs_bare_echo", limit=1.5, direction="at most"),
     Floor(key="rss_mb", limit=90.0, direction="at most"),
     Floor(key="cold_start_s", limit=1.5, direction="at most"),
+    Floor(key="pool_pick_failing_us", limit=30.0, direction="at most"),
+    Floor(key="pool_start_s", limit=2.0, direction="at most"),
+    Floor(key="pool_reload_ms", limit=100.0, direction="at most"),
 )
 
 RATIO_KEYS: Final = {

@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import calls, lineup, steps, toolchain  # noqa: E402 - the root must be importable first
+from tests.bench import calls, lineup, pool, steps, toolchain  # noqa: E402 - the root must be importable first
 from tests.bench.lineup import Contestant, Site  # noqa: E402
 from tests.bench.measure import LOADS, Bench, Rounds, write_flat  # noqa: E402
 from tests.bench.procs import LOAD_CORE, PROXY_CORE, BenchError, ContestantError, Stable, free_port  # noqa: E402
@@ -35,7 +35,7 @@ from tests.bench.results import (  # noqa: E402
 )
 
 DEFAULT_LOADS = ("plain", "stream64")
-OTHER_PARTS = ("call", "rss", "cold", "steps")
+OTHER_PARTS = ("call", "rss", "cold", "steps", "pool")
 PARTS = (*LOADS, *OTHER_PARTS)
 ECHO_BODY: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -123,7 +123,13 @@ def measure_all(
         failed += [name for name in failures if name in required]
         for name in failures.keys() - required:
             toolchain.shout(f"SKIPPED {name}: it failed, see above")
-    others = {"call": measure_calls, "rss": measure_memory, "cold": measure_cold_start, "steps": measure_steps}
+    others = {
+        "call": measure_calls,
+        "rss": measure_memory,
+        "cold": measure_cold_start,
+        "steps": measure_steps,
+        "pool": measure_pool,
+    }
     for part, measure in others.items():
         if part in arguments.parts:
             try:
@@ -164,6 +170,11 @@ def measure_cold_start(bench: Bench, arguments: argparse.Namespace) -> FlatResul
 def measure_steps(bench: Bench, arguments: argparse.Namespace) -> FlatResult:
     """Where the time of a request and of a stream event goes."""
     return steps.measure(bench, seconds=arguments.secs)
+
+
+def measure_pool(bench: Bench, arguments: argparse.Namespace) -> FlatResult:
+    """Choosing among ten thousand credentials."""
+    return pool.measure(bench.site, say=say)
 
 
 def report(flat: FlatResult, arguments: argparse.Namespace) -> None:
