@@ -90,7 +90,11 @@ class Connection:
         self._ended: asyncio.Future[CrashReport] = self._loop.create_future()
         self._max_streams = 0
         self._watcher: asyncio.Task[None] | None = None
-        self.output = StderrDrain(self._log_output, mask=SecretMask((*spec.secrets, *secret_values(spec.environment))))
+        self.output = StderrDrain(
+            self._log_output,
+            mask=SecretMask((*spec.secrets, *secret_values(spec.environment))),
+            on_suppressed=partial(self._refused, "stderr line"),
+        )
         self.usage: UsageMeter | None = None
         self.confinement: ConfinementReport | None = None
         self.hello: Hello | None = None
@@ -478,8 +482,8 @@ class Connection:
 
     # -- what it says and does
 
-    def _refused(self, what: str) -> None:
-        self._refusals.note(self._spec.plugin_id, what)
+    def _refused(self, what: str, times: int = 1) -> None:
+        self._refusals.note(self._spec.plugin_id, what, times=times)
 
     def _goaway_received(self, frame: Goaway) -> None:
         self._on_goaway(self, frame.reason)
@@ -492,6 +496,4 @@ class Connection:
         self._callbacks.log(self._spec.plugin_id, frame, scope)
 
     def _log_output(self, level: str, event: str, fields: Any) -> None:
-        if isinstance(suppressed := fields.get("suppressed_lines"), int):
-            self._refusals.note(self._spec.plugin_id, "stderr line", times=max(1, suppressed))
         self._callbacks.log(self._spec.plugin_id, Log(level=level, event=event, fields=fields), None)

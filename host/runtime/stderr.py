@@ -90,8 +90,16 @@ class SecretMask:
 class LineLog:
     """Turns lines into log records: JSON objects, level prefixes, grouped tracebacks; rate-limited. Sans-io."""
 
-    def __init__(self, sink: LogSink, *, clock: Callable[[], float] = time.monotonic, level: str = "info") -> None:
+    def __init__(
+        self,
+        sink: LogSink,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        level: str = "info",
+        on_suppressed: Callable[[int], None] | None = None,
+    ) -> None:
         self._sink = sink
+        self._on_suppressed = on_suppressed
         self._clock = clock
         self._level = level
         self._tokens = float(LINES_BURST)
@@ -112,10 +120,16 @@ class LineLog:
     def admit(self) -> bool:
         """Whether another line may be looked at now; a refused one is counted."""
         if self.exhausted:
-            self.suppressed += 1
+            self.suppress(1)
             return False
         self._tokens -= 1.0
         return True
+
+    def suppress(self, lines: int) -> None:
+        """Count lines that are not looked at; the record of them waits for the next line that is."""
+        self.suppressed += lines
+        if self._on_suppressed is not None:
+            self._on_suppressed(lines)
 
     def line(self, text: str) -> None:
         """One admitted line, cleaned and masked."""
@@ -171,10 +185,18 @@ class LineLog:
 class StderrDrain(asyncio.Protocol):
     """Reads one pipe to its end; the owner of the ring and of the log lines."""
 
-    def __init__(self, sink: LogSink, *, mask: SecretMask, level: str = "info") -> None:
+    def __init__(
+        self,
+        sink: LogSink,
+        *,
+        mask: SecretMask,
+        level: str = "info",
+        on_suppressed: Callable[[int], None] | None = None,
+    ) -> None:
+        """`on_suppressed` is told how many lines were not looked at, whenever that happens."""
         self.stray_lines = 0
         self._mask = mask
-        self._log = LineLog(sink, level=level)
+        self._log = LineLog(sink, level=level, on_suppressed=on_suppressed)
         self._ring = bytearray()
         self._partial = b""
         self._skipping = False
@@ -247,7 +269,7 @@ class StderrDrain(asyncio.Protocol):
         if not ends:
             self._partial, self._skipping = b"", True
             return
-        self._log.suppressed += ends
+        self._log.suppress(ends)
         self._partial, self._skipping = b"", False
         self._hold(data[data.rfind(b"\n") + 1 :])
 

@@ -59,10 +59,11 @@ def test_a_traceback_cut_off_by_death_is_not_lost():
 def test_beyond_the_rate_lines_are_counted_and_the_count_is_reported():
     now_s = [0.0]
     records = Records()
-    log = LineLog(records, clock=lambda: now_s[0])
+    told = []
+    log = LineLog(records, clock=lambda: now_s[0], on_suppressed=told.append)
     admitted = sum(log.admit() for _ in range(LINES_BURST + 50))
     assert admitted == LINES_BURST
-    assert log.suppressed == 50
+    assert log.suppressed == sum(told) == 50
     now_s[0] = 1.0
     assert log.admit()
     log.line("again")
