@@ -32,9 +32,9 @@ class Signer:
 
     def __init__(self, credential: Credential) -> None:
         self._credential: Final = credential
-        self._origin: Final = _origin(credential.base_url)
+        self._origin: Final = origin_of(credential.base_url)
         start = _origin_url(credential.base_url) if self._origin is not None else ""
-        self._origin_url: Final = start if _origin(start) == self._origin else ""
+        self._origin_url: Final = start if origin_of(start) == self._origin else ""
         added = [(name, _literal(value)) for name, value in credential.headers if not _is_copy(value)]
         self._copied: Final = [(name, value[1:].lower()) for name, value in credential.headers if _is_copy(value)]
         """Headers whose value is the client's: name, and the client's name for it."""
@@ -79,7 +79,7 @@ class Signer:
         if start and url.startswith(start) and url[len(start) : len(start) + 1] in _AFTER_ORIGIN and "\\" not in url:
             # Scheme, host and port are spelled like the base URL's and end where they end there.
             return True
-        return self._origin is not None and _origin(url) == self._origin
+        return self._origin is not None and origin_of(url) == self._origin
 
 
 def sign(credential: Credential, url: str, headers: Sequence[tuple[str, str]]) -> Signed:
@@ -119,7 +119,7 @@ def _with_query(url: str, name: str, secret: Secret) -> str:
     return urlunsplit(parts._replace(query=urlencode([*query, (name, secret.reveal())])))
 
 
-def _origin(url: str) -> tuple[str, str, int] | None:
+def origin_of(url: str) -> tuple[str, str, int] | None:
     """Scheme, host and port; None for anything without a host, and for URLs that carry a user."""
     try:
         parts = urlsplit(url)
@@ -133,7 +133,7 @@ def _origin(url: str) -> tuple[str, str, int] | None:
 
 
 def _origin_text(url: str) -> str:
-    origin = _origin(url)
+    origin = origin_of(url)
     if origin is None:
         return ""
     scheme, host, port = origin

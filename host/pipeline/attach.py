@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
-from host.credentials.attach import Signer
+from host.credentials.attach import Signer, origin_of
 from host.credentials.pool import CredentialPool
-from host.credentials.records import Credential
+from host.credentials.records import DEFAULT_BASE_URL, Credential
 from host.runtime.callback_http import Attached
 from host.runtime.handle import PluginSnapshot
 from pluginabi.errors import host_error
@@ -19,7 +19,7 @@ class PoolAttacher:
     removed or switched off meanwhile still serves the requests that started with it.
     """
 
-    __slots__ = ("_current", "_handed_out", "_plugins", "_pool", "_signers")
+    __slots__ = ("_current", "_handed_out", "_operators", "_plugins", "_pool", "_signers")
 
     def __init__(
         self,
@@ -33,6 +33,9 @@ class PoolAttacher:
         self._current: Final = current
         self._handed_out: Final = handed_out
         self._plugins: Final = plugins
+        named = (credential.base_url for credential in pool.credentials if not credential.auth_plugin)
+        self._operators: Final = frozenset(map(origin_of, (*DEFAULT_BASE_URL.values(), *named)))
+        """Where the operator's own credentials lead."""
         self._signers: Final[dict[str, tuple[Credential, Signer, frozenset[str]]]] = {}
 
     def attach(
@@ -59,7 +62,10 @@ class PoolAttacher:
                 f" business of plugin {plugin_id!r}",
             )
         signed = known[1].sign(url, headers, client_headers=client_headers)
-        return Attached(signed.url, signed.headers, signed.proxy_url)
+        chosen_by = credential.auth_plugin
+        if chosen_by and origin_of(credential.base_url) in self._operators:
+            chosen_by = ""
+        return Attached(signed.url, signed.headers, signed.proxy_url, chosen_by)
 
     def _users(self, provider: str) -> frozenset[str]:
         """The plugins that may use a provider's credentials."""

@@ -30,6 +30,8 @@ class Attached(Struct, frozen=True):
     headers: list[tuple[str, str]]
     proxy_url: str | None = None
     """The credential's own proxy; None: the host's."""
+    chosen_by: str = ""
+    """The plugin that said where the credential leads; empty: the operator did."""
 
 
 class SecretAttacher(Protocol):
@@ -84,6 +86,8 @@ class HttpCallbacks:
         self.hosts: Mapping[str, Sequence[Sequence[str]]] = {}
         self.private_hosts: Mapping[str, Sequence[str]] = {}
         """For plugins that may call public addresses only: patterns of hosts that they may call wherever these are."""
+        self.may_call: Callable[[str], bool] = lambda plugin_id: True
+        """Whether a plugin has the permission `http`."""
         self.refused: Callable[[str, str], None] | None = None
         """Told which plugin was refused what."""
         self._client: Final = client
@@ -115,17 +119,19 @@ class HttpCallbacks:
         url, proxy_url, public_only = params.url, settings.proxy_url, False
         headers = [(name, value) for name, values in params.headers.items() for value in values]
         if params.credential is None:
-            public_only = self._check(scope, url)
+            public_only = self._check(scope.plugin_id, url)
         else:
             # It leads to the host that the operator gave it, whatever the lists say.
             try:
                 attached = self._attach(scope, params.credential, url, headers)
             except PluginError:
-                self._note(scope, "host.http with a credential that is not its own or not for this host")
+                self._note(scope.plugin_id, "host.http with a credential that is not its own or not for this host")
                 raise
             url, headers = attached.url, attached.headers
             if attached.proxy_url is not None:
                 proxy_url = attached.proxy_url
+            if attached.chosen_by:
+                public_only = self._check(attached.chosen_by, params.url, credential=True)
         return UpstreamRequest(
             method=params.method,
             url=url,
@@ -142,26 +148,36 @@ class HttpCallbacks:
     def _transfer_failed(self, scope: CallScope, error: UpstreamError) -> PluginError:
         if not isinstance(error, AddressRefused):
             return _transfer_failed(error)
-        self._note(scope, "host.http to an address that is not public")
+        self._note(scope.plugin_id, "host.http to an address that is not public")
         return host_error(
             "permission_denied",
             f"{error}; plugins.policy.{scope.plugin_id}.http-hosts has to name a host in this machine or its networks",
         )
 
-    def _note(self, scope: CallScope, what: str) -> None:
+    def _note(self, plugin_id: str, what: str) -> None:
         if self.refused is not None:
-            self.refused(scope.plugin_id, what)
+            self.refused(plugin_id, what)
 
-    def _check(self, scope: CallScope, url: str) -> bool:
-        """Whether the address has to be public. Raises PluginError when the plugin may not call the host at all."""
-        allow_lists = self.hosts.get(scope.plugin_id)
-        if allow_lists is not None:
-            try:
-                _check_host(scope.plugin_id, url, allow_lists)
-            except PluginError:
-                self._note(scope, "host.http to a host that is not allowed")
-                raise
-        private = self.private_hosts.get(scope.plugin_id)
+    def _check(self, plugin_id: str, url: str, *, credential: bool = False) -> bool:
+        """Whether the address has to be public. Raises PluginError when the plugin may not call the host at all.
+
+        `credential`: it did not ask for the call itself, but made the credential and said where it leads. What it may
+        not call itself it may not have called with a secret either.
+        """
+        allow_lists = self.hosts.get(plugin_id)
+        try:
+            if credential and not self.may_call(plugin_id):
+                raise host_error(
+                    "permission_denied",
+                    f"plugin {plugin_id!r} made this credential and leads it to {_host_and_port(url)[0]}, without the"
+                    " permission 'http'",
+                )
+            if allow_lists is not None:
+                _check_host(plugin_id, url, allow_lists)
+        except PluginError:
+            self._note(plugin_id, "host.http to a host that is not allowed")
+            raise
+        private = self.private_hosts.get(plugin_id)
         return private is not None and not host_matches(*_host_and_port(url), private)
 
     def _attach(self, scope: CallScope, handle: str, url: str, headers: list[tuple[str, str]]) -> Attached:

@@ -88,6 +88,7 @@ class HostCallbacks:
         self.refusals: Final = Refusals()
         """What every plugin was refused, by the kernel and here."""
         http.refused = self.refusals.note
+        http.may_call = lambda plugin_id: "http" in self.grants.get(plugin_id, ())
         self._tasks: Final = tasks
         self.http: Final = http
         self.logs: Final = PluginLogs()

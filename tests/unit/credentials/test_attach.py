@@ -140,6 +140,23 @@ def test_only_who_executes_a_provider_or_keeps_its_tokens_may_use_its_credential
     assert caught.value.code == "permission_denied"
 
 
+@pytest.mark.parametrize(
+    ("base_url", "auth_plugin", "chosen_by"),
+    [
+        ("https://acme.test/other", "keeps-tokens", ""),
+        ("https://api.anthropic.com", "keeps-tokens", ""),
+        ("https://evil.test", "keeps-tokens", "keeps-tokens"),
+        ("https://evil.test", "", ""),
+    ],
+)
+def test_where_a_credential_leads_is_a_plugins_word_unless_the_operator_leads_there_too(
+    base_url, auth_plugin, chosen_by
+):
+    made = replace(ACME, base_url=base_url, auth_plugin=auth_plugin, handle="cred-made")
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: made, plugins=EXECUTORS)
+    assert attacher.attach("cred-made", base_url, [], plugin_id="executes").chosen_by == chosen_by
+
+
 COPYING = credential(
     claude_api_key=[
         ProviderKey(api_key="k", headers={"X-User": "$X-Client-User", "X-Cost": "$$5", "X-Api-Key": "$authorization"})

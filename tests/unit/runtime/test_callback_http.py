@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from host.config.model import Config, Timeouts
 from host.runtime.callback_http import Attached, HttpCallbacks, HttpSettings, http_settings
@@ -330,6 +331,30 @@ async def test_a_credential_leads_to_the_host_that_the_operator_gave_it_wherever
     async with ScriptedServer(answering(answer())) as server:
         desk.http.attacher_of = lambda scope: Attacher(server.url)
         assert (await desk.do(server.url, credential="h1")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("granted", "named", "allowed"),
+    [({"http"}, ("127.0.0.1",), True), (set(), ("127.0.0.1",), False), ({"http"}, ("api.example.com",), False)],
+)
+async def test_a_plugin_leads_the_credentials_it_makes_only_where_it_may_call_itself(
+    desk: Desk, granted: set[str], named: Any, allowed: bool
+):
+    class Led(Attacher):
+        def attach(self, *arguments: Any, **more: Any) -> Attached:
+            return structs.replace(super().attach(*arguments, **more), chosen_by="maker")
+
+    desk.http.hosts, desk.http.private_hosts = {"maker": (named,)}, {"maker": named}
+    desk.callbacks.grants = {"p": frozenset({"http"}), "maker": frozenset(granted)}
+    async with ScriptedServer(answering(answer())) as server:
+        desk.http.attacher_of = lambda scope: Led(server.url)
+        if allowed:
+            assert (await desk.do(server.url, credential="h1")).status == 200
+        else:
+            with pytest.raises(PluginError) as caught:
+                await desk.do(server.url, credential="h1")
+            assert (caught.value.code, server.accepted) == ("permission_denied", 0)
+            assert desk.callbacks.refusals.of("maker") == {"host.http to a host that is not allowed": 1}
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "http://x.localhost/", "http://[::1]/"])
