@@ -27,6 +27,7 @@ EVENTS: Final = (
     "config.rejected",
     "config.superseded",
     "config.warning",
+    "control.refused",
     "control.unavailable",
     "cooldowns.not_kept",
     "cooldowns.not_loaded",
@@ -147,7 +148,8 @@ _SECRET_TEXTS: Final = (
     (
         re.compile(
             r"""((?:authorization|api[-_ ]?key|(?:access|auth|refresh|id|session)[-_ ]?token|\btoken|secret|password)"""
-            r"""["']?\s*[:=]\s*["']?)(?!\[redacted\]|bearer\b|basic\b)[^\s"',;&}]{4,}""",
+            r"""["']?\s*[:=]\s*["']?)(?!\[redacted\]|bearer\b|basic\b|(?<=\w:apikey:)[0-9a-f]{12}(?:-\d+)?(?![\w.-]))"""
+            r"""[^\s"',;&}]{4,}""",
             re.IGNORECASE,
         ),
         rf"\1{_MASKED}",
@@ -157,7 +159,7 @@ _SECRET_TEXTS: Final = (
 
 
 def redact(text: str) -> str:
-    """`text` without what looks like a key, a token or an authorization value."""
+    """`text` without what looks like a key, a token or an authorization value; ids of credentials stay."""
     for pattern, replacement in _SECRET_TEXTS:
         text = pattern.sub(replacement, text)
     return text

@@ -18,6 +18,9 @@ from pluginabi.methods import PERMISSIONS, PLUGIN_METHODS, OnError
 BUNDLED_PERMISSIONS: Final = frozenset({"http", "kv"})
 """What first-party plugins get without being granted it, as far as their manifests ask for it."""
 _EXECUTOR_PREFIX: Final = "executor."
+_UPSTREAM_FIRST_S: Final = 2.0
+"""An upstream that says nothing for `timeouts.first-byte` is the upstream's failure, and another credential is tried:
+the call of the executor that waits for it must not end before that is known."""
 
 _Value = TypeVar("_Value")
 
@@ -65,7 +68,7 @@ class EffectivePolicy:
         timeout_ms = PLUGIN_METHODS[method].timeout_ms
         if timeout_ms is not None:
             return timeout_ms / 1000
-        return self.first_byte_timeout_s if method.startswith(_EXECUTOR_PREFIX) else None
+        return self.first_byte_timeout_s + _UPSTREAM_FIRST_S if method.startswith(_EXECUTOR_PREFIX) else None
 
     def method_on_error(self, method: str, preset: Mapping[str, str]) -> OnError:
         """Operator, then manifest, then what the plugin's class presets, then the method table."""

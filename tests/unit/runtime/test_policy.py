@@ -61,7 +61,7 @@ def test_deadlines_come_from_the_operator_then_the_manifest_then_the_method_tabl
     assert policy.method_timeout_s("model.route") == 0.1
     assert policy.method_timeout_s("scheduler.pick") == 2.0
     assert policy.method_timeout_s("request.intercept_before") == 2.0
-    assert policy.method_timeout_s("executor.execute") == 20.0
+    assert policy.method_timeout_s("executor.execute") == 22.0
     assert policy.idle_timeout_s == 7.0
 
 
