@@ -124,7 +124,7 @@ async def test_streaming_methods_have_the_operators_idle_timeout(stage: Bench):
     streaming, unary = (snapshot.binding("a", f"executor.{name}") for name in ("execute_stream", "execute"))
     assert streaming is not None and unary is not None
     assert (streaming.timeout_s, streaming.idle_timeout_s) == (11.0, 4.0)
-    assert (unary.timeout_s, unary.idle_timeout_s) == (9.0, None)
+    assert (unary.timeout_s, unary.idle_timeout_s) == (11.0, None)
 
 
 # -- one at a time
