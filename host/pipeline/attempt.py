@@ -92,29 +92,29 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
         for upstream in lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane):
-            try:
-                return await _with_fresh_token(invoker, settler, ex, lane, upstream, plan.suffix, once)
-            except ExecutorFailed as failed:
-                verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
-                if verdict.whole_credential or verdict.whole_provider:
+            is_renewed = False
+            while True:
+                try:
+                    return await run_attempt(invoker, settler, ex, lane, upstream, plan.suffix, once)
+                except ExecutorFailed as failed:
+                    if not is_renewed and await _renewed(ex, lane, failed):
+                        is_renewed = True
+                        continue
+                    verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
                     break
+            if verdict.whole_credential or verdict.whole_provider:
+                break
 
 
-async def _with_fresh_token(
-    invoker: Invoker, settler: Settler, ex: Execution, lane: Lane, upstream: str, suffix: str | None, once: Once[T]
-) -> T:
-    """One attempt; a second one when the upstream refused a token that could be renewed (spec credentials 12.4)."""
-    try:
-        return await run_attempt(invoker, settler, ex, lane, upstream, suffix, once)
-    except ExecutorFailed as failed:
-        status = failed.error.http_status
-        attempt, credential = ex.last_attempt, lane.credential
-        if status != 401 or isinstance(failed.error, PluginTransportError) or attempt is None:
-            raise
-        if not await ex.state.manager.refresh_now(credential.id, started_s=attempt.started_s):
-            raise
-        ex.record("token_renewed", credential=credential.id)
-        return await run_attempt(invoker, settler, ex, lane, upstream, suffix, once)
+async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
+    """Whether the upstream refused a token and there is a new one, which is worth one more try (spec 12.4)."""
+    attempt, credential = ex.last_attempt, lane.credential
+    if failed.error.http_status != 401 or isinstance(failed.error, PluginTransportError) or attempt is None:
+        return False
+    if not await ex.state.manager.refresh_now(credential.id, started_s=attempt.started_s):
+        return False
+    ex.record("token_renewed", credential=credential.id)
+    return True
 
 
 async def _ready(invoker: Invoker, ex: Execution, lane: Lane, search: Search) -> bool:
