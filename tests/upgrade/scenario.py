@@ -41,6 +41,7 @@ class Options:
     """Sent before, without upgrades, for comparison."""
     callers: int = 16
     carrier: str = "process"
+    instances: int = 1
     stream_every: int = 50
     """Every so many requests is a stream through the plugin's stream hook."""
     own_stream_every: int = 100
@@ -95,7 +96,7 @@ class Stage:
         return ledger_in(self.directory)
 
     def configure(self, section: Mapping[str, Any]) -> None:
-        write_config(self.directory, self.upstream, carrier=self.options.carrier, section=section)
+        write_config(self.directory, self.upstream, options=self.options, section=section)
 
     async def status(self) -> Mapping[str, Any]:
         """The plugin's row in the list."""
@@ -118,9 +119,10 @@ def ledger_in(directory: Path) -> Path:
     return path
 
 
-def write_config(directory: Path, upstream: NumberedUpstream, *, carrier: str, section: Mapping[str, Any]) -> None:
+def write_config(directory: Path, upstream: NumberedUpstream, *, options: Options, section: Mapping[str, Any]) -> None:
     """A config with the counting upstream as a provider, and the plugin with this section."""
-    runtime = "inprocess" if carrier == "inprocess" else "process"
+    runtime = "inprocess" if options.carrier == "inprocess" else "process"
+    policy = {"permissions": ["http"], "http-hosts": ["127.0.0.1"], "instances": options.instances}
     url, ledger = f"{upstream.url}/chat/completions", str(ledger_in(directory))
     config = {
         "port": 0,
@@ -136,7 +138,7 @@ def write_config(directory: Path, upstream: NumberedUpstream, *, carrier: str, s
             "enabled": True,
             "hello-timeout": "5s",
             "configs": {PLUGIN_ID: {"enabled": True, "url": url, "ledger": ledger, **section}},
-            "policy": {PLUGIN_ID: {"runtime": runtime, "permissions": ["http"], "http-hosts": ["127.0.0.1"]}},
+            "policy": {PLUGIN_ID: {"runtime": runtime, **policy}},
         },
     }
     replace_file(directory / "config.yaml", json.dumps(config, indent=1))
@@ -148,7 +150,7 @@ async def staged(options: Options, directory: Path) -> AsyncIterator[Stage]:
     plugin = PluginFolder(directory / "plugins" / PLUGIN_ID, CARRIERS[options.carrier])
     plugin.write(0)
     async with numbered_upstream() as upstream:
-        write_config(directory, upstream, carrier=options.carrier, section={"round": 0})
+        write_config(directory, upstream, options=options, section={"round": 0})
         config_file = directory / "config.yaml"
         own_socket = patch.dict(os.environ, {"XDG_RUNTIME_DIR": runtime_dir(config_file)})
         async with serve_process(config_file) as served:
