@@ -25,6 +25,7 @@ from host.runtime.bundled import bundled_needed
 from host.runtime.discover import Discovery
 from host.runtime.policy import PolicyError, effective_policy
 from host.runtime.status import status_of_source, statuses_of_unusable
+from host.shadow.run import shadow_problems
 
 Row = Mapping[str, Any]
 STDERR_LINES: Final = 6
@@ -46,7 +47,7 @@ def check_config(config_path: Path) -> int:
         if broken.plugin_id not in enabled:
             click.echo(f"warning: plugin {broken.plugin_id} cannot be enabled: {broken.reason}")
     options = flag_table(discover_plugins(loaded.config), loaded.config, native=NATIVE, needed=bundled_needed)
-    for left_out in options.warnings:
+    for left_out in (*options.warnings, *shadow_problems(loaded.config)):
         click.echo(f"warning: {left_out}")
     problems = _plugin_problems(loaded.config, enabled)
     if (problem := public_listener_problem(loaded.config, has_frontend_auth=None)) is not None:

@@ -205,6 +205,13 @@ class Shadows:
         await shadow.stop()
 
 
+def shadow_problems(config: Config) -> list[str]:
+    """Which shadows could not be tried, and why; starts nothing."""
+    wanted = {plugin_id: policy.shadow for plugin_id, policy in config.plugins.policy.items() if policy.shadow.dir}
+    wishes = {plugin_id: _wish(plugin_id, shadow, config) for plugin_id, shadow in wanted.items()}
+    return [f"shadow of {plugin_id}: {wish.problem}" for plugin_id, wish in wishes.items() if wish.problem]
+
+
 def _wish(plugin_id: str, shadow: PluginShadow, config: Config) -> _Wish:
     """What is wanted, or why it cannot be had. Reads files."""
     directory = Path(config_path(config, shadow.dir))

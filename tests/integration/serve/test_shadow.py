@@ -202,6 +202,9 @@ async def test_a_shadow_follows_the_configuration_and_its_files(
         await running.proxy.registry.reload("fork")
         broken = await stage.until(lambda shadow: shadow.state == "failed")
         assert "holds the plugin other" in broken.reason
+        checked = await run_command(site.config_file, "check")
+        assert "warning: shadow of fork: " in checked.stdout
+        assert "holds the plugin other" in checked.stdout
         assert (await stage.ask())[0] == 200
         off = await run_command(site.config_file, "plugins", "shadow", "fork", "--off")
         assert off.exit_code == 0
