@@ -25,7 +25,7 @@ log = structlog.get_logger("host.pipeline.pick")
 DELEGATES: Final = ("round-robin", "weighted-round-robin", "fill-first")
 MAX_SHOWN: Final = 20
 """Candidates in the decision trace."""
-_PICKED: Final = Shape("picked", "credential", "by", "candidates")
+_PICKED: Final = Shape("picked", "credential", "by", "candidates", "resting")
 _SENSITIVE: Final = (
     "api_key",
     "apikey",
@@ -66,11 +66,13 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
         return kept
     found = pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
     if isinstance(found, Exhausted):
-        raise exhausted(plan, found, source=ex.source)
+        raise _refusal(ex, plan, found)
     tier, position = found
     lane = plan.lane(tier, position)
     if ex.trace is not None:
-        ex.trace.note(_PICKED, lane.credential.id, strategy, tier.ready.first_ids(MAX_SHOWN))
+        ready = tier.ready
+        resting = len(ready.members) - ready.count or None
+        ex.trace.note(_PICKED, lane.credential.id, strategy, ready.first_ids(MAX_SHOWN), resting)
     if ex.session is not None:
         bind_session(ex, lane)
     return lane
@@ -82,7 +84,7 @@ async def _ask(
     """The scheduler's lane, or the built-in strategy it names, or None for the configured one."""
     found = ex.state.pool.free(plan.tiers, search)
     if isinstance(found, Exhausted):
-        raise exhausted(plan, found, source=ex.source)
+        raise _refusal(ex, plan, found)
     tier, positions = found
     credentials = tier.ready.members.credentials
     free = {credentials[position].id: position for position in positions}
@@ -126,6 +128,12 @@ async def _ask(
         ex.record("pick_refused", plugin_id=scheduler.plugin_id, why=why, answer=value.auth_id or delegate)
         log.warning("pick.refused", plugin_id=scheduler.plugin_id, request_id=ex.scope.request_id, why=why)
     return None
+
+
+def _refusal(ex: Execution, plan: Plan, why: Exhausted) -> NoCredential:
+    resting = plan.total - sum(tier.ready.count for tier in plan.tiers)
+    ex.record("no_credential", why=why.reason, resting=resting, of=plan.total, back_in_s=round(why.retry_after_s, 3))
+    return exhausted(plan, why, source=ex.source)
 
 
 def candidate(credential: Credential) -> Candidate:

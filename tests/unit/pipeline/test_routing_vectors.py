@@ -213,3 +213,14 @@ async def test_F27_when_the_last_stream_fails_before_its_first_item_the_client_g
         await w.gateway.execute_stream(client_request(stream=True))
     assert (raised.value.http_status, raised.value.body.headers["x-up"]) == (429, ["1"])
     assert len(upstream.seen(STREAM)) == 2
+
+
+async def test_the_trace_of_a_refused_request_says_how_many_rest_and_when_the_first_is_back():
+    error = PluginError("slow", http_status=429, retry_after_ms=60_000)
+    w = world(executor(lambda _: error), config=acme("k1", "k2", models={"m": ""}))
+    for request_id in ("r1", "r2"):
+        with pytest.raises((PluginError, RequestError)):
+            await w.gateway.execute(client_request(request_id=request_id))
+    [refused] = w.decisions("no_credential", "r2")
+    assert refused == {"why": "cooling", "resting": 2, "of": 2, "back_in_s": 60.0}
+    assert [it["resting"] for it in w.decisions("picked", "r1")] == [None, 1]
