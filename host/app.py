@@ -212,6 +212,7 @@ class Proxy:
         self.callbacks = HostCallbacks(
             http=self.http, kv=KvCallbacks(self.shared.store, nodes=lambda: self.shared.nodes), tasks=self.tasks
         )
+        self.metrics.plugins.refused = self.callbacks.refusals.all
         self.invoker = Invoker(observe=self.metrics.plugins.observe)
         processes = Processes(
             callbacks=self.callbacks, tasks=self.tasks, timings=lambda: timings_of(self.config.plugins)

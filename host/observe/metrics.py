@@ -5,7 +5,7 @@ counters take a lock for every step. `prometheus_client` renders them when `/met
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -94,6 +94,8 @@ class PluginMetrics:
             ("plugin", "method", "outcome"),
             PLUGIN_BUCKETS_S,
         )
+        self.refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+        """Counts by plugin and by what it tried and was refused."""
 
     def observe(self, plugin_id: str, method: str, outcome: str, seconds: float) -> None:
         """One call; the outcomes are those of `host.runtime.invoke.CallObserver`."""
@@ -111,6 +113,13 @@ class PluginMetrics:
 
     def collect(self) -> Iterable[Metric]:
         yield self._calls.collect()
+        refused = CounterMetricFamily(
+            "jackfield_plugin_refused", "What plugins tried and were refused.", labels=("plugin", "what")
+        )
+        for plugin_id, counts in self.refused().items():
+            for what, count in counts.items():
+                refused.add_metric((plugin_id, what), count)
+        yield refused
 
 
 PeerMetrics = tuple[int, str]

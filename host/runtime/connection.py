@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from host.runtime.callbacks import CallbackServer
 from host.runtime.child import ChildProcess
-from host.runtime.confinement import ATTACHED, ConfinementReport
+from host.runtime.confinement import ConfinementReport
 from host.runtime.diagnostics import REPORT_STDERR_LINES, CrashReport, PluginStartError, crash_report
 from host.runtime.gate import Oversight
 from host.runtime.guardian import Guardian
 from host.runtime.handle import PluginState, Reply
 from host.runtime.incoming import CallbackDesk
-from host.runtime.launch import LaunchSpec, Spawned, build_environment, spawn
+from host.runtime.launch import LaunchSpec, Spawned, attached_confinement, build_environment, spawn
 from host.runtime.refusals import Refusals, TokenBucket
 from host.runtime.scope import CallScope
 from host.runtime.slots import Slots
@@ -180,7 +180,7 @@ class Connection:
         spec = self._spec
         if spec.attach:
             moved(PluginState.HANDSHAKING, f"connecting to {spec.attach}")
-            self.confinement = ATTACHED
+            self.confinement = attached_confinement(spec)
             return await attach(spec, timings=self._timings, on_stray=self.output.stray)
         await self._check_files()
         self._socket_dir = make_socket_dir(spec)

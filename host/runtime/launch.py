@@ -92,6 +92,7 @@ class LaunchSpec:
 
     @property
     def confined(self) -> bool:
+        """Whether the kernel is asked for anything."""
         return self.confinement != "off" and not self.attach
 
     @property
@@ -220,7 +221,7 @@ def confine(
     Makes the directories that it needs.
     """
     if not spec.confined:
-        return Confinement(options=(), report=ATTACHED if spec.attach else SWITCHED_OFF, reports_refusals=False)
+        return Confinement(options=(), report=SWITCHED_OFF, reports_refusals=False)
     sdk = sdk_links_dir(spec)
     wanted = Wanted(
         mode=spec.confinement,
@@ -237,6 +238,13 @@ def confine(
     if reason := why_refused(confinement.report):
         raise _cannot_start(spec, reason)
     return confinement
+
+
+def attached_confinement(spec: LaunchSpec) -> ConfinementReport:
+    """None: somebody else runs the process. Raises PluginStartError (permanent) when it is required."""
+    if spec.confinement == "required":
+        raise _cannot_start(spec, "its confinement is required, and an attached process has none")
+    return ATTACHED
 
 
 def link_sdk(directory: Path) -> list[Path]:

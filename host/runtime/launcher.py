@@ -38,13 +38,16 @@ LAUNCHER_PREFIX = "jackfield-launcher: "
 def main(arguments: list[str]) -> int:
     """Apply the options, then exec. Returns an exit status only when the command cannot be executed."""
     options, command = split(arguments)
-    confinement = Confinement()
+    confinement = None
     try:
         for option in options:
             name, _, value = option.partition("=")
             if name == "--guardian-fd":
                 announce(int(value))
-            elif name == "--no-new-privs":
+                continue
+            # Not before: whoever is not announced may be left behind.
+            confinement = confinement or Confinement()
+            if name == "--no-new-privs":
                 forbid_new_privileges()
             elif name == "--unset":
                 os.environ.pop(value, None)
@@ -99,6 +102,13 @@ class Confinement:
     """
 
     def __init__(self) -> None:
+        import ctypes
+
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.syscall.restype = ctypes.c_long
+        # Converted once: there are some dozens of these calls, and every plugin start waits for them.
+        self._long = ctypes.c_long
+        self._errno = ctypes.get_errno
         self._ruleset = -1
         self._handled_files = 0
         self._flags = 0
@@ -124,11 +134,19 @@ class Confinement:
             return False
         return True
 
+    def kernel(self, what: str, number: int, *arguments: "int | bytes") -> int:
+        """A system call that the C library has no function for; bytes go as a pointer to them. Raises NotConfined."""
+        given = [self._long(value) if isinstance(value, int) else value for value in arguments]
+        result = int(self._libc.syscall(self._long(number), *given))
+        if result < 0:
+            raise NotConfined(f"{what}: {os.strerror(self._errno())}")
+        return result
+
     def begin(self, files: int, network: int, scopes: int, flags: int) -> None:
         """A ruleset in the widest form: a kernel that knows less takes it as long as the rest is zero."""
         attributes = b"".join(mask.to_bytes(8, sys.byteorder) for mask in (files, network, scopes))
         self._handled_files, self._flags = files, flags
-        self._ruleset = kernel("landlock", LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+        self._ruleset = self.kernel("landlock", LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
 
     def allow(self, rights: int, path: str) -> None:
         """Give rights beneath a path; one that is gone meanwhile gets none."""
@@ -139,19 +157,19 @@ class Confinement:
         if os.fstat(fd).st_mode & 0o170000 != 0o040000:
             rights &= LANDLOCK_FILE_RIGHTS
         rule = (rights & self._handled_files).to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        kernel(f"landlock on {path}", LANDLOCK_ADD_RULE, self._ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+        self.kernel(f"landlock on {path}", LANDLOCK_ADD_RULE, self._ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
         os.close(fd)
 
     def enter(self) -> None:
         """From here on only what the rules allow."""
-        kernel("landlock", LANDLOCK_RESTRICT_SELF, self._ruleset, self._flags)
+        self.kernel("landlock", LANDLOCK_RESTRICT_SELF, self._ruleset, self._flags)
         os.close(self._ruleset)
 
     def filter_calls(self, program: bytes) -> None:
         """Install a filter of system calls; refusals are reported where somebody can be given the listener."""
         if self._report_to is not None:
             try:
-                listener = set_filter(program, SECCOMP_FILTER_FLAG_NEW_LISTENER)
+                listener = self.set_filter(program, SECCOMP_FILTER_FLAG_NEW_LISTENER)
             except NotConfined:
                 pass  # somebody further up, a container engine for example, listens already
             else:
@@ -160,19 +178,18 @@ class Confinement:
                 return
         # Nobody to ask: the kernel answers by itself.
         steps = (program[at : at + 8] for at in range(0, len(program), 8))
-        set_filter(b"".join(SECCOMP_RET_EPERM if step == SECCOMP_RET_NOTIFY else step for step in steps), 0)
+        self.set_filter(b"".join(SECCOMP_RET_EPERM if step == SECCOMP_RET_NOTIFY else step for step in steps), 0)
 
+    def set_filter(self, program: bytes, flags: int) -> int:
+        """Install a filter; the descriptor of its listener if one was asked for. Raises NotConfined."""
+        import ctypes
 
-def set_filter(program: bytes, flags: int) -> int:
-    """Install a filter; the descriptor of its listener if one was asked for. Raises NotConfined."""
-    import ctypes
+        class Program(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
 
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
-
-    description = bytes(Program(len(program) // 8, program))
-    number = SECCOMP[os.uname().machine]
-    return kernel("seccomp", number, SECCOMP_SET_MODE_FILTER, flags, description)
+        description = bytes(Program(len(program) // 8, program))
+        number = SECCOMP[os.uname().machine]
+        return self.kernel("seccomp", number, SECCOMP_SET_MODE_FILTER, flags, description)
 
 
 def unix_socket(fd: int) -> "_socket.socket":
@@ -205,19 +222,6 @@ def keep_capabilities(mask: int) -> None:
     kept = [bits & (mask >> 32 * (at // 3)) for at, bits in enumerate(sets)]
     if libc.capset(header, (ctypes.c_uint32 * 6)(*kept)) < 0:
         raise NotConfined(f"capset: {os.strerror(ctypes.get_errno())}")
-
-
-def kernel(what: str, number: int, *arguments: int | bytes) -> int:
-    """One system call that the C library has no function for; bytes go as a pointer to them. Raises NotConfined."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    given = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
-    result = int(libc.syscall(ctypes.c_long(number), *given))
-    if result < 0:
-        raise NotConfined(f"{what}: {os.strerror(ctypes.get_errno())}")
-    return result
 
 
 def restore_signals() -> None:

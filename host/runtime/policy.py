@@ -99,6 +99,11 @@ def effective_policy(
     wished = frozenset(manifest.permissions)
     granted = frozenset(_known_permissions(manifest.id, operator)) | (BUNDLED_PERMISSIONS if bundled else frozenset())
     carrier, remark = _carrier(source, operator)
+    if carrier == "inprocess" and operator.confinement == "required":
+        raise PolicyError(
+            f"plugins.policy.{manifest.id}.confinement: required, but nothing confines a plugin inside the host;"
+            f" set plugins.policy.{manifest.id}.runtime to process"
+        )
     return EffectivePolicy(
         carrier=carrier,
         remark=remark,

@@ -76,6 +76,7 @@ async def attempt_rows() -> AsyncIterator[Row]:
                 yield await _row(attempt, stage, watch)
         for row in _aftermath(stage, victim, before):
             yield row
+        yield await _in_the_metrics(stage)
     for name in ARCHIVES:
         error = await asyncio.to_thread(try_archive, name)
         yield Row(f"install {name}", "host", REFUSED if error else BREACH, error[:60], "the command's error")
@@ -125,6 +126,14 @@ async def _reported(attempt: Attempt, stage: Stage, watch: Watch, counted: int, 
         return Row(*row, "nowhere: no notification in this kernel")
     seen = await watch.more_than(counted, attempt.by, attempt.reported)
     return Row(*row, f"log plugin.refused, counter {attempt.reported!r}", "" if seen else "it was not counted")
+
+
+async def _in_the_metrics(stage: Stage) -> Row:
+    async with stage.client.get(f"{stage.running.url}/metrics") as response:
+        text = await response.text()
+    count = stage.status("hostile").refused.get("host.model.execute without permission")
+    line = f'jackfield_plugin_refused_total{{plugin="hostile",what="host.model.execute without permission"}} {count}.0'
+    return Row("what was refused is in the metrics", "all", REFUSED if line in text else BREACH, "", "/metrics")
 
 
 def _missing(stage: Stage, attempt: Attempt) -> str:

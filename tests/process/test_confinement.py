@@ -217,6 +217,12 @@ async def test_a_required_confinement_that_the_kernel_does_not_have_is_a_start_e
     assert plugin.last_report is not None and plugin.last_report.permanent
 
 
+async def test_an_attached_process_is_not_taken_where_confinement_is_required(confined, within, directory):
+    plugin = confined(confinement="required", attach=f"unix:{directory}/s")
+    with pytest.raises(PluginStartError, match="an attached process has none"):
+        await within(plugin.start())
+
+
 async def test_a_confinement_that_the_kernel_refuses_keeps_the_program_from_running(directory):
     right_of_the_future = 1 << 60
     launcher = await asyncio.create_subprocess_exec(

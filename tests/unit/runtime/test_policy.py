@@ -187,6 +187,12 @@ def test_confinement_is_automatic_until_the_operator_says_otherwise_and_paths_st
     assert policy.read_paths == (Path.cwd() / "models", Path("/srv/shared"))
 
 
+def test_a_required_confinement_keeps_a_plugin_out_of_the_host():
+    with pytest.raises(PolicyError, match="nothing confines a plugin inside the host"):
+        settled(PluginPolicy(confinement="required", runtime="inprocess"), entry="m:C")
+    assert settled(PluginPolicy(confinement="required"), runtime="inprocess", entry="m:C").carrier == "process"
+
+
 @pytest.mark.parametrize("value", ["none", "strict", "true"])
 def test_an_unknown_word_for_confinement_is_an_error_of_the_configuration(value: str):
     text = f"plugins: {{policy: {{p: {{confinement: {value}}}}}}}"
