@@ -13,6 +13,7 @@ from host.runtime.confinement import this_kernel
 from host.runtime.diagnostics import PluginStartError, crash_report
 from host.runtime.launch import LAUNCHER
 from host.runtime.refusals import Refusals
+from host.runtime.seccomp import FilterRules, build_filter
 from tests.support.processes import FAULT_PLUGIN, route
 
 EPERM, EACCES = "PermissionError 1", "PermissionError 13"
@@ -245,6 +246,29 @@ async def test_a_confinement_that_the_kernel_refuses_keeps_the_program_from_runn
         "p", phase="hello", reason="it ended", returncode=125, stderr=[stderr.decode()], confined=True
     )
     assert report.permanent and "cannot confine" in report.sentence()
+
+
+@needs_notify
+async def test_under_somebody_elses_listener_the_kernel_refuses_by_itself():
+    program = build_filter(KERNEL.machine, FilterRules())
+    assert program is not None
+    outer, outer_end = socket.socketpair()
+    inner, inner_end = socket.socketpair()
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER)]
+    words = [*launcher, "--no-new-privs", f"--report-fd={outer_end.fileno()}", f"--seccomp={program.hex()}", "--"]
+    words += [*launcher, f"--report-fd={inner_end.fileno()}", f"--seccomp={program.hex()}", "--"]
+    words += ["/bin/sh", "-c", "chroot / true 2>/dev/null || echo refused"]
+    with outer, outer_end, inner, inner_end:
+        fds = (outer_end.fileno(), inner_end.fileno())
+        process = await asyncio.create_subprocess_exec(*words, pass_fds=fds, stdout=subprocess.PIPE)
+        outer_end.close()
+        inner_end.close()
+        async with asyncio.timeout(10):
+            stdout, _ = await process.communicate()
+        _, listeners, _, _ = socket.recv_fds(outer, 1, 1)
+        os.close(listeners[0])
+        assert socket.recv_fds(inner, 1, 1)[:2] == (b"", [])
+    assert stdout == b"refused\n"
 
 
 async def test_a_program_that_misses_its_files_is_reported_with_its_confinement(confined, within, directory):

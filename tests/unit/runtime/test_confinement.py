@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from host.config.model import Config, PluginPolicy, Plugins
 from host.runtime.confinement import (
     ATTACHED,
     IN_PROCESS,
@@ -18,7 +19,10 @@ from host.runtime.confinement import (
     what_is_in_force,
     why_refused,
 )
+from host.runtime.discover import PluginSource
+from host.runtime.plan import Plan, make_plan
 from tests.support.processes import fault_spec
+from tests.support.runtime import manifest
 
 FULL = Kernel(landlock=7, seccomp=True, seccomp_notify=True, machine="x86_64", capabilities=True)
 
@@ -107,3 +111,28 @@ def test_in_process_and_attached_plugins_say_that_nothing_holds_them():
 def test_this_kernel_is_asked_once():
     assert this_kernel() is this_kernel()
     assert this_kernel().machine
+
+
+def launched(operator: PluginPolicy, directory: str = "/srv/site") -> Plan:
+    source = PluginSource(manifest=manifest(permissions=("network", "kv")), directory=Path("/x"), origin="directory")
+    return make_plan(source, Config(plugins=Plugins(policy={"p": operator}), directory=directory), environment={})
+
+
+def test_what_the_kernel_enforces_takes_a_new_process_and_other_permissions_do_not():
+    before = launched(PluginPolicy()).launch_key()
+    assert launched(PluginPolicy(permissions=("kv",))).launch_key() == before
+    for operator in (
+        PluginPolicy(permissions=("network",)),
+        PluginPolicy(confinement="required"),
+        PluginPolicy(read_paths=("models",)),
+    ):
+        assert launched(operator).launch_key() != before
+
+
+def test_configuration_credentials_state_and_data_are_hidden_wherever_they_lie(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / ".env").write_text("")
+    hidden = launched(PluginPolicy(), str(tmp_path)).hidden_paths
+    names = {path.name for path in hidden}
+    assert {"config.yaml", ".env", "auths", "plugin-data", "state.bin"} == names
+    assert {path.parent for path in hidden} == {tmp_path}
