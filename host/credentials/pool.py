@@ -268,25 +268,20 @@ class CredentialPool:
             return "without weight"
         return ""
 
-    def succeeded(
-        self, credential: Credential, model: str, *, began_s: float, seen_s: float | None = None, headers: Headers
-    ) -> None:
-        """The credential served the model: counted, and what it disproves ends. Times are of `clock`."""
-        self.health.tallies.add(credential.id, True)
-        book = self.book
-        if book.empty or not book.states(credential.id):
-            return
-        book.succeeded(
-            credential.id,
+    def disprove(self, credential_id: str, model: str, *, age_s: float, seen_ago_s: float, headers: Headers) -> None:
+        """A success ends what it disproves. `age_s`: how long ago the attempt began, `seen_ago_s`: was accepted."""
+        now_s = self.book.clock()
+        self.book.succeeded(
+            credential_id,
             model,
-            began_s=began_s,
-            seen_s=book.clock() if seen_s is None else seen_s,
+            began_s=now_s - age_s,
+            seen_s=now_s - seen_ago_s,
             quota_left=has_quota_left(headers),
         )
 
     def failed(self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause) -> float:
         """Count a failure and set the credential aside; returns for how many seconds."""
-        self.health.tallies.add(credential.id, False)
+        self.health.tallies.failed(credential.id)
         if not (verdict.forced or self.policy.cools(credential)):
             return 0.0
         return self.book.failed(credential.id, model, verdict, cause=cause)

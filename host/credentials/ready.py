@@ -67,12 +67,14 @@ class Ready:
     credentials, or on every one of its own.
     """
 
-    __slots__ = ("_blocked", "_book", "_recovery", "_seen", "_shelves", "_watched", "members", "version")
+    __slots__ = ("_blocked", "_book", "_recovery", "_seen", "_shelves", "_watched", "count", "members", "version")
 
     def __init__(self, members: Members, shelves: Sequence[tuple[Shelf, ...]], book: CooldownBook) -> None:
         self.members: Final = members
         self.version = -1
         """The version of the book this picture is of."""
+        self.count = len(members.credentials)
+        """How many are free."""
         self._book: Final = book
         self._shelves: Final = tuple(shelves)
         self._watched: Final = tuple(dict.fromkeys((book.everywhere, *(it for kind in shelves for it in kind))))
@@ -80,11 +82,6 @@ class Ready:
         self._blocked: list[int] = []
         self._recovery: tuple[float, bool] | None = None
         self.sync()
-
-    @property
-    def count(self) -> int:
-        """How many are free."""
-        return len(self.members.credentials) - len(self._blocked)
 
     def part(self, members: Members) -> "Ready":
         """The same over some of the members."""
@@ -113,6 +110,7 @@ class Ready:
                 position = positions.get(credential_id)
                 if position is not None:
                     self._look_at(position, credential_id)
+            self.count = len(self.members.credentials) - len(self._blocked)
 
     def at(self, number: int) -> int:
         """The position of the free member with this number, from 0."""
@@ -221,3 +219,4 @@ class Ready:
         maybe = {credential_id for shelf in self._watched for credential_id in shelf.blocks}
         found = ((positions[credential_id], credential_id) for credential_id in maybe if credential_id in positions)
         self._blocked = sorted(position for position, it in found if self._is_blocked(position, it))
+        self.count = len(self.members.credentials) - len(self._blocked)

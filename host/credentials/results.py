@@ -12,7 +12,7 @@ BUCKET_S: Final = 600
 class Tally:
     """The counts of one credential: for ever, and in a ring of ten-minute buckets."""
 
-    __slots__ = ("_failures", "_numbers", "_successes", "failed", "succeeded")
+    __slots__ = ("_ends_s", "_failures", "_numbers", "_slot", "_successes", "failed", "succeeded")
 
     def __init__(self) -> None:
         self.succeeded = 0
@@ -20,19 +20,30 @@ class Tally:
         self._numbers = [-1] * BUCKETS
         self._successes = [0] * BUCKETS
         self._failures = [0] * BUCKETS
+        self._slot = 0
+        self._ends_s = 0.0
+        """When the present bucket is over."""
 
-    def add(self, succeeded: bool, now_s: float) -> None:
-        """Count one result. `now_s` is of the wall clock."""
+    def add_success(self, now_s: float) -> None:
+        """Count one. `now_s` is of the wall clock."""
+        if not 0 < self._ends_s - now_s <= BUCKET_S:
+            self._turn(now_s)
+        self.succeeded += 1
+        self._successes[self._slot] += 1
+
+    def add_failure(self, now_s: float) -> None:
+        """As `add_success`."""
+        if not 0 < self._ends_s - now_s <= BUCKET_S:
+            self._turn(now_s)
+        self.failed += 1
+        self._failures[self._slot] += 1
+
+    def _turn(self, now_s: float) -> None:
         number = int(now_s // BUCKET_S)
-        slot = number % BUCKETS
+        slot = self._slot = number % BUCKETS
+        self._ends_s = (number + 1) * float(BUCKET_S)
         if self._numbers[slot] != number:
             self._numbers[slot], self._successes[slot], self._failures[slot] = number, 0, 0
-        if succeeded:
-            self.succeeded += 1
-            self._successes[slot] += 1
-        else:
-            self.failed += 1
-            self._failures[slot] += 1
 
     def recent(self, now_s: float) -> list[Mapping[str, object]]:
         """The last 20 buckets, oldest first, empty ones included; `time` is local."""
@@ -56,12 +67,19 @@ class Tallies:
         self._clock: Final = clock
         self._by_id: Final[dict[str, Tally]] = {}
 
-    def add(self, credential_id: str, succeeded: bool) -> None:
-        """Count one result."""
+    def succeeded(self, credential_id: str) -> None:
+        """Count a success."""
         tally = self._by_id.get(credential_id)
         if tally is None:
             tally = self._by_id[credential_id] = Tally()
-        tally.add(succeeded, self._clock())
+        tally.add_success(self._clock())
+
+    def failed(self, credential_id: str) -> None:
+        """Count a failure."""
+        tally = self._by_id.get(credential_id)
+        if tally is None:
+            tally = self._by_id[credential_id] = Tally()
+        tally.add_failure(self._clock())
 
     def of(self, credential_id: str) -> tuple[int, int]:
         """Successes and failures so far."""

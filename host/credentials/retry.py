@@ -19,19 +19,21 @@ _BLIND_WAIT_S: Final = 1.0
 class Search:
     """Which credentials a request has tried. Round 0 admits everybody, round n those whose limit is n or more."""
 
-    __slots__ = ("attempted", "failure", "helped", "only", "policy", "round", "skipped", "tried", "verdict")
+    __slots__ = ("attempted", "failure", "helped", "is_open", "only", "policy", "round", "skipped", "tried", "verdict")
 
     def __init__(self, policy: RoutingPolicy, *, only: str = "") -> None:
         self.policy: Final = policy
-        self.only = only
+        self.only: Final = only
         """The one credential that can serve the request; empty: any."""
-        self.tried: set[str] = set()
+        self.is_open = not only
+        """Everybody is admitted: nothing was tried yet."""
+        self.tried: set[str] | frozenset[str] = _NOBODY
         """In this round."""
+        self.skipped: frozenset[str] = _NOBODY
+        """Providers that are not worth another try."""
         self.attempted = 0
         """In this round."""
         self.round = 0
-        self.skipped: set[str] = set()
-        """Providers that are not worth another try."""
         self.failure: Exception | None = None
         """The latest one of an attempt."""
         self.verdict: Verdict | None = None
@@ -40,14 +42,26 @@ class Search:
         """A provider's plugin was asked for one more round, and there is none after that."""
 
     @property
-    def is_open(self) -> bool:
-        """Whether everybody is admitted."""
-        return not (self.tried or self.round or self.only or self.skipped)
-
-    @property
     def is_full(self) -> bool:
         """Whether this round may not try any further credential."""
         return 0 < self.policy.max_credentials <= self.attempted
+
+    def note_tried(self, credential_id: str) -> None:
+        """The credential was tried in this round; a second time counts for nothing."""
+        tried = self.tried
+        if credential_id in tried:
+            return
+        if isinstance(tried, set):
+            tried.add(credential_id)
+        else:
+            self.tried = {credential_id}
+        self.is_open = False
+        self.attempted += 1
+
+    def skip(self, provider: str, skipped: bool = True) -> None:
+        """Leave a provider out from now on, or take it in again."""
+        self.is_open = False
+        self.skipped = self.skipped | {provider} if skipped else self.skipped - {provider}
 
     def allows(self, credential: Credential) -> bool:
         """Whether the credential may be tried now, as far as this request is concerned."""
@@ -62,8 +76,12 @@ class Search:
     def next_round(self, *, of_all: bool = False) -> None:
         """Everybody who takes part in the next round may be tried again; with `of_all` whatever their limits."""
         self.round = 0 if of_all else self.round + 1
-        self.tried.clear()
+        self.is_open = False
+        self.tried = _NOBODY
         self.attempted = 0
+
+
+_NOBODY: Final[frozenset[str]] = frozenset()
 
 
 def wait_before_round(

@@ -44,8 +44,14 @@ class Cursors:
 
 def round_robin(ready: Ready, cursors: Cursors, key: str) -> int:
     """The position of the free member (there is one) whose turn it is: the next one after whoever had it last."""
-    position = ready.at(first_number(ready, cursors, key))
-    cursors.move(key, position + 1)
+    start = cursors.positions.get(key)
+    if start is None:
+        position = ready.at(0)
+        cursors.move(key, position + 1)
+        return position
+    number = ready.rank(start)
+    position = ready.at(number if number < ready.count else 0)
+    cursors.positions[key] = position + 1
     return position
 
 

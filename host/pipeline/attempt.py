@@ -87,8 +87,6 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
             if search.failure is None:
                 raise
             raise search.failure from refusal
-        search.tried.add(lane.credential.id)
-        search.attempted += 1
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
         for upstream in lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane):
@@ -133,11 +131,12 @@ def _note_failure(ex: Execution, lane: Lane, key: str, search: Search, failed: E
     """Mark a failure on its credential. Raises it when nobody else may be tried."""
     verdict = verdict_on(ex, lane, failed.error)
     search.failure, search.verdict = failed, verdict
+    search.note_tried(lane.credential.id)
     mark_failed(ex, lane, key, verdict, failed.error)
     if not verdict.rotate:
         raise failed
     if verdict.whole_provider:
-        search.skipped.add(lane.provider)
+        search.skip(lane.provider)
     return verdict
 
 
@@ -181,8 +180,7 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
         client_content=content,
         headers=headers,
         metadata=metadata,
-        key=lane.key_of(upstream),
-        began_s=ex.state.pool.clock(),
+        key=lane.keys[0] if len(lane.keys) == 1 else lane.key_of(upstream),
         started_s=time.monotonic(),
         started_at_s=time.time(),
     )
@@ -307,13 +305,15 @@ def mark_failed(
 
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
     """The credential served this model: its block, if it had one, is over."""
-    ex.state.pool.succeeded(
-        attempt.lane.credential,
-        attempt.key,
-        began_s=attempt.began_s,
-        seen_s=attempt.seen_s,
-        headers=attempt.response_headers,
-    )
+    pool, credential_id = ex.state.pool, attempt.lane.credential.id
+    pool.health.tallies.succeeded(credential_id)
+    if not pool.book.empty and pool.book.states(credential_id):
+        # When a stream began is when the upstream accepted it; of a plain answer only the end is known.
+        age_s = time.monotonic() - attempt.started_s
+        until_seen_s = age_s if attempt.first_byte_ms is None else attempt.first_byte_ms / 1000
+        pool.disprove(
+            credential_id, attempt.key, age_s=age_s, seen_ago_s=age_s - until_seen_s, headers=attempt.response_headers
+        )
     if ex.session is not None:
         bind_session(ex, attempt.lane)
 

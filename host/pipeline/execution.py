@@ -169,12 +169,8 @@ class Attempt(Struct, kw_only=True, eq=False):
     metadata: Metadata
     key: str
     """The canonical model name under which the result counts."""
-    began_s: float
-    """On the clock of cooldowns."""
     started_s: float
     started_at_s: float
-    seen_s: float | None = None
-    """When a stream began, on the same clock."""
     first_byte_ms: float | None = None
     reached_upstream: bool = False
     response_headers: Headers = EMPTY_HEADERS

@@ -94,7 +94,7 @@ async def _plugin_helps(invoker: Invoker, ex: Execution, plan: Plan, search: Sea
             )
             continue
         search.next_round(of_all=True)
-        search.skipped.discard(provider)
+        search.skip(provider, False)
         if not await _wait(ex, search, wait_s):
             return False
         ex.state.pool.lift(plan.tiers, provider, LIFTED_BY_PLUGIN)

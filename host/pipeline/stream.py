@@ -196,7 +196,6 @@ class GatewayStream:
         """The first item is known: headers are final, failures are in-band from now on."""
         self._committed = True
         attempt = self._attempt
-        attempt.seen_s = self._ex.state.pool.clock()
         attempt.first_byte_ms = (time.monotonic() - attempt.started_s) * 1000
         upstream = attempt.response_headers
         final = self._hooks.headers if self._hooks is not None else upstream

@@ -122,7 +122,7 @@ async def pick_times_us(state: GatewayState, models: list[str], *, failing: floa
         if lane is not None and dice.random() < failing:
             state.pool.failed(lane.credential, lane.keys[0], limited, cause=NO_CAUSE)
         elif lane is not None:
-            state.pool.succeeded(lane.credential, lane.keys[0], began_s=state.pool.clock(), headers={})
+            state.pool.disprove(lane.credential.id, lane.keys[0], age_s=0.0, seen_ago_s=0.0, headers={})
     return iter(times)
 
 

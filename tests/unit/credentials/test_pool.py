@@ -138,7 +138,7 @@ def test_D19_who_has_recovered_is_picked_again_without_any_event():
 def test_everybody_tried_is_not_found():
     bench = Bench(credentials("a"))
     search = Search(bench.pool.policy)
-    search.tried.add("a")
+    search.note_tried("a")
     assert bench.choose(search) == NOBODY
 
 
@@ -149,7 +149,7 @@ def test_a_search_never_comes_to_the_same_credential_twice_and_finds_everyone(st
     search = Search(bench.pool.policy)
     found = []
     while isinstance(name := bench.choose(search, strategy=strategy), str):
-        search.tried.add(name)
+        search.note_tried(name)
         found.append(name)
     assert sorted(found) == ["a", "c", "d", "e"]
     assert sorted(found[:2]) == ["a", "c"]
@@ -159,7 +159,7 @@ def test_a_search_takes_one_turn_however_many_it_tries():
     bench = Bench(credentials("a", "b", "c"))
     search = Search(bench.pool.policy)
     for _ in range(3):
-        search.tried.add(bench.choose(search))
+        search.note_tried(bench.choose(search))
     assert bench.choose() == "b"
 
 

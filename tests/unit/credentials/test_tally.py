@@ -10,8 +10,8 @@ def counts(tallies: Tallies) -> list[tuple[object, object]]:
 def test_A26_results_stand_in_the_newest_bucket_and_one_earlier_ten_minutes_later():
     now_s = [1_700_000_100.0]
     tallies = Tallies(clock=lambda: now_s[0])
-    tallies.add("a", True)
-    tallies.add("a", False)
+    tallies.succeeded("a")
+    tallies.failed("a")
     assert counts(tallies) == [(0, 0)] * (BUCKETS - 1) + [(1, 1)]
     newest = tallies.recent("a")[-1]["time"]
     now_s[0] += BUCKET_S

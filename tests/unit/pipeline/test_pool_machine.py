@@ -181,7 +181,7 @@ class PoolLife(RuleBasedStateMachine):
                 return
             picked = plan.lane(*found).credential.id
             assert picked in expected
-            search.tried.add(picked)
+            search.note_tried(picked)
 
     def candidates(self, plan: Plan, model: str, tried: set[str], *, weighted: bool) -> set[str]:
         """The free and untried ones of the best priority that has one."""
@@ -239,7 +239,8 @@ class PoolLife(RuleBasedStateMachine):
         credential, upstream = self.state.pool.by_id[credential_id], model or "m-1"
         began_s, seen_s = self.clock() - ago, self.clock() - ago + min(ago, took)
         headers = {"x-ratelimit-remaining-requests": ["5" if left else "0"]}
-        self.state.pool.succeeded(credential, upstream, began_s=began_s, seen_s=seen_s, headers=headers)
+        self.state.pool.health.tallies.succeeded(credential_id)
+        self.state.pool.disprove(credential_id, upstream, age_s=ago, seen_ago_s=self.clock() - seen_s, headers=headers)
         self.table.counts.setdefault(credential.id, [0, 0])[0] += 1
         self.table.succeed(credential.id, upstream, began_s=began_s, seen_s=seen_s, left=left, now_s=self.clock())
 
