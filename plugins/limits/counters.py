@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pluginapi import Context, PluginError
+from plugins.limits.epoch import STORE_AWAY, Epoch
 
-STORE_AWAY: Final = "kv_unavailable"
 MAX_WINDOWS: Final = 20_000
 _RESTORE_LOOKS: Final = 20
 _RESTORE_LOCK_MS: Final = 1000
@@ -38,9 +38,10 @@ class Window:
     """What this host may still grant on its own; None: the shared count decides."""
     share_until_s: float | None = None
     """The store is back: until then the other hosts may not have told what they granted meanwhile."""
-    lost_mark: str = ""
-    """Set when the store has forgotten this count: which loss that was."""
+    mark: str = ""
+    """The store that `total` was seen in; under another one it has forgotten this count (see `epoch`)."""
     was_lost: bool = False
+    """It was, and the other hosts may not have told yet what they saw."""
     restoring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -55,12 +56,9 @@ class Taken:
 class Counters:
     """All counts of this host."""
 
-    def __init__(
-        self, clock: Callable[[], float] = time.time, *, store_away: Callable[[], None] = lambda: None
-    ) -> None:
-        """`store_away` is told when the store could not be reached."""
+    def __init__(self, epoch: Epoch, clock: Callable[[], float] = time.time) -> None:
+        self._epoch = epoch
         self._clock = clock
-        self._store_away = store_away
         self._nodes = 1
         self._windows: OrderedDict[str, Window] = OrderedDict()
 
@@ -75,7 +73,7 @@ class Counters:
         except PluginError as error:
             if error.body.code != STORE_AWAY:
                 raise
-            self._store_away()
+            self._epoch.suspect()
             self._nodes = max(1, int(error.body.details.get("nodes", 1)))
             if window.share is None:
                 window.share = max(0, limit - window.total) // self._nodes
@@ -84,15 +82,14 @@ class Counters:
             window.unsent += amount if taken.granted else 0
             return taken
         if window.was_lost:
-            # Another host may have seen more of it, and not have told yet.
             window.was_lost = False
             if window.share is None:
                 window.share = max(0, limit - total + amount) // self._nodes
-        if self._is_on_share(window):
+        granted = total - amount < limit if overshoot else total <= limit
+        taken = Taken(granted, max(0, limit - total))
+        if granted and self._is_on_share(window):
+            # The count may lack what others have not told yet, and so does not decide alone.
             taken = _from_share(window, amount, overshoot=overshoot)
-        else:
-            granted = total - amount < limit if overshoot else total <= limit
-            taken = Taken(granted, max(0, limit - total))
         if not taken.granted and amount:
             # A refused request has used nothing.
             total = await self._give_back(ctx, key, window, amount)
@@ -114,40 +111,58 @@ class Counters:
             return window.total + window.unsent
 
     async def _add(self, ctx: Context, key: str, window: Window, amount: int) -> int:
+        """The shared count with `amount` and what is unsent added. What was known is kept until it is known lost."""
         ttl_ms = max(1, round((window.ends_s - self._clock() + _MARGIN_S) * 1000))
-        if window.lost_mark:
-            await self._restore(ctx, key, window, ttl_ms)
-        unsent, window.unsent = window.unsent, 0
+        mark = await self._epoch.current(ctx)
+        if mark != window.mark:
+            await self._restore(ctx, key, window, mark, ttl_ms=ttl_ms)
+        before, unsent, window.unsent = window.total, window.unsent, 0
         try:
-            window.total = await ctx.kv.increment(key, amount + unsent, ttl_ms=ttl_ms)
+            total = await ctx.kv.increment(key, amount + unsent, ttl_ms=ttl_ms)
         except BaseException:
             window.unsent += unsent
             raise
-        return window.total
+        if total - amount - unsent < before:
+            total = await self._explain_fall(ctx, key, window, mark, fallen=(before + amount + unsent, total))
+        window.total = total
+        return total
 
-    def restore(self, mark: str) -> None:
-        """The store has lost its counts: with the next request of each window they are raised to what was last seen."""
-        for window in self._windows.values():
-            window.lost_mark = mark
-            window.was_lost = True
+    async def _explain_fall(self, ctx: Context, key: str, window: Window, mark: str, *, fallen: tuple[int, int]) -> int:
+        """The count fell from one number to another: others gave back, or the store was emptied a moment ago."""
+        expected, total = fallen
+        self._epoch.suspect()
+        try:
+            found = await self._epoch.current(ctx)
+            if found == mark:
+                return total
+            ttl_ms = max(1, round((window.ends_s - self._clock() + _MARGIN_S) * 1000))
+            await self._restore(ctx, key, window, found, ttl_ms=ttl_ms)
+            return await ctx.kv.increment(key, 0, ttl_ms=ttl_ms)
+        except PluginError as error:
+            if error.body.code != STORE_AWAY:
+                raise
+            # Asked again with the next request; until then the higher number is believed.
+            self._epoch.suspect()
+            return expected
 
-    async def _restore(self, ctx: Context, key: str, window: Window, ttl_ms: int) -> None:
+    async def _restore(self, ctx: Context, key: str, window: Window, mark: str, *, ttl_ms: int) -> None:
         """Raise the lost count to what this host last saw of it; one host at a time, each adds what is missing."""
         async with window.restoring:
-            mark = window.lost_mark
-            if not mark:
+            if window.mark == mark:
                 return
-            base, lock = f"base:{mark}:{key}", f"lock:{mark}:{key}"
-            for _ in range(_RESTORE_LOOKS):
-                if await ctx.kv.set(lock, True, ttl_ms=_RESTORE_LOCK_MS, only_if_absent=True):
-                    break
-                await asyncio.sleep(_RESTORE_PAUSE_S)
-            missing = window.total - int(await ctx.kv.get(base, 0))
-            if missing > 0:
-                await ctx.kv.increment(key, missing, ttl_ms=ttl_ms)
-                await ctx.kv.set(base, window.total, ttl_ms=ttl_ms)
-            await ctx.kv.delete(lock)
-            window.lost_mark = ""
+            if window.total > 0 and window.mark:
+                base, lock = f"base:{mark}:{key}", f"lock:{mark}:{key}"
+                for _ in range(_RESTORE_LOOKS):
+                    if await ctx.kv.set(lock, True, ttl_ms=_RESTORE_LOCK_MS, only_if_absent=True):
+                        break
+                    await asyncio.sleep(_RESTORE_PAUSE_S)
+                missing = window.total - int(await ctx.kv.get(base, 0))
+                if missing > 0:
+                    await ctx.kv.increment(key, missing, ttl_ms=ttl_ms)
+                    await ctx.kv.set(base, window.total, ttl_ms=ttl_ms)
+                await ctx.kv.delete(lock)
+                window.was_lost = True
+            window.mark = mark
 
     def _is_on_share(self, window: Window) -> bool:
         """Whether the store was away in this window, and is back so shortly that its count may lack something."""

@@ -54,9 +54,9 @@ class ClientLimits(Guard):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._settings = Settings()
-        self._epoch = Epoch()
-        self._counters = Counters(clock, store_away=self._epoch.suspect)
-        self._slots = Slots()
+        epoch = Epoch()
+        self._counters = Counters(epoch, clock)
+        self._slots = Slots(epoch)
         self._open: dict[str, Admission] = {}
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse | None:
@@ -78,10 +78,6 @@ class ClientLimits(Guard):
         )
         if not matching:
             return None
-        if mark := await self._epoch.lost(ctx):
-            ctx.log.warning("limits.store_was_emptied")
-            self._counters.restore(mark)
-            await self._slots.restore(ctx, lease_s=self._settings.concurrency_lease)
         # Names of keys need not be unique; the scope is.
         owner = str(request.metadata.get("caller_scope") or caller)
         admission = Admission(owner, model, matching, minute_ends_s=minute_end_s(self._clock()))

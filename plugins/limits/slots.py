@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from pluginapi import Context, PluginError
-from plugins.limits.counters import STORE_AWAY
+from plugins.limits.epoch import STORE_AWAY, Epoch
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +25,9 @@ class Slot:
 class Slots:
     """The slots this host holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: Epoch) -> None:
+        self._epoch = epoch
+        self._mark = ""
         self._held: set[Slot] = set()
         self._local: dict[str, int] = {}
 
@@ -37,6 +39,7 @@ class Slots:
             return None
         key = ""
         try:
+            await self._restore(ctx, lease_s=lease_s)
             key = await self._free_key(ctx, subject, limit=limit, lease_s=lease_s)
             if not key:
                 return None
@@ -50,11 +53,15 @@ class Slots:
         self._local[subject] = self._local.get(subject, 0) + 1
         return slot
 
-    async def restore(self, ctx: Context, *, lease_s: int) -> None:
-        """The store has lost its slots: take again what is held."""
-        for slot in self._held:
+    async def _restore(self, ctx: Context, *, lease_s: int) -> None:
+        """When the store has lost its slots, take again what is held."""
+        mark = await self._epoch.current(ctx)
+        if mark == self._mark:
+            return
+        for slot in tuple(self._held):
             if slot.key:
                 await ctx.kv.set(slot.key, 1, ttl_ms=lease_s * 1000)
+        self._mark = mark
 
     async def release(self, ctx: Context, slot: Slot) -> None:
         """Free it. A store that is away frees it when the lease ends."""

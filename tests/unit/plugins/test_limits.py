@@ -215,6 +215,37 @@ async def test_what_was_granted_without_the_store_is_counted_once_it_is_back():
         assert client.headers["x-ratelimit-remaining-requests"] == "9"
 
 
+async def granted_of(client: Client, asked: int) -> int:
+    granted = 0
+    for _ in range(asked):
+        try:
+            await client.ask()
+        except PluginError:
+            continue
+        granted += 1
+    return granted
+
+
+@pytest.mark.parametrize("before", [4, 9, 10])
+async def test_a_store_that_was_emptied_unnoticed_grants_nothing_twice(before: int):
+    host = FakeHost()
+    async with limits({"requests-per-minute": 10}, host=host) as client:
+        assert await granted_of(client, before) == before
+        host.kv.clear()
+        assert await granted_of(client, 20) == 10 - before
+
+
+async def test_a_store_whose_loss_could_not_be_looked_into_grants_nothing_twice():
+    host = FakeHost()
+    async with limits({"requests-per-minute": 10}, host=host) as client:
+        assert await granted_of(client, 10) == 10
+        host.kv.clear()
+        host.on("host.kv.get", AWAY)
+        assert await granted_of(client, 5) == 0
+        del host._scripts["host.kv.get"]
+        assert await granted_of(client, 20) == 0
+
+
 async def test_slots_without_the_store_are_this_hosts_share():
     host = FakeHost()
     host.on("host.kv.set", AWAY)
