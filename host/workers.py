@@ -40,9 +40,11 @@ EXIT_START: Final = 69
 class _Worker:
     """One child and what keeps it alive."""
 
-    def __init__(self, number: int, command: Sequence[str]) -> None:
+    def __init__(self, number: int, command: Sequence[str], *, held: Sequence[int] = ()) -> None:
+        """`held`: descriptors that stay open as long as the child lives."""
         self.number: Final = number
         self._command: Final = command
+        self._held: Final = held
         self.process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
         self.stopping = False
@@ -67,6 +69,7 @@ class _Worker:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
+            pass_fds=self._held,
         )
         if self.stopping:
             process.terminate()
@@ -93,23 +96,24 @@ async def serve_workers(config: Config, config_file: Path, *, count: int, argume
         except OSError as error:
             click.echo(f"Cannot start: cannot listen on {config.host}:{config.port}: {error.strerror}", err=True)
             return EXIT_START
-        state_url = ""
+        state_url, held = "", tuple[int, ...]()
+        grace_s = seconds(config.shutdown_timeout) + KILL_AFTER_S
         if not config.state.url:
-            server = StateServer(Path(config_path(config, "state-server")))
+            server = StateServer(Path(config_path(config, "state-server")), earlier_s=grace_s)
             stack.push_async_callback(server.stop)
             try:
                 await server.start()
             except NoStateServer as error:
                 click.echo(f"Cannot start: {error}", err=True)
                 return EXIT_START
-            state_url = server.url
+            # The server is there until the last worker is gone, even when this process is killed.
+            state_url, held = server.url, (server.held,)
         base = [sys.executable, "-m", "host", "serve", "--config", str(config_file), *arguments]
         workers = [
-            _Worker(number, [*base, "--worker", f"{number}/{count}:{port}", "--worker-state", state_url])
+            _Worker(number, [*base, "--worker", f"{number}/{count}:{port}", "--worker-state", state_url], held=held)
             for number in range(1, count + 1)
         ]
         scheme = "https" if config.tls.enable else "http"
-        grace_s = seconds(config.shutdown_timeout) + KILL_AFTER_S
         return await _supervise(workers, url=f"{scheme}://{config.host}:{port}", grace_s=grace_s)
 
 

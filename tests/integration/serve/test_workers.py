@@ -1,6 +1,7 @@
 """`workers: 2`: one port, shared state, and one answer from both for everything an operator asks."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, TCPConnector
 
+from tests.support.pids import end_of
 from tests.support.proxy import ServeProcess, run_command, serve_process
 
 CONFIG = """
@@ -112,22 +114,34 @@ async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(
         assert [pid for pid in children if alive(pid)] == []
 
 
-async def test_workers_end_with_a_parent_that_was_killed(directory: Path):
+async def test_everything_ends_with_a_parent_that_was_killed_and_the_next_start_finds_what_was_kept(directory: Path):
     config = directory / "config.yaml"
     config.write_text(CONFIG)
     async with serve_process(config, "--demo", wait_ready=False) as served:
         await ready(served)
-        workers = [child_of(served.pid, "1/2"), child_of(served.pid, "2/2")]
-        watched = [os.pidfd_open(pid) for pid in workers]
+        sockets = state_directory(served.pid)
+        ends = [end_of(pid) for pid in all_children(served.pid)]
+        assert len(ends) >= 4, "two workers, the state server and its keeper"
         served.send(signal.SIGKILL)
-        loop = asyncio.get_running_loop()
-        for descriptor in watched:
-            gone = asyncio.Event()
-            loop.add_reader(descriptor, gone.set)
-            async with asyncio.timeout(15):
-                await gone.wait()
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+        await asyncio.gather(*ends)
+    assert not sockets.exists()
+    kept = directory / "state-server" / "dump.rdb"
+    assert kept.exists(), "the server had time to save"
+    async with serve_process(config, "--demo", wait_ready=False) as served:
+        await ready(served)
+        # Now all at once, as when the machine runs out of memory: nobody has time to tidy up, and nobody is left.
+        family = all_children(served.pid)
+        ends = [end_of(pid) for pid in family]
+        for pid in (served.pid, *family):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*ends)
+
+
+def state_directory(parent: int) -> Path:
+    """Where the state server of this parent has its socket."""
+    arguments = Path(f"/proc/{child_with(parent, 'keeper_script')}/cmdline").read_text().split("\0")
+    return Path(arguments[5])
 
 
 async def test_a_worker_that_cannot_start_ends_everything_with_its_reason(directory: Path):
@@ -146,9 +160,12 @@ def all_children(pid: int) -> list[int]:
 
 def child_of(pid: int, worker: str) -> int:
     """The process of a worker."""
-    return next(
-        child for child in all_children(pid) if f"--worker\0{worker}:" in Path(f"/proc/{child}/cmdline").read_text()
-    )
+    return child_with(pid, f"--worker\0{worker}:")
+
+
+def child_with(pid: int, text: str) -> int:
+    """The first descendant that was started with arguments like this."""
+    return next(child for child in all_children(pid) if text in Path(f"/proc/{child}/cmdline").read_text())
 
 
 def alive(pid: int) -> bool:
