@@ -27,6 +27,11 @@ _LAST_REFRESH: Final = ("last_refresh", "lastRefresh", "last_refreshed_at", "las
 _INTERVAL: Final = ("refresh_interval_seconds", "refreshIntervalSeconds", "refresh_interval", "refreshInterval")
 
 
+def canonical_name(name: str) -> str:
+    """The name under which a member of a file is known."""
+    return CANONICAL_NAMES.get(name, name)
+
+
 def canonical(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same members under their canonical names, in place; a canonical one wins over its dashed twin."""
     if not CANONICAL_NAMES.keys() & document.keys():
@@ -76,12 +81,12 @@ def time_like(value: Any) -> float | None:
     if _INTEGER.fullmatch(stripped):
         return _of_number(int(stripped))
     try:
-        moment = datetime.fromisoformat(stripped)
+        moment = datetime.fromisoformat(stripped.upper())  # RFC 3339 allows `t` and `z`
     except ValueError:
         return None
-    if moment.year <= 1:
-        return None  # how some programs write "never"
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    found = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    # The year 1 is how some programs write "never"; an offset leads past the end of the year 9999.
+    return found if 0 < found <= _LATEST_S else None
 
 
 def _of_number(number: float) -> float | None:
@@ -91,13 +96,24 @@ def _of_number(number: float) -> float | None:
 
 
 def rfc3339(moment_s: float) -> str:
-    """A time as files and payloads write it, in whole seconds."""
-    return datetime.fromtimestamp(int(moment_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time as files and payloads write it, in whole seconds; one that cannot be written is the nearest that can."""
+    return datetime.fromtimestamp(min(max(0, int(moment_s)), _LATEST_S), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def expiry_of(document: Mapping[str, Any]) -> float | None:
     """When the access token expires: of the document, else of its `token`."""
     return _first_time(document, _EXPIRY)
+
+
+def superseded_expiry(before: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Members of a document that say when the old token expires, once `changes` say it of the new one elsewhere.
+
+    Programs call the expiry by different names; an old one left behind would make the new token look expired for ever.
+    """
+    fresh = {name: value for name, value in changes.items() if before.get(name) != value}
+    if _first_time(fresh, _EXPIRY) is None:
+        return ()
+    return tuple(name for name in _EXPIRY if name in before and name not in fresh)
 
 
 def last_refresh_of(document: Mapping[str, Any]) -> float | None:

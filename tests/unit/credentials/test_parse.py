@@ -8,7 +8,7 @@ from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
 from host.credentials.parse import InvalidCredential, parse_settings, record_of_file
 from host.credentials.records import AliasRule, Credential, CredentialModel, HandleMint
 from host.credentials.secret import Secret
-from host.credentials.values import access_token_of, time_like
+from host.credentials.values import access_token_of, rfc3339, time_like
 
 DIRECTORY = "/auths"
 
@@ -186,13 +186,21 @@ def test_aliases_are_trimmed_and_each_alias_counts_once():
         (1767323045000, 1767323045.0),
         (0, None),
         (-5, None),
+        ("2026-01-02t03:04:05z", 1767323045.0),
         ("0001-01-01T00:00:00Z", None),
+        ("0002-01-01T00:00:00Z", None),
+        ("9999-12-31T23:59:59-23:00", None),
         ("soon", None),
         (True, None),
     ],
 )
 def test_a_time_is_read_in_every_way_that_programs_write_one(written, expected):
     assert time_like(written) == expected
+
+
+@pytest.mark.parametrize(("moment_s", "written"), [(4e11, "9999-12-31T23:59:59Z"), (-5.0, "1970-01-01T00:00:00Z")])
+def test_a_time_that_cannot_be_written_never_breaks_a_listing(moment_s, written):
+    assert rfc3339(moment_s) == written
 
 
 def test_expiry_and_last_refresh_are_also_found_in_the_nested_token():
