@@ -117,7 +117,7 @@ class CredentialParts:
             refresh_disabled=config.auth_refresh_disabled,
         )
         self.manager.refresher = self.refresher
-        self.logins: Final = LoginSessions(self.plugins, self.editor)
+        self.logins: Final = LoginSessions(self.plugins, self.editor, tasks)
         self.files: Final = PluginAuthFiles(self.manager, self.directory, self.editor)
         self.watcher: Final = AuthDirWatcher(self.directory)
         self._config = config
@@ -143,6 +143,7 @@ class CredentialParts:
         self._tasks.start(self.watcher.run(), name="credentials:watch")
         self._tasks.start(self.watcher.retry_waiting(), name="credentials:waiting")
         self._tasks.start(self.refresher.run(), name="credentials:refresh")
+        self._tasks.start(self.renewer.run(), name="credentials:unwritten")
         await self.watcher.tried.wait()
 
     def problem(self, config: Config) -> str | None:

@@ -7,10 +7,10 @@ else on the event loop.
 import asyncio
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -29,6 +29,7 @@ from host.credentials.parse import (
 )
 from host.credentials.plugin_port import AuthPlugins, Claimed
 from host.credentials.records import Credential, CredentialChange
+from host.credentials.unwritten import Unwritten, token_of, with_token_of, with_unwritten
 from host.credentials.virtual import records_of_plugin
 from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.credentials import AuthParseRequest
@@ -41,6 +42,7 @@ _YIELD_EVERY: Final = 200
 """Files parsed in one go before others get the event loop."""
 
 Note = Callable[[Credential], Credential]
+T = TypeVar("T")
 
 
 class AuthDirectory:
@@ -54,6 +56,10 @@ class AuthDirectory:
         """Set when `directory` has become another one; whoever watches it clears it."""
         self.has_waiting = asyncio.Event()
         """Set while there are files whose plugin could not be asked."""
+        self.unwritten: Final[dict[str, Unwritten]] = {}
+        """By the id of the credential."""
+        self.has_unwritten: Final = asyncio.Event()
+        """Set when there is something new in it."""
         self._waiting: set[str] = set()
         self._providers: tuple[int, frozenset[str]] | None = None
         """As of a generation of the manager."""
@@ -149,6 +155,21 @@ class AuthDirectory:
         async with self._lock(path):
             return await self._store(path, data)
 
+    async def put(self, path: str, edit: Callable[[bytes | None], bytes]) -> tuple[Credential, ...]:
+        """Write what `edit` makes of the file as it is on disk, or of None when there is none. Raises as `store`, and
+        what `edit` raises."""
+        async with self._lock(path):
+            present = await asyncio.to_thread(files.read_bytes, path)
+            return await self._store(path, edit(present))
+
+    async def restore(self, path: str, data: bytes) -> None:
+        """Write a file back as it was, whether it can be used or not. Raises OSError."""
+        async with self._lock(path):
+            await uninterrupted(asyncio.to_thread(files.write, path, data))
+        await self.refresh([path])
+        if files.content_of(path, data).members is None:
+            self.manager.set_source(path, ())
+
     async def change(
         self, path: str, edit: Callable[[bytes], bytes], *, note: Note | None = None, refreshed: bool = False
     ) -> tuple[Credential, ...]:
@@ -166,33 +187,31 @@ class AuthDirectory:
                 raise InvalidCredential(f"the file is no JSON object: {error}") from None
             return await self._store(path, data, note=note, refreshed=refreshed)
 
-    async def renew(self, renewed: Credential, edit: Callable[[bytes], Awaitable[bytes | None]]) -> None:
-        """Take over a record with a new token, and write what `edit` makes of its file; None leaves the file alone.
+    async def renew(
+        self,
+        known: Credential,
+        edit: Callable[[bytes], Awaitable[bytes | None]],
+        make: Callable[[Credential], Credential],
+    ) -> None:
+        """Write what `edit` makes of a record's file (None leaves it alone), and take over what `make` makes of the
+        record as it is then.
 
         No plugin is asked to parse it: a token that was given out once must not get lost on the way. Raises
-        FileNotFoundError, OSError and msgspec.DecodeError when the file cannot be written; the record is not taken over
-        then.
+        FileNotFoundError, OSError and msgspec.DecodeError when the file cannot be written, and what `edit` and `make`
+        raise; the record is not taken over then.
         """
-        path = renewed.path
+        path = known.path
         async with self._lock(path):
             present = await asyncio.to_thread(files.read_bytes, path)
             if present is None:
                 raise FileNotFoundError(path)
             data = await edit(present)
-            if data is not None:
-                await asyncio.to_thread(files.write, path, data)
-                content = files.content_of(path, data)
-                self._contents[path] = content
-                self._made_of[path] = content.digest
-            self.manager.update(renewed, refreshed=True)
+            await uninterrupted(self._renew(known, data, make))
 
     async def discard(self, path: str) -> bool:
         """Delete a file and drop its records; False when it was gone already. Raises OSError."""
         async with self._lock(path):
-            existed = await asyncio.to_thread(files.remove, path)
-            self._forget(path)
-            self.manager.set_source(path, ())
-            return existed
+            return await uninterrupted(self._discard(path))
 
     async def check(self, path: str, data: bytes) -> tuple[Credential, ...]:
         """The records that a file with this content would have. Raises InvalidCredential."""
@@ -202,18 +221,49 @@ class AuthDirectory:
         self, path: str, data: bytes, *, note: Note | None = None, refreshed: bool = False
     ) -> tuple[Credential, ...]:
         content = _usable(files.content_of(path, data))
-        records = self._carried(content, await self._records(content))
-        if note is not None:
-            records = tuple(note(record) for record in records)
+        records = await self._records(content)
         self._check_ids(path, records)
+        return await uninterrupted(self._put(content, data, records, note, refreshed))
+
+    async def _put(
+        self, content: FileContent, data: bytes, records: Sequence[Credential], note: Note | None, refreshed: bool
+    ) -> tuple[Credential, ...]:
+        path = content.path
         await asyncio.to_thread(files.write, path, data)
         # The watcher finds nothing new in the file then.
         self._contents[path] = content
+        records = self._carried(content, records)
+        if note is not None:
+            records = tuple(note(record) for record in records)
+        try:
+            self._check_ids(path, records)
+        except InvalidCredential as error:
+            # Another file has taken the id while this one was written.
+            self._reject(content, str(error))
+            raise
         self._made_of[path] = content.digest
         self.problems.pop(path, None)
         renewed = frozenset(record.id for record in records) if refreshed else frozenset[str]()
         self.manager.set_sources({path: records}, refreshed=renewed)
         return self.manager.records_of(path)
+
+    async def _renew(self, known: Credential, data: bytes | None, make: Callable[[Credential], Credential]) -> None:
+        path = known.path
+        if data is not None:
+            await asyncio.to_thread(files.write, path, data)
+            content = files.content_of(path, data)
+            self._contents[path] = content
+            self._made_of[path] = content.digest
+            self.unwritten.pop(known.id, None)
+        current = self.manager.by_id.get(known.id)
+        if current is not None:
+            self.manager.update(make(current), refreshed=True)
+
+    async def _discard(self, path: str) -> bool:
+        existed = await asyncio.to_thread(files.remove, path)
+        self._forget(path)
+        self.manager.set_source(path, ())
+        return existed
 
     async def _apply(self, contents: Sequence[FileContent], *, removed: Iterable[str]) -> CredentialChange:
         """Make the records of these contents and hand all of them to the manager at once."""
@@ -319,9 +369,30 @@ class AuthDirectory:
         found = []
         for record in records:
             known = self.manager.by_id.get(record.id)
-            is_next = known is not None and known.path == record.path
-            found.append(carried(record, known, same_content=same_content) if known and is_next else record)
+            if known is None or known.path != record.path:
+                found.append(record)
+                continue
+            record = carried(record, known, same_content=same_content)
+            pending = self.unwritten.get(record.id)
+            if pending is not None and pending.token == token_of(record):
+                record = with_unwritten(record, known, pending)
+            elif pending is not None and not same_content:
+                del self.unwritten[record.id]
+            found.append(record)
         return tuple(found)
+
+    def pending(self, known: Credential, changes: Mapping[str, Any], removed: Sequence[str]) -> Unwritten:
+        """These changes of a record's file, and those that could not be written before."""
+        before = self.unwritten.get(known.id)
+        if before is None:
+            return Unwritten(changes=changes, removed=tuple(removed), token=token_of(known))
+        gone = {*before.removed, *removed} - changes.keys()
+        return Unwritten(changes={**before.changes, **changes}, removed=tuple(sorted(gone)), token=before.token)
+
+    def note_unwritten(self, credential_id: str, pending: Unwritten) -> None:
+        """To be written later."""
+        self.unwritten[credential_id] = pending
+        self.has_unwritten.set()
 
     def _check_ids(self, path: str, records: Sequence[Credential], taken: set[str] | None = None) -> None:
         for record in records:
@@ -336,6 +407,8 @@ class AuthDirectory:
             log.warning("credential.file_rejected", path=content.path, reason=reason, records_kept=kept)
 
     def _forget(self, path: str) -> None:
+        for record in self.manager.records_of(path):
+            self.unwritten.pop(record.id, None)
         self._contents.pop(path, None)
         self._made_of.pop(path, None)
         self.problems.pop(path, None)
@@ -368,14 +441,20 @@ def carried(new: Credential, known: Credential, *, same_content: bool) -> Creden
     )
     if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
         return new
-    return replace(
-        new,
-        secret=known.secret,
-        secret_place=known.secret_place,
-        secret_name=known.secret_name,
-        metadata=known.metadata,
-        expires_at_s=known.expires_at_s,
-    )
+    return with_token_of(replace(new, metadata=known.metadata), known)
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end even when this is cancelled, which then takes effect: a thread that writes a file does not
+    stop either, and the lock on the file has to be held for as long as it writes."""
+    task = asyncio.get_running_loop().create_task(work, name="credentials:write")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # what it raises now is nobody's any more
+        raise
 
 
 def _settings(config: Config) -> ParseSettings:

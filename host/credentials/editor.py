@@ -15,12 +15,12 @@ from host.credentials.auth_dir import AuthDirectory
 from host.credentials.files import InvalidName
 from host.credentials.listing import changes_hidden, unmasked
 from host.credentials.manager import CredentialManager
-from host.credentials.parse import InvalidCredential
+from host.credentials.parse import InvalidCredential, provider_of_document
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
-from host.credentials.values import canonical
-from host.credentials.virtual import OPERATOR_MEMBERS, storage_members, stored_document, stored_name
+from host.credentials.values import canonical, canonical_name, superseded_expiry
+from host.credentials.virtual import KEPT_MEMBERS, storage_members, stored_document, stored_name
 from pluginabi.errors import AbiError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import AuthSaveRequest
@@ -104,10 +104,13 @@ class CredentialEditor:
             raise CredentialError(404, "auth file not found")
 
     async def delete_all(self) -> int:
-        """Delete every file of the auth directory; how many there were."""
+        """Delete every file of the auth directory; how many there were. 500 at the first that cannot be."""
         deleted = 0
         for path in list(files.scan(self._directory.directory)):
-            deleted += await self._directory.discard(path)
+            try:
+                deleted += await self._directory.discard(path)
+            except OSError as error:
+                raise CredentialError(500, f"cannot delete {os.path.basename(path)}: {error.strerror}") from None
         return deleted
 
     async def set_disabled(self, name: str, disabled: bool, *, auth_index: str = "") -> Toggled:
@@ -147,36 +150,55 @@ class CredentialEditor:
 
         return await self._change(known, edit)
 
-    async def save_login(self, provider: str, records: Sequence[CredentialRecord]) -> tuple[Credential, ...]:
+    async def save_login(
+        self, provider: str, records: Sequence[CredentialRecord], *, admit: Callable[[], bool] = lambda: True
+    ) -> tuple[Credential, ...]:
         """Store what a login brought, all of it or nothing: what was stored before a failure is deleted again.
 
-        A file that is there already keeps what the operator wrote into it. Raises CredentialError 500.
+        A file that is there already keeps what the operator wrote into it. `admit` is asked once everything is ready to
+        be written; when it says no, nothing is (409). Raises CredentialError 500. Cancelling it stores nothing either.
         """
         stored: list[tuple[str, bytes | None]] = []
         found: list[Credential] = []
         try:
-            for record in records:
-                path, before, data = await self._login_file(provider, record)
-                stored.append((path, before))
-                found += await self._directory.store(path, data)
+            documents = await self._login_documents(provider, records)
+            if not admit():
+                raise CredentialError(409, "the login was cancelled")
+            for path, document in documents.items():
+                found += await self._store_login(path, document, stored)
         except (InvalidCredential, InvalidName, OSError) as error:
             log.warning("credential.login_not_saved", provider=provider, reason=str(error))
             await self._roll_back(stored)
             raise CredentialError(500, "Failed to save authentication tokens") from None
+        except asyncio.CancelledError:
+            await self._roll_back(stored)
+            raise
         return tuple(found)
 
-    async def _login_file(self, provider: str, record: CredentialRecord) -> tuple[str, bytes | None, bytes]:
-        """Where a new record is stored, what stands there now, and the new content."""
-        path = self._path(stored_name(record, provider=provider))
-        document = await self.wished(record, provider, stored_document(record, provider=provider))
-        present = await asyncio.to_thread(files.read_bytes, path)
-        if present is None:
-            return path, None, files.render(document)
-        known = files.content_of(path, present).members
-        if known is None:
-            return path, present, files.render(document)
-        own = {name: value for name, value in document.items() if name not in OPERATOR_MEMBERS or name not in known}
-        return path, present, files.with_members(present, own)
+    async def _login_documents(self, provider: str, records: Sequence[CredentialRecord]) -> dict[str, dict[str, Any]]:
+        """Path -> what is to be stored there. Raises InvalidCredential, InvalidName."""
+        found: dict[str, dict[str, Any]] = {}
+        for record in records:
+            path = self._directory.path_of(stored_name(record, provider=provider))
+            if path in found:
+                raise InvalidCredential(f"two records of the login have the file name {os.path.basename(path)!r}")
+            found[path] = await self.wished(record, provider, stored_document(record, provider=provider))
+        return found
+
+    async def _store_login(
+        self, path: str, document: Mapping[str, Any], stored: list[tuple[str, bytes | None]]
+    ) -> tuple[Credential, ...]:
+        """Store one record, and remember what stood there before."""
+
+        def edit(present: bytes | None) -> bytes:
+            known = files.content_of(path, present).members if present is not None else None
+            data = files.render(document)
+            if present is not None and known is not None:
+                data = _logged_in_again(present, known, document)
+            stored.append((path, present))
+            return data
+
+        return await self._directory.put(path, edit)
 
     async def wished(self, record: CredentialRecord, provider: str, document: dict[str, Any]) -> dict[str, Any]:
         """The document to store: `auth.save` lets the provider's plugin put another one in its place."""
@@ -196,8 +218,8 @@ class CredentialEditor:
                 if before is None:
                     await self._directory.discard(path)
                 else:
-                    await self._directory.store(path, before)
-            except (InvalidCredential, OSError) as error:
+                    await self._directory.restore(path, before)
+            except OSError as error:
                 log.error("credential.rollback_failed", path=path, reason=str(error))
 
     async def _toggle_key(self, known: Credential, disabled: bool) -> Toggled:
@@ -253,6 +275,15 @@ class CredentialEditor:
             raise CredentialError(500, f"cannot write {known.file_name}: {error.strerror}") from None
 
 
+def _logged_in_again(present: bytes, known: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
+    """A file with the tokens of a new login, and everything else as the operator left it. Raises InvalidCredential."""
+    old = canonical(known)
+    if provider_of_document(old) not in ("", document["type"]):
+        raise InvalidCredential(f"there is a credential of {provider_of_document(old)!r} under this name")
+    own = {name: value for name, value in document.items() if name not in KEPT_MEMBERS or name not in old}
+    return files.with_members(present, own, removed=superseded_expiry(old, own))
+
+
 _STEERING: Final = ("type", "base_url")
 """Members that are no secrets and say where a secret is sent."""
 
@@ -264,12 +295,26 @@ def _leads_elsewhere(document: Mapping[str, Any], known: Mapping[str, Any]) -> b
 
 
 def _patched(data: bytes, field: str, value: Any) -> bytes:
-    if field == "headers":
+    first, *rest = field.split(".")
+    name = canonical_name(first)
+    data = _without_dashes(data, name)
+    if name == "headers" and not rest:
         return _with_headers(data, value)
     plain = msgspec.json.decode(value) if isinstance(value, Raw) else value
-    if (field == "priority" and plain == 0) or (field == "note" and isinstance(plain, str) and not plain.strip()):
-        return files.with_members(data, {}, removed=[field])
-    return files.with_value(data, field.split("."), value)
+    is_empty = (name == "priority" and plain == 0) or (name == "note" and isinstance(plain, str) and not plain.strip())
+    if is_empty and not rest:
+        return files.with_members(data, {}, removed=[name])
+    return files.with_value(data, [name, *rest], value)
+
+
+def _without_dashes(data: bytes, name: str) -> bytes:
+    """The file with a member under its canonical name: the other one would lose against it, or win over nothing."""
+    members = msgspec.json.decode(data, type=dict[str, Raw])
+    dashed = [found for found in members if found != name and canonical_name(found) == name]
+    if not dashed:
+        return data
+    kept = {} if name in members else {name: members[dashed[0]]}
+    return files.with_members(data, kept, removed=dashed)
 
 
 def _with_headers(data: bytes, value: Any) -> bytes:

@@ -1,14 +1,15 @@
 """Logins through plugins: from the address for the browser to the stored credentials (spec credentials 8.5, 12.8).
 
 A login is named by its state, lives half an hour at most, and is asked about by polling. What the browser brought back
-is handed to the plugin in the next poll.
+is handed to the plugin in the next poll. A question to the plugin is a task of its own: whoever asked may go away, what
+the provider gives out once does not get lost with them.
 """
 
 import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +18,7 @@ import structlog
 from host.credentials.editor import CredentialEditor, CredentialError
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.values import time_like
+from host.tasks import TaskGroup
 from pluginabi.errors import PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthLoginPollRequest, AuthLoginPollResponse, AuthLoginStartRequest
 
@@ -27,9 +29,12 @@ REMEMBERED_S: Final = 60.0
 """How long a login that is over is still known as such."""
 MAX_SESSIONS: Final = 256
 MAX_POLL_AFTER_S: Final = 60.0
+POLL_WAIT_S: Final = 5.0
+"""How long one who asks waits for the plugin's answer; the next who asks gets it then."""
 _STATE: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _PROVIDER: Final = re.compile(r"[a-z0-9-]+")
 UNKNOWN_TEXT: Final = "unknown or expired state"
+CANCELLED_TEXT: Final = "the login was cancelled"
 FAILED_TEXT: Final = "Authentication failed"
 
 
@@ -62,18 +67,29 @@ class _Session:
     code: str | None = None
     error: str | None = None
     outcome: LoginStatus | None = None
-    polling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    question: asyncio.Task[LoginStatus] | None = None
+    """To the plugin, while it is open."""
+    is_storing: bool = False
+    """Its credentials are being written: too late to give it up."""
 
 
 class LoginSessions:
     """The logins in progress. What cannot be done raises CredentialError, with the status for whoever asked."""
 
     def __init__(
-        self, plugins: AuthPlugins, editor: CredentialEditor, *, clock: Callable[[], float] = time.monotonic
+        self,
+        plugins: AuthPlugins,
+        editor: CredentialEditor,
+        tasks: TaskGroup,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        poll_wait_s: float = POLL_WAIT_S,
     ) -> None:
         self._plugins: Final = plugins
         self._editor: Final = editor
+        self._tasks: Final = tasks
         self._clock: Final = clock
+        self._poll_wait_s: Final = poll_wait_s
         self._sessions: dict[str, _Session] = {}
 
     def providers(self) -> tuple[str, ...]:
@@ -145,24 +161,37 @@ class LoginSessions:
             return LoginStatus("error", UNKNOWN_TEXT)
         if session.outcome is not None:
             return session.outcome
-        if session.polling.locked() or self._clock() < session.not_before_s:
+        if session.question is not None or self._clock() < session.not_before_s:
             return LoginStatus("wait")
-        async with session.polling:
-            outcome = await self._ask(state, session)
+        question = self._tasks.start(self._ask(state, session), name=f"login:{session.provider}")
+        session.question = question
+        await asyncio.wait({question}, timeout=self._poll_wait_s)
+        if question.cancelled():
+            return LoginStatus("error", CANCELLED_TEXT)
+        return question.result() if question.done() else LoginStatus("wait")
+
+    def cancel(self, state: str) -> bool:
+        """Give a login up: whatever it still brings is not stored. Whether there was one that could still be."""
+        session = self._living(state)
+        if session is None or session.outcome is not None or session.is_storing:
+            return False
+        del self._sessions[state]
+        if session.question is not None:
+            session.question.cancel()
+        return True
+
+    async def _ask(self, state: str, session: _Session) -> LoginStatus:
+        """One question to the plugin, and what follows from its answer."""
+        try:
+            outcome = await self._outcome(state, session)
+        finally:
+            session.question, session.is_storing = None, False
         if outcome.status != "wait":
             session.outcome = outcome
             session.ends_s = self._clock() + REMEMBERED_S
         return outcome
 
-    def cancel(self, state: str) -> bool:
-        """Give a login up: whatever it still brings is not stored. Whether there was one."""
-        session = self._living(state)
-        if session is None or session.outcome is not None:
-            return False
-        del self._sessions[state]
-        return True
-
-    async def _ask(self, state: str, session: _Session) -> LoginStatus:
+    async def _outcome(self, state: str, session: _Session) -> LoginStatus:
         request = AuthLoginPollRequest(
             provider=session.provider,
             state=state,
@@ -181,22 +210,29 @@ class LoginSessions:
         except PluginError as error:
             log.warning("login.failed", provider=session.provider, reason=error.body.message)
             return LoginStatus("error", error.body.message or FAILED_TEXT)
-        return await self._judge(state, session, answer)
+        return await self._judge(request, session, answer)
 
-    async def _judge(self, state: str, session: _Session, answer: AuthLoginPollResponse) -> LoginStatus:
+    async def _judge(
+        self, request: AuthLoginPollRequest, session: _Session, answer: AuthLoginPollResponse
+    ) -> LoginStatus:
         if answer.status == "error":
             log.warning("login.failed", provider=session.provider, reason=answer.message)
             return LoginStatus("error", answer.message or FAILED_TEXT)
         if answer.status != "success":
             session.metadata = answer.metadata or session.metadata
-            session.not_before_s = self._clock() + _pause_s(answer.poll_after_ms)
+            if (session.code, session.error) == (request.code, request.error):
+                # The browser, should it have come back meanwhile, is not kept waiting.
+                session.not_before_s = self._clock() + _pause_s(answer.poll_after_ms)
             return LoginStatus("wait")
         if not answer.records:
             return LoginStatus("error", FAILED_TEXT)
-        if self._sessions.get(state) is not session:
-            return LoginStatus("error", "the login was cancelled")
+
+        def admit() -> bool:
+            session.is_storing = self._living(request.state) is session
+            return session.is_storing
+
         try:
-            saved = await self._editor.save_login(session.provider, answer.records)
+            saved = await self._editor.save_login(session.provider, answer.records, admit=admit)
         except CredentialError as error:
             return LoginStatus("error", str(error))
         ids = tuple(record.id for record in saved)
@@ -205,7 +241,7 @@ class LoginSessions:
 
     def _living(self, state: str) -> _Session | None:
         session = self._sessions.get(state)
-        if session is not None and self._clock() >= session.ends_s:
+        if session is not None and self._clock() >= session.ends_s and not session.is_storing:
             del self._sessions[state]
             return None
         return session

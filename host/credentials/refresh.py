@@ -33,6 +33,8 @@ DEFAULT_LEAD_S: Final = 5 * 60.0
 """How long before its expiry a token is refreshed when nobody says otherwise."""
 ON_DEMAND_PAUSE_S: Final = 30.0
 """After a failure, requests do not ask for another refresh for so long."""
+ON_DEMAND_WAIT_S: Final = 30.0
+"""How long a request waits for a refresh: behind hundreds of others it had better try another credential."""
 WORKERS: Final = 16
 UNAUTHORIZED_CODES: Final = frozenset({"unauthorized", "invalid_grant"})
 LEAD_ATTRIBUTE: Final = "refresh_lead_seconds"
@@ -96,6 +98,7 @@ class Refresher:
         *,
         workers: int = WORKERS,
         refresh_disabled: bool = True,
+        on_demand_wait_s: float = ON_DEMAND_WAIT_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.refresh_disabled = refresh_disabled
@@ -104,6 +107,7 @@ class Refresher:
         self._manager: Final = manager
         self._renewer: Final = renewer
         self._tasks: Final = tasks
+        self._on_demand_wait_s: Final = on_demand_wait_s
         self._places: Final = asyncio.Semaphore(workers)
         self._monotonic: Final = monotonic
         self._due: dict[str, float] = {}
@@ -157,7 +161,8 @@ class Refresher:
         """Refresh once, because an upstream answered 401; whether it is worth another try with the same credential.
 
         `started_s`: when the attempt that failed began (monotonic): a token that was renewed since then is not renewed
-        again. Callers at the same time share one refresh. Cancelling the caller does not cancel the refresh.
+        again. Callers at the same time share one refresh. Cancelling the caller does not cancel the refresh, and one
+        that takes longer than the caller waits goes on: it lifts the block of the credential when it succeeds.
         """
         record = self._manager.by_id.get(credential_id)
         if record is None or not self.refreshable(record):
@@ -170,7 +175,8 @@ class Refresher:
             if last is not None and not last.succeeded and self._monotonic() - last.at_s < ON_DEMAND_PAUSE_S:
                 return False
             flight = self._fly(credential_id)
-        return await asyncio.shield(flight)
+        await asyncio.wait({flight}, timeout=self._on_demand_wait_s)
+        return flight.done() and not flight.cancelled() and flight.result()
 
     def refreshable(self, record: Credential) -> bool:
         """Whether a refresh could help."""
@@ -187,7 +193,7 @@ class Refresher:
 
     async def _refresh(self, credential_id: str) -> bool:
         """One refresh; whether it succeeded. Its failure is written down, never raised."""
-        async with self._places, self._manager.exclusive(credential_id):
+        async with self._manager.exclusive(credential_id), self._places:
             record = self._manager.by_id.get(credential_id)
             if record is None or not self._renewer.serves(record):
                 return False

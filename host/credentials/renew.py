@@ -1,5 +1,7 @@
 """One refresh of one credential: ask its plugin, and make the answer last (spec plugin-abi 7.3, 7.5)."""
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,7 +15,8 @@ from host.credentials.manager import CredentialManager
 from host.credentials.parse import InvalidCredential
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.records import Credential
-from host.credentials.values import rfc3339, time_like
+from host.credentials.unwritten import token_of
+from host.credentials.values import refresh_token_of, rfc3339, superseded_expiry, time_like
 from host.credentials.virtual import plugin_record, renewed_members, renewed_record, storage_members
 from pluginabi.errors import AbiError, ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
@@ -21,11 +24,23 @@ from pluginabi.payloads.credentials import AuthRefreshRequest, AuthRefreshRespon
 
 log = structlog.get_logger("host.credentials.renew")
 
+Make = Callable[[Credential], Credential]
+WRITE_AGAIN_S: Final = 60.0
+"""After a new token that could not be written."""
+
 
 class Renewer:
     """Renews credentials through their plugins."""
 
-    def __init__(self, manager: CredentialManager, directory: AuthDirectory, plugins: AuthPlugins) -> None:
+    def __init__(
+        self,
+        manager: CredentialManager,
+        directory: AuthDirectory,
+        plugins: AuthPlugins,
+        *,
+        retry_s: float = WRITE_AGAIN_S,
+    ) -> None:
+        self._retry_s: Final = retry_s
         self._manager: Final = manager
         self._directory: Final = directory
         self._plugins: Final = plugins
@@ -38,13 +53,17 @@ class Renewer:
         """Ask the plugin and take over what it answers, in memory and on disk. An empty answer means that there was
         nothing to do.
 
-        Raises PluginError and PluginTransportError as the plugin's call does. A new token that cannot be written is
-        used nevertheless, and reported: the old one is gone.
+        What else has changed while the plugin was at work stays; when the account itself was replaced, the answer
+        belongs to nobody and is dropped. Raises PluginError and PluginTransportError as the plugin's call does. A new
+        token that cannot be written is used nevertheless, reported, and written later: the old one is gone.
         """
         answer = await self._asked(record)
         known = self._manager.by_id.get(record.id)
         if known is None:
             return  # removed meanwhile; its file is gone too
+        if token_of(known) != token_of(record):
+            log.info("credential.refresh_superseded", credential=record.id, provider=record.provider)
+            return
         next_s = time_like(answer.next_refresh_after)
         if next_s is None and answer.record is not None:
             next_s = time_like(answer.record.next_refresh_after)
@@ -52,22 +71,45 @@ class Renewer:
             self._manager.update(replace(known, next_refresh_at_s=next_s, refresh_error=None))
             return
         now_s = self._manager.clock()
+        given = answer.record
         try:
-            changes = {**renewed_members(known, answer.record), "last_refresh": rfc3339(now_s)}
-            members = {**known.metadata.reveal(), **changes}
-            renewed = renewed_record(known, answer.record, members, self._directory.settings, now_s=now_s)
+            changes = {**renewed_members(record, given), "last_refresh": rfc3339(now_s)}
         except InvalidCredential as error:
-            body = ErrorBody(message=f"the refreshed record cannot be used: {error}", code="plugin_protocol_error")
-            raise PluginError(body) from None
-        renewed = replace(
-            renewed,
-            auth_index=known.auth_index,
-            last_refreshed_at_s=now_s,
-            next_refresh_at_s=next_s,
-            refresh_error=None,
-            status_message="" if known.refresh_error is not None else known.status_message,
-        )
-        await self._keep(renewed, changes)
+            raise _unusable(error) from None
+        stale = superseded_expiry(record.metadata.reveal(), changes)
+
+        def renewed(current: Credential) -> Credential:
+            made = self._made(current, given, changes, stale, now_s)
+            return replace(
+                made,
+                last_refreshed_at_s=now_s,
+                next_refresh_at_s=next_s,
+                refresh_error=None,
+                status_message="" if current.refresh_error is not None else current.status_message,
+            )
+
+        try:
+            renewed(known)
+        except InvalidCredential as error:
+            raise _unusable(error) from None
+        await self._keep(known, renewed, changes, stale)
+
+    async def write_again(self) -> None:
+        """Write the new tokens that could not be written before."""
+        for credential_id, pending in list(self._directory.unwritten.items()):
+            known = self._manager.by_id.get(credential_id)
+            if known is None:
+                self._directory.unwritten.pop(credential_id, None)
+            else:
+                await self._keep(known, lambda current: current, pending.changes, pending.removed)
+
+    async def run(self) -> None:
+        """Write again and again what could not be written, until cancelled."""
+        while True:
+            await self._directory.has_unwritten.wait()
+            await asyncio.sleep(self._retry_s)
+            self._directory.has_unwritten.clear()
+            await self.write_again()
 
     async def amend(self, credential_id: str, change: CredentialRecord) -> None:
         """Take over what a plugin found out about a credential on the way; empty fields keep what there is."""
@@ -77,13 +119,25 @@ class Renewer:
         now_s = self._manager.clock()
         try:
             changes = renewed_members(known, change)
-            members = {**known.metadata.reveal(), **changes}
-            amended = renewed_record(known, change, members, self._directory.settings, now_s=now_s)
+            amended = self._made(known, change, changes, (), now_s)
         except InvalidCredential as error:
             log.warning("credential.amendment_refused", credential=credential_id, reason=str(error))
             return
         if changes or not amended.routes_like(known):
-            await self._keep(replace(amended, auth_index=known.auth_index), changes)
+            await self._keep(known, lambda current: self._made(current, change, changes, (), now_s), changes, ())
+
+    def _made(
+        self,
+        current: Credential,
+        given: CredentialRecord,
+        changes: Mapping[str, Any],
+        removed: Sequence[str],
+        now_s: float,
+    ) -> Credential:
+        """The next version of a record. Raises InvalidCredential."""
+        members = {name: value for name, value in current.metadata.reveal().items() if name not in removed}
+        settings = self._directory.settings
+        return renewed_record(current, given, {**members, **changes}, settings, now_s=now_s)
 
     async def _asked(self, record: Credential) -> AuthRefreshResponse:
         try:
@@ -94,23 +148,50 @@ class Renewer:
             )
             raise PluginError(body) from None
 
-    async def _keep(self, renewed: Credential, changes: dict[str, Any]) -> None:
-        """Use the renewed record from now on, and write what of it belongs on disk."""
+    async def _keep(self, known: Credential, make: Make, changes: Mapping[str, Any], removed: Sequence[str]) -> None:
+        """Use the next version of a record from now on, and write what of it belongs on disk.
+
+        `make` makes it of the record as it is at that moment: others change it too.
+        """
+        pending = self._directory.pending(known, changes, removed)
 
         async def edit(present: bytes) -> bytes | None:
-            wished = await self._wished(renewed, present)
-            if wished is None and renewed.source_kind == "file":
-                return files.with_members(present, changes)
+            is_file = known.source_kind == "file"
+            if is_file and self._is_replaced(known.path, present):
+                raise _Replaced
+            wished = await self._wished(make(self._manager.by_id.get(known.id, known)), present)
+            if wished is None and is_file:
+                return files.with_members(present, pending.changes, removed=pending.removed)
             return wished
 
         try:
-            await self._directory.renew(renewed, edit)
+            await self._directory.renew(known, edit, make)
+            return
+        except _Replaced:
+            log.info("credential.refresh_superseded", credential=known.id, provider=known.provider)
+            await self._directory.refresh([known.path])
             return
         except FileNotFoundError:
-            log.warning("credential.not_written", credential=renewed.id, reason="its file is gone")
+            log.warning("credential.not_written", credential=known.id, reason="its file is gone")
+        except InvalidCredential as error:
+            # An edit meanwhile made a file of which no record can be made with the new token: the token comes first.
+            log.error("credential.not_written", credential=known.id, path=known.path, reason=str(error))
+            self._manager.update(make(known), refreshed=True)
+            return
         except (OSError, msgspec.DecodeError) as error:
-            log.error("credential.not_written", credential=renewed.id, path=renewed.path, reason=str(error))
-        self._manager.update(renewed, refreshed=True)
+            log.error("credential.not_written", credential=known.id, path=known.path, reason=str(error))
+            self._directory.note_unwritten(known.id, pending)
+        current = self._manager.by_id.get(known.id)
+        if current is not None:
+            self._manager.update(make(current), refreshed=True)
+
+    def _is_replaced(self, path: str, present: bytes) -> bool:
+        """Whether somebody put another account's tokens into the file, which nobody has read yet."""
+        content = self._directory.content(path)
+        now = files.content_of(path, present).members
+        if content is None or content.members is None or now is None:
+            return False
+        return refresh_token_of(content.members) != refresh_token_of(now)
 
     async def _wished(self, renewed: Credential, present: bytes) -> bytes | None:
         """The whole content that the plugin wants the file to have; None when it leaves that to the host."""
@@ -125,3 +206,11 @@ class Renewer:
         except (AbiError, InvalidCredential) as error:
             log.warning("credential.save_hook_failed", credential=renewed.id, error=str(error))
             return None
+
+
+class _Replaced(Exception):
+    """The file belongs to another account now."""
+
+
+def _unusable(error: InvalidCredential) -> PluginError:
+    return PluginError(ErrorBody(message=f"the refreshed record cannot be used: {error}", code="plugin_protocol_error"))

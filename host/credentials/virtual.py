@@ -21,13 +21,16 @@ OPERATOR_MEMBERS: Final = frozenset(
     }
 )
 """Members of a file that are the operator's: they hold for every record of it, and a new login keeps them."""
-
-
+KEPT_MEMBERS: Final = OPERATOR_MEMBERS | {
+    *("label", "refresh_interval", "refresh_interval_seconds", "refreshInterval", "refreshIntervalSeconds"),
+    "refresh_lead_seconds",
+}
+"""Members that a new login leaves as they are in the file."""
 _MEMBER_ATTRIBUTES: Final = frozenset(
     {
         *("api_key", "access_token", "refresh_token", "id_token", "client_secret", "secret"),
         *("base_url", "responses", "email", "project_id", "websockets", "priority", "note", "excluded_models"),
-        *("refresh_interval_seconds", "refresh_interval"),
+        *("refresh_interval_seconds", "refresh_interval", "refreshIntervalSeconds", "refreshInterval"),
     }
 )
 """Attributes that mean the same as the file's member of that name; the secret ones would be shown otherwise."""

@@ -46,6 +46,7 @@ EVENTS: Final = (
     "credential.refresh_failed",
     "credential.refresh_not_locked",
     "credential.refresh_not_shared",
+    "credential.refresh_superseded",
     "credential.refreshed",
     "credential.rollback_failed",
     "credential.save_hook_failed",

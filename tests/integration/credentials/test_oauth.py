@@ -12,6 +12,7 @@ import pytest
 from host.credentials.login import LoginSessions, LoginStatus, redirect_of
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
+from host.tasks import TaskGroup
 from tests.integration.credentials.conftest import ask, proxy_of
 from tests.support.oauth_server import CLIENT_ID, EMAIL, oauth_server
 
@@ -92,7 +93,10 @@ async def test_the_device_flow_waits_slows_down_and_ends_with_a_credential(
         logins = running.proxy.credential_parts.logins
         now_s = 0.0
         logins = LoginSessions(
-            running.proxy.credential_parts.plugins, running.proxy.credential_parts.editor, clock=lambda: now_s
+            running.proxy.credential_parts.plugins,
+            running.proxy.credential_parts.editor,
+            TaskGroup("test"),
+            clock=lambda: now_s,
         )
         started = await logins.start(PROVIDER, CALLBACK)
         assert (started.user_code, started.url) == ("WDJB-MJHT", f"{server.url}/activate")

@@ -1,13 +1,17 @@
 """What management, plugins and logins may change."""
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Raw
 
+from host.credentials import files
 from host.credentials.editor import VIRTUAL_TEXT, CredentialEditor, CredentialError
+from host.credentials.secret import Secret
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.credentials import AuthSaveRequest, AuthSaveResponse
 from tests.support.auth_plugins import ScriptedAuth, record
@@ -199,3 +203,94 @@ async def test_a_plugin_may_say_what_is_stored_and_its_failure_loses_no_login(tm
     editor = CredentialEditor(site.manager, site.directory, ScriptedAuth(saved=failing))
     await editor.save_login("acme", [record({"access_token": "t2"}, file_name="b.json")])
     assert site.read("b.json")["access_token"] == "t2"
+
+
+async def test_a_new_login_keeps_members_that_are_written_with_dashes_and_drops_the_expiry_of_the_old_token(site):
+    site.put(
+        "a.json", **{"type": "acme", "access_token": "old", "excluded-models": ["x"], "expired": "2001-01-01T00:00:00Z"}
+    )
+    await site.opened()
+    answer = record({"access_token": "new", "excluded_models": [], "expires_at": 2e9}, file_name="a.json", label="L")
+    (found,) = await site.editor.save_login("acme", [answer])
+    assert (found.excluded_models, found.expires_at_s, found.label) == (("x",), 2e9, "L")
+    assert site.read("a.json").keys() == {"type", "access_token", "excluded-models", "expires_at", "label"}
+    await site.editor.patch("a.json", {"label": "mine"})
+    await site.editor.save_login("acme", [answer])
+    assert site.manager.by_id["a.json"].label == "mine"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record({"access_token": "1"}, file_name="new.json"), record({"access_token": "2"}, file_name="new.json")],
+        [record({"access_token": "1"}, file_name="other.json")],
+    ],
+    ids=["two records under one name", "the file of another provider"],
+)
+async def test_a_login_never_replaces_another_credential(site, records):
+    site.put("other.json", access_token="theirs")
+    await site.opened()
+    with pytest.raises(CredentialError) as caught:
+        await site.editor.save_login("acme", records)
+    assert refused(caught) == (500, "Failed to save authentication tokens")
+    assert site.ids() == ["other.json"]
+    assert site.read("other.json") == {"type": "claude", "access_token": "theirs"}
+
+
+async def test_B12_a_login_that_is_given_up_in_the_middle_of_storing_leaves_the_files_as_they_were(site, monkeypatch):
+    site.put("a.json", type="acme", access_token="before")
+    (site.path / "b.json").write_text("no JSON")
+    await site.opened()
+    put = site.directory.put
+
+    async def storing(path, edit):
+        if path.endswith("c.json"):
+            asyncio.current_task().cancel()
+        return await put(path, edit)
+
+    monkeypatch.setattr(site.directory, "put", storing)
+    records = [record({"access_token": name}, file_name=f"{name}.json") for name in "abc"]
+    async with asyncio.timeout(10):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(site.editor.save_login("acme", records))
+    assert site.ids() == ["a.json"]
+    assert site.manager.by_id["a.json"].secret == Secret("before")
+    assert (site.path / "b.json").read_text() == "no JSON"
+    assert sorted(path.name for path in site.path.iterdir()) == ["a.json", "b.json"]
+
+
+async def test_a_member_is_patched_whichever_way_it_is_written(site):
+    site.put("a.json", **{"disable_cooling": True, "excluded-models": ["x"], "excluded_models": ["y"]})
+    site.put("b.json", **{"request-retry": 1})
+    await site.opened()
+    await site.editor.patch("a.json", {"disable-cooling": False, "excluded_models": ["z"]})
+    assert site.read("a.json") == {"type": "claude", "disable_cooling": False, "excluded_models": ["z"]}
+    await site.editor.patch("b.json", {"request_retry": 2})
+    assert site.read("b.json") == {"type": "claude", "request_retry": 2}
+    assert site.manager.by_id["b.json"].request_retry == 2
+
+
+async def test_a_change_whose_caller_goes_away_is_made_as_a_whole_before_the_next_one(site, monkeypatch):
+    site.put("a.json")
+    await site.opened()
+    writing, go_on, write = threading.Event(), threading.Event(), files.write
+
+    def slowly(path: str, data: bytes) -> bool:
+        writing.set()
+        assert go_on.wait(10)
+        return write(path, data)
+
+    monkeypatch.setattr(files, "write", slowly)
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(site.editor.patch("a.json", {"note": "first"}))
+        await asyncio.to_thread(writing.wait, 10)
+        first.cancel()
+        second = asyncio.create_task(site.editor.patch("a.json", {"priority": 3}))
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await second
+    found = site.manager.by_id["a.json"]
+    assert (found.note, found.priority) == ("first", 3)
+    assert site.read("a.json") == {"type": "claude", "note": "first", "priority": 3}

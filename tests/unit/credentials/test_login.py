@@ -9,6 +9,7 @@ import pytest
 from host.credentials.editor import CredentialError
 from host.credentials.login import LoginSessions, LoginStatus, redirect_of
 from host.credentials.secret import Secret
+from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthLoginPollRequest, AuthLoginPollResponse, AuthLoginStartResponse
 from tests.support.auth_plugins import ScriptedAuth, record
@@ -28,7 +29,8 @@ class Bench:
         self.plugins = ScriptedAuth(start=lambda request: start, poll=lambda request: self.answers.pop(0))
         self.site = Site(directory, self.plugins)
         self.now_s = 100.0
-        self.logins = LoginSessions(self.plugins, self.site.editor, clock=lambda: self.now_s)
+        self.tasks = TaskGroup("test")
+        self.logins = LoginSessions(self.plugins, self.site.editor, self.tasks, clock=lambda: self.now_s)
 
     async def begun(self) -> "Bench":
         await self.site.opened()
@@ -252,3 +254,81 @@ def test_the_address_that_a_browser_was_sent_to_is_taken_apart():
     for text in ("no address", "http://[", "http://127.0.0.1/cb"):
         with pytest.raises(CredentialError, match="invalid redirect_url"):
             redirect_of(text)
+
+
+class Slow:
+    """A plugin that answers a poll when it is told to."""
+
+    def __init__(self, answer: Any = SUCCESS) -> None:
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+        self.answer = answer
+
+    async def __call__(self, request: AuthLoginPollRequest) -> AuthLoginPollResponse:
+        self.asked.set()
+        await self.go_on.wait()
+        return self.answer
+
+
+async def test_who_asks_and_goes_away_takes_nothing_of_what_the_provider_gave_out_along(tmp_path):
+    bench, slow = await Bench(tmp_path).begun(), Slow()
+    bench.plugins.poll = slow
+    async with asyncio.timeout(10):
+        polling = asyncio.create_task(bench.poll())
+        await slow.asked.wait()
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await polling
+        slow.go_on.set()
+        await bench.tasks.join()
+    assert await bench.poll() == LoginStatus("ok", ids=("a.json",))
+    assert len(bench.polls) == 1
+
+
+async def test_a_plugin_that_takes_its_time_is_waited_for_over_several_questions(tmp_path):
+    bench, slow = await Bench(tmp_path).begun(), Slow()
+    bench.plugins.poll = slow
+    bench.logins = LoginSessions(bench.plugins, bench.site.editor, bench.tasks, poll_wait_s=0.0)
+    await bench.logins.start("acme", CALLBACK)
+    assert [await bench.poll(), await bench.poll()] == [LoginStatus("wait")] * 2
+    slow.go_on.set()
+    async with asyncio.timeout(10):
+        await bench.tasks.join()
+    assert (await bench.poll()).status == "ok"
+    assert len(bench.polls) == 1
+
+
+async def test_a_login_cancelled_before_its_credentials_are_written_stores_none_of_them(tmp_path):
+    bench = Bench(tmp_path, SUCCESS)
+    cancelled: list[bool] = []
+    bench.plugins.saved = lambda request: cancelled.append(bench.logins.cancel("s1"))
+    await bench.begun()
+    assert await bench.poll() == LoginStatus("error", "the login was cancelled")
+    assert (cancelled, bench.site.ids(), list(bench.site.path.iterdir())) == ([True], [], [])
+
+
+async def test_a_login_whose_credentials_are_being_written_cannot_be_cancelled_any_more(tmp_path, monkeypatch):
+    bench = await Bench(tmp_path, SUCCESS).begun()
+    cancelled: list[bool] = []
+    put = bench.site.directory.put
+
+    async def cancelling(*arguments: Any) -> Any:
+        cancelled.append(bench.logins.cancel("s1"))
+        return await put(*arguments)
+
+    monkeypatch.setattr(bench.site.directory, "put", cancelling)
+    assert (await bench.poll()).status == "ok"
+    assert (cancelled, bench.site.ids()) == ([False], ["a.json"])
+
+
+async def test_the_browser_that_comes_back_during_a_question_is_not_kept_waiting_by_its_answer(tmp_path):
+    bench, slow = await Bench(tmp_path).begun(), Slow(AuthLoginPollResponse(poll_after_ms=60_000))
+    bench.plugins.poll = slow
+    async with asyncio.timeout(10):
+        polling = asyncio.create_task(bench.poll())
+        await slow.asked.wait()
+        bench.logins.callback("s1", code="c0de")
+        slow.go_on.set()
+        assert (await polling).status == "wait"
+        slow.answer = SUCCESS
+        assert (await bench.poll()).status == "ok"
+    assert [request.code for request in bench.polls] == [None, "c0de"]
