@@ -92,6 +92,9 @@ class ModelAliasEntry(Section, frozen=True, kw_only=True):
     alias: str = ""
     fork: bool = False
     display_name: str = ""
+    """What lists show beside the alias."""
+    force_mapping: bool = False
+    """Answers name the model as the client did, not as the upstream does."""
 
 
 class ErrorRuleEntry(Section, frozen=True, kw_only=True):
@@ -110,8 +113,17 @@ class ModelEntry(Section, frozen=True, kw_only=True):
 
     name: str
     alias: str = ""
+    display_name: str = ""
+    """What lists show beside the name that clients use."""
     image: bool = False
     thinking: Mapping[str, Any] | None = None
+    max_context_length: int | None = None
+    """Tokens, for lists; absent: what the provider's plugin knows."""
+    input_modalities: Sequence[str] = ()
+    """`text`, `image`, …; for lists."""
+    output_modalities: Sequence[str] = ()
+    force_mapping: bool = False
+    """Answers name the model as the client did, not as the upstream does."""
 
 
 class ProviderKey(Section, frozen=True, kw_only=True):

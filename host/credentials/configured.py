@@ -1,6 +1,6 @@
 """Credential records made from the keys of the configuration (spec credentials 1.9, 12.5)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -261,9 +261,24 @@ def _models(entries: Sequence[ModelEntry]) -> tuple[CredentialModel, ...]:
         CredentialModel(
             client=entry.alias.strip() or entry.name.strip(),
             upstream=entry.name.strip(),
+            display_name=entry.display_name.strip(),
             image=entry.image,
             thinking=entry.thinking,
+            max_context_length=positive(entry.max_context_length),
+            input_modalities=modalities(entry.input_modalities),
+            output_modalities=modalities(entry.output_modalities),
+            force_mapping=entry.force_mapping,
         )
         for entry in entries
         if entry.name.strip()
     )
+
+
+def positive(count: int | None) -> int | None:
+    """A number of tokens; 0 and less are none."""
+    return count if count is not None and count > 0 else None
+
+
+def modalities(words: Iterable[object]) -> tuple[str, ...]:
+    """Kinds of content in lower case, each once."""
+    return tuple(dict.fromkeys(folded for word in words if (folded := str(word).strip().lower())))

@@ -7,7 +7,14 @@ from typing import Any, Final, Literal, cast
 
 from host.config.model import CompatProvider, Config
 from host.credentials.classify import ErrorRule
-from host.credentials.configured import compat_models, folded_headers, folded_patterns, path_segment
+from host.credentials.configured import (
+    compat_models,
+    folded_headers,
+    folded_patterns,
+    modalities,
+    path_segment,
+    positive,
+)
 from host.credentials.ids import compat_provider_key, file_id, file_index
 from host.credentials.records import (
     DEFAULT_BASE_URL,
@@ -291,8 +298,29 @@ def _models(document: Mapping[str, Any]) -> tuple[CredentialModel, ...]:
     for item in listed if isinstance(listed, (list, tuple)) else ():
         entry = item if isinstance(item, Mapping) else {"name": item}
         if name := text(entry.get("name")):
-            found.append(CredentialModel(client=text(entry.get("alias")) or name, upstream=name))
+            found.append(_model(name, entry))
     return tuple(found)
+
+
+def _model(name: str, entry: Mapping[Any, Any]) -> CredentialModel:
+    """One item of `models`, its members spelled with underscores or dashes."""
+    given = {str(key).replace("-", "_"): value for key, value in entry.items()}
+    thinking = given.get("thinking")
+    return CredentialModel(
+        client=text(given.get("alias")) or name,
+        upstream=name,
+        display_name=text(given.get("display_name")),
+        image=bool_like(given.get("image")) is True,
+        thinking=thinking if isinstance(thinking, Mapping) else None,
+        max_context_length=positive(int_like(given.get("max_context_length"))),
+        input_modalities=_words(given.get("input_modalities")),
+        output_modalities=_words(given.get("output_modalities")),
+        force_mapping=bool_like(given.get("force_mapping")) is True,
+    )
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    return modalities(value) if isinstance(value, (list, tuple)) else ()
 
 
 def _aliases(document: Mapping[str, Any]) -> tuple[AliasRule, ...]:

@@ -47,8 +47,15 @@ class CredentialModel:
 
     client: str
     upstream: str
+    display_name: str = ""
     image: bool = False
     thinking: Mapping[str, object] | None = None
+    max_context_length: int | None = None
+    """Tokens."""
+    input_modalities: tuple[str, ...] = ()
+    output_modalities: tuple[str, ...] = ()
+    force_mapping: bool = False
+    """Answers name the model as the client did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,7 @@ class AliasRule:
     fork: bool = False
     display_name: str = ""
     force_mapping: bool = False
+    """Answers name the model as the client did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

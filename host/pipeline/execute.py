@@ -38,6 +38,7 @@ from host.pipeline.resolve import recognise, resolve
 from host.pipeline.route import Route, route
 from host.pipeline.sessions import RESPONSES, makes_state, note_made
 from host.pipeline.settle import CompletedObserver, Recorder, Settler
+from host.pipeline.shown_model import shown_content
 from host.pipeline.source import has_source, run_from_source
 from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
 from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
@@ -204,6 +205,8 @@ class Gateway:
             usage = usage_of_body(content.data)
         self._settler.attempt_ended(ex, attempt, usage=usage)
         content = await translate_response(self._invoker, ex, attempt, content)
+        if attempt.lane.answers_as:
+            content = shown_content(content, attempt.lane.answers_as)
         headers = answer.headers
         if "response.intercept_after" in ex.state.plugins.bindings:
             content, headers = await intercept_response(self._invoker, ex, attempt, content, headers)

@@ -4,6 +4,7 @@ Members that a patch does not name keep their bytes: number spelling, escapes, k
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -42,6 +43,11 @@ def apply_patch(body: bytes, patch: bytes) -> bytes:
 def set_member(body: bytes, name: str, value: bytes) -> bytes:
     """`body`, a JSON object, with its top-level member `name` set to the JSON text `value`. Raises as `apply_patch`."""
     return _merge(body, _members(body, "the body"), {name: value})
+
+
+def merge_members(body: bytes, members: Mapping[str, bytes]) -> bytes:
+    """`body`, a JSON object, with top-level members set to JSON texts; objects are merged. Raises as `apply_patch`."""
+    return _merge(body, _members(body, "the body"), dict(members))
 
 
 def model_of(body: bytes) -> str | None:
@@ -101,6 +107,8 @@ def _rewrite(body: bytes, target: dict[str, Any], replaced: dict[str, bytes | No
         members = {name: bytes(raw) for name, raw in target.items()} | replaced
         parts = [_encoded(name) + b":" + value for name, value in members.items() if value is not None]
         return b"{" + b",".join(parts) + b"}"
+    if all(value is not None and name in target for name, value in replaced.items()):
+        return _with_values(body, spans, replaced)
     parts = []
     for name, key_start, value_start, end in spans:
         if name not in replaced:
@@ -111,6 +119,17 @@ def _rewrite(body: bytes, target: dict[str, Any], replaced: dict[str, bytes | No
         _encoded(name) + b":" + value for name, value in replaced.items() if value is not None and name not in target
     )
     return b"{" + b",".join(parts) + b"}"
+
+
+def _with_values(body: bytes, spans: list[tuple[str, int, int, int]], replaced: dict[str, bytes | None]) -> bytes:
+    """`body` with other values for some members, the white space around them included."""
+    parts: list[bytes] = []
+    at = 0
+    for name, _, value_start, end in spans:
+        if value := replaced.get(name):
+            parts += (body[at:value_start], value)
+            at = end
+    return b"".join(parts) + body[at:]
 
 
 def _encoded(name: str) -> bytes:

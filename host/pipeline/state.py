@@ -6,7 +6,7 @@ ten thousand keys holds a few kinds of lanes, and a lane is made for the credent
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import monotonic
 from typing import Any, Final
@@ -23,6 +23,7 @@ from host.credentials.ready import Members
 from host.credentials.records import Credential, CredentialChange
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
+from host.pipeline.model_lists import PluginListings
 from host.registry.groups import Group, Grouper, Infos
 from host.registry.listing import listed_models
 from host.registry.models import (
@@ -70,6 +71,8 @@ class Lane(Struct, frozen=True, kw_only=True, eq=False):
     info: ModelInfo | None = None
     prepare: Binding | None = None
     """The executor's `executor.prepare`, where it has one."""
+    answers_as: str = ""
+    """The model that answers shall name; empty: what they say."""
 
     @property
     def provider(self) -> str:
@@ -92,6 +95,7 @@ class LaneKind:
     keys: tuple[str, ...]
     info: ModelInfo | None
     prepare: Binding | None
+    answers_as: str = ""
 
     def lane(self, credential: Credential) -> Lane:
         """The lane of one of the credentials."""
@@ -106,6 +110,7 @@ class LaneKind:
             keys=self.keys,
             info=self.info,
             prepare=self.prepare,
+            answers_as=self.answers_as,
         )
 
 
@@ -279,7 +284,7 @@ class GatewayState:
                 continue
             kind = self._kind_of_group(group, offer, method, source, wanted)
             if isinstance(kind, LaneKind):
-                kinds[offer.source.id] = kind
+                kinds[offer.source.id] = replace(kind, answers_as=found.base) if offer.force_mapping else kind
             elif kind is None:
                 missing_method = True
             else:
@@ -389,7 +394,7 @@ def build_state(
     pool = CredentialPool(credentials, policy=policy_of(config), health=health)
     pool.settle()
     parts = previous.parts if previous is not None else Parts()
-    groups = parts.grouper.groups(credentials, model_rules(config), _Listings(plugins, parts.listed))
+    groups = parts.grouper.groups(credentials, model_rules(config), PluginListings(plugins, parts.listed))
     state = GatewayState(
         config=config,
         plugins=plugins,
@@ -412,37 +417,6 @@ def _registry(groups: Sequence[Group], config: Config, previous: ModelRegistry |
         if known.force_model_prefix == config.force_model_prefix and known.sources == sources:
             return ModelRegistry(known, sizes=sizes)
     return ModelRegistry(Catalogue(sources, force_model_prefix=config.force_model_prefix), sizes=sizes)
-
-
-class _Listings:
-    """`Listings` over a snapshot of plugins and what they listed for single credentials."""
-
-    def __init__(self, plugins: PluginSnapshot, listed: Mapping[str, Infos]) -> None:
-        self._plugins = plugins
-        self._listed = listed
-        self._known: dict[tuple[str, bool], Infos] = {}
-
-    def of_provider(self, credential: Credential) -> Infos:
-        if credential.models:
-            return ()
-        is_plugin, has_secret = credential.source_kind == "plugin", bool(credential.secret)
-        key = (credential.attributes["plugin"] if is_plugin else f"provider:{credential.provider}", has_secret)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = self._models_for(credential, has_secret)
-        return found
-
-    def of_credential(self, credential_id: str) -> Infos | None:
-        return self._listed.get(credential_id)
-
-    def _models_for(self, credential: Credential, has_secret: bool) -> Infos:
-        if credential.source_kind == "plugin":
-            view = self._plugins.plugins.get(credential.attributes["plugin"])
-        else:
-            view = self._plugins.executor_of_provider(credential.provider)
-        if view is None or (view.executor is not None and view.executor.scope == "static" and has_secret):
-            return ()
-        return tuple({info.id: info for info in view.models}.values())
 
 
 def _members_of(groups: Sequence[Group], order: Mapping[str, int]) -> Members:

@@ -28,6 +28,7 @@ from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
 from host.pipeline.sessions import makes_state, note_made
 from host.pipeline.settle import CLIENT_GONE, Settler
+from host.pipeline.shown_model import ShownModel
 from host.pipeline.stream_hooks import StreamHooks, event_of
 from host.runtime.handle import ItemStream
 from host.runtime.invoke import Invoker
@@ -126,6 +127,8 @@ class GatewayStream:
         self._items = items
         self._watch: StreamWatch = watch_for(attempt.lane.output_format)
         self._hooks = StreamHooks.for_execution(invoker, ex, attempt)
+        renamed = attempt.lane.answers_as if self._hooks is None else ""
+        self._shown = ShownModel.of(renamed, is_array=not self._is_framed())
         self._source = self._pass_through() if self._hooks is None else self._through_hooks(self._hooks)
         self._first: StreamItem | None = None
         self._payload_seen = False
@@ -206,7 +209,8 @@ class GatewayStream:
     async def _pass_through(self) -> AsyncGenerator[StreamItem, None]:
         """Same protocol, no hooks: items go on as they came, raw ones cut at frame boundaries."""
         watch = self._watch
-        cutter = FrameCutter() if self._attempt.lane.output_format != "gemini" or self._is_sse() else None
+        shown = self._shown
+        cutter = FrameCutter() if self._is_framed() else None
         waiting = b""
         try:
             async for item in self._items:
@@ -215,12 +219,16 @@ class GatewayStream:
                     if item.body is UNSET:
                         continue
                     watch.event(item.event, item.body.to_bytes())
+                    if shown is not None:
+                        item = shown.item(item)
                 else:
                     data = raw.base64 if raw.base64 is not UNSET else raw.to_bytes()
                     out = cutter.feed(data) if cutter is not None else data
                     if not out:
                         continue
                     watch.raw(out)
+                    if shown is not None and not (out := shown.raw(out)):
+                        continue
                     if not self._payload_seen and cutter is not None:
                         # Comments before the first event do not commit anything.
                         out = waiting + out
@@ -251,6 +259,9 @@ class GatewayStream:
         """
         rest = cutter.rest() if cutter is not None else b""
         last = None
+        if self._shown is not None and (left := self._shown.rest()):
+            self._note_payload()
+            last = StreamItem(raw=Body(base64=left))
         if rest.strip():
             data = rest.rstrip(b"\r\n") + b"\n\n"
             if not documents(data) and not is_done(data):
@@ -258,7 +269,7 @@ class GatewayStream:
             self._watch.raw(data)
             self._note_payload()
             self.terminal_seen = self._watch.terminal
-            last = StreamItem(raw=Body(base64=data))
+            last = StreamItem(raw=Body(base64=data if self._shown is None else self._shown.raw(data)))
         if self._payload_seen and (error := self._watch.end_error()) is not None:
             raise PluginError(error)
         return last
@@ -325,8 +336,9 @@ class GatewayStream:
         hooks.sent(item)
         self.terminal_seen = self._watch.error is not None or hooks.terminal_sent
 
-    def _is_sse(self) -> bool:
-        return self._ex.request.alt in ("", "sse")
+    def _is_framed(self) -> bool:
+        """Whether raw items are server-sent events; with another `alt` Gemini streams one JSON array."""
+        return self._attempt.lane.output_format != "gemini" or self._ex.request.alt in ("", "sse")
 
     async def _finish(self) -> None:
         """The stream ended cleanly: drain what the executor still has to say, then settle."""

@@ -14,6 +14,7 @@ from host.pipeline.execution import Attempt, Execution, names_of, request_fields
 from host.pipeline.headers import apply_delta
 from host.pipeline.intercept import INTERCEPTED, exact_or_plain
 from host.pipeline.scan import watch_for
+from host.pipeline.shown_model import ShownModel
 from host.pipeline.terminal import Closer, closer_for
 from host.pipeline.translate import unsupported_pair
 from host.runtime.handle import Binding
@@ -60,6 +61,7 @@ class StreamHooks:
         self._translators = plugins.implementers(_TRANSLATE) if attempt.lane.output_format != ex.wanted else ()
         self._after = plugins.implementers(_NORMALIZE_AFTER)
         self._interceptors = plugins.implementers(_INTERCEPT, ex.scope.skip)
+        self._shown = ShownModel.of(attempt.lane.answers_as)
         self._parser = SseParser()
         self._closer: Closer = closer_for(ex.wanted)
         self._watch = watch_for(ex.wanted)
@@ -130,6 +132,8 @@ class StreamHooks:
             items = await self._translated(items, index, last=last)
         for hook in self._after:
             items = await self._normalized(hook, items, index, last=last)
+        if self._shown is not None:
+            items = [self._shown.item(item) for item in items]
         return await self._intercepted(items, index, last=last) if self._interceptors else items
 
     async def _normalized(

@@ -1,6 +1,7 @@
 """Other names for models: per credential, per provider, and the model lists of API keys (spec credentials 3)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace as of_rule
 from typing import Final
 
 from msgspec.structs import replace
@@ -20,9 +21,8 @@ def sanitised(rules: Iterable[AliasRule]) -> tuple[AliasRule, ...]:
     for rule in rules:
         name, alias = rule.name.strip(), rule.alias.strip()
         if name and alias and name.lower() != alias.lower():
-            found.setdefault(
-                alias.lower(), AliasRule(name=name, alias=alias, fork=rule.fork, display_name=rule.display_name.strip())
-            )
+            shown = rule.display_name.strip()
+            found.setdefault(alias.lower(), of_rule(rule, name=name, alias=alias, display_name=shown))
     return tuple(found.values())
 
 
@@ -55,4 +55,4 @@ def aliased_names(rules: Sequence[AliasRule]) -> tuple[ModelRow, ...]:
 def _aliased(info: ModelInfo, rule: AliasRule) -> ModelRow:
     name = f"{_GEMINI_PREFIX}{rule.alias}" if info.name.startswith(_GEMINI_PREFIX) else info.name and rule.alias
     shown = replace(info, id=rule.alias, name=name, display_name=rule.display_name or info.display_name)
-    return ModelRow(client=rule.alias, upstreams=(rule.name,), info=shown)
+    return ModelRow(client=rule.alias, upstreams=(rule.name,), info=shown, force_mapping=rule.force_mapping)

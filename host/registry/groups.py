@@ -17,6 +17,7 @@ from host.registry.models import ModelRow, ModelSource, canonical, matches
 from pluginabi.payloads.common import ModelInfo, ThinkingSupport
 
 _COMPAT_LEVELS: Final = ("low", "medium", "high")
+_UNKNOWN: Final = ModelInfo(id="")
 GroupKey: TypeAlias = tuple[Any, ...]
 Infos: TypeAlias = tuple[ModelInfo, ...]
 
@@ -161,7 +162,7 @@ def _source_of(
     source_id: str, credential: Credential, listed: Infos, aliases: tuple[AliasRule, ...], excluded: tuple[str, ...]
 ) -> ModelSource:
     if credential.models:
-        rows = _configured_rows(credential)
+        rows = _configured_rows(credential, listed)
     else:
         kept = {info.id: info for info in listed if not matches(info.id, excluded)}
         rows = renamed(kept.values(), aliases)
@@ -179,34 +180,47 @@ def _source_of(
     )
 
 
-def _configured_rows(credential: Credential) -> tuple[ModelRow, ...]:
+def _configured_rows(credential: Credential, listed: Infos) -> tuple[ModelRow, ...]:
     """The credential's own table: the first definition of an alias counts, all of them where aliases are pools."""
     is_pool = "compat_name" in credential.attributes
-    first: dict[str, CredentialModel] = {}
-    upstreams: dict[str, list[str]] = {}
+    known = {info.id.lower(): info for info in listed}
+    pools: dict[str, list[CredentialModel]] = {}
     for model in credential.models:
-        alias = model.client.lower()
-        if first.setdefault(alias, model) is model or is_pool:
-            upstreams.setdefault(alias, []).append(model.upstream)
+        pool = pools.setdefault(model.client.lower(), [])
+        if is_pool or not pool:
+            pool.append(model)
     return tuple(
-        ModelRow(client=model.client, upstreams=tuple(dict.fromkeys(upstreams[alias])), info=info_of(credential, model))
-        for alias, model in first.items()
+        ModelRow(
+            client=pool[0].client,
+            upstreams=tuple(dict.fromkeys(model.upstream for model in pool)),
+            info=info_of(credential, pool[0], known.get(canonical(pool[0].upstream))),
+            force_mapping=any(model.force_mapping for model in pool),
+        )
+        for pool in pools.values()
     )
 
 
-def info_of(credential: Credential, model: CredentialModel) -> ModelInfo:
-    """What lists show of a configured model."""
+def info_of(credential: Credential, model: CredentialModel, known: ModelInfo | None = None) -> ModelInfo:
+    """What lists show of a configured model. `known`: what the provider's plugin says of the upstream's model."""
     compat = "compat_name" in credential.attributes
     kind = ("openai-image" if model.image else "openai-compatibility") if compat else credential.provider
     levels = () if model.image or not compat else _COMPAT_LEVELS
     support = ThinkingSupport(levels=levels) if levels else None
+    base = known or _UNKNOWN
+    support = base.thinking or support
     if model.thinking is not None:
         support = replace(support or ThinkingSupport(), **_thinking_fields(model.thinking))
     return ModelInfo(
         id=model.client,
         owned_by=credential.owned_by,
         type=kind,
-        display_name=model.client,
+        display_name=model.display_name or model.client,
+        context_length=model.max_context_length or base.context_length,
+        input_token_limit=None if model.max_context_length else base.input_token_limit,
+        output_token_limit=base.output_token_limit,
+        max_completion_tokens=base.max_completion_tokens,
+        supported_input_modalities=model.input_modalities or base.supported_input_modalities,
+        supported_output_modalities=model.output_modalities or base.supported_output_modalities,
         thinking=support,
         user_defined=True,
     )

@@ -27,6 +27,8 @@ class ModelRow:
     client: str
     upstreams: tuple[str, ...]
     info: ModelInfo
+    force_mapping: bool = False
+    """Answers name the model as the client did, not as the upstream does."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +53,7 @@ class ModelSource:
                 upstreams=row.upstreams,
                 keys=tuple(dict.fromkeys(map(canonical, row.upstreams))),
                 info=row.info,
+                force_mapping=row.force_mapping,
             )
             for row in self.rows
             if not matches(row.client, self.excluded)
@@ -71,6 +74,7 @@ class Offer:
     keys: tuple[str, ...]
     """The canonical names of the upstream's models."""
     info: ModelInfo
+    force_mapping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

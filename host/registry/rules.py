@@ -14,7 +14,14 @@ def model_rules(config: Config) -> ModelRules:
         if channel.strip()
         and (
             rules := sanitised(
-                AliasRule(name=it.name, alias=it.alias, fork=it.fork, display_name=it.display_name) for it in entries
+                AliasRule(
+                    name=it.name,
+                    alias=it.alias,
+                    fork=it.fork,
+                    display_name=it.display_name,
+                    force_mapping=it.force_mapping,
+                )
+                for it in entries
             )
         )
     }

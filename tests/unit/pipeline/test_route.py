@@ -124,7 +124,7 @@ async def test_R71_the_routed_model_is_written_into_the_body_for_the_upstream():
     upstream = executor(answering(), providers=["claude", "openai-compatible-*"])
     w = world(router("p1", to_provider("claude", "m2")), upstream, config=two_providers())
     await w.gateway.execute(client_request(b'{"model":"whatever", "x":1.0}'))
-    assert upstream.seen("executor.execute")[0].body.to_bytes() == b'{"model":"m2","x":1.0}'
+    assert upstream.seen("executor.execute")[0].body.to_bytes() == b'{"model":"m2", "x":1.0}'
 
 
 async def test_R72_R77_MR_09_an_image_only_model_on_a_text_route_is_503_routed_or_not():

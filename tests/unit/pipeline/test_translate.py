@@ -134,7 +134,7 @@ async def test_an_aliased_model_is_written_into_the_bytes_and_the_rest_stays():
     upstream = executor(answering())
     await world(upstream, config=config).gateway.execute(client_request(b'{"n":1.0, "model":"team/m"}', model="team/m"))
     (seen,) = upstream.seen("executor.execute")
-    assert seen.body.to_bytes() == b'{"n":1.0,"model":"up-1"}'
+    assert seen.body.to_bytes() == b'{"n":1.0, "model":"up-1"}'
     assert (seen.model, seen.requested_model) == ("up-1", "team/m")
 
 
