@@ -52,6 +52,8 @@ MODEL_FAULT_CODES: Final = frozenset(
     {"model_not_found", "model_not_supported", "unsupported_model", "model_not_available", "model_unavailable"}
 )
 _INVALID_GRANT: Final = "invalid_grant"
+PASSING: Final = frozenset({"quota", "credential_quota", "challenge", "transient", "unreachable", "failed"})
+"""Reasons that pass by themselves, about which an upstream may know better than our guess."""
 _CONNECTING: Final = frozenset({"connect", "tls", "proxy"})
 
 
@@ -187,7 +189,8 @@ def _by_status(error: ErrorBody, code: str, transient_s: float, counting: bool) 
         reason, least_s = "payment_required", PAYMENT_COOLDOWN_S
     elif status == 404:
         fault, reason, hint_s = "model", "not_found", 0.0
-        least_s = 0.0 if counting else NOT_FOUND_COOLDOWN_S
+        # A count endpoint may be missing where the model is not, unless the upstream says that it is the model.
+        least_s = 0.0 if counting and code not in MODEL_FAULT_CODES else NOT_FOUND_COOLDOWN_S
     elif status == 429:
         fault, reason, backoff = "quota", "credential_quota" if whole else "quota", True
     elif error.retryable and status in REQUEST_FAULT_STATUSES:

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Final
 from weakref import WeakValueDictionary
 
-from host.credentials.classify import Verdict
+from host.credentials.classify import PASSING, Verdict
 
 BACKOFF_MAX_LEVEL: Final = 11
 """2^11 s is above the cap: the level stops growing there."""
@@ -175,18 +175,21 @@ class CooldownBook:
         now_s = self.clock()
         state = self._state_of(credential_id, ALL_MODELS if verdict.whole_credential else model)
         is_open = state.until_s > now_s
+        is_same = state.reason == verdict.reason
+        rest_s = verdict.cooldown_s
         if verdict.backoff:
+            rest_s = max(min(2.0**state.level, verdict.at_most_s), rest_s)
             # A burst of failures inside one open window counts once, or ten parallel requests would mean half an hour.
-            if is_open and state.reason == verdict.reason:
+            if is_open and (is_same or state.until_s >= now_s + rest_s):
                 return state.until_s - now_s
-            rest_s = max(min(2.0**state.level, verdict.at_most_s), verdict.cooldown_s)
             state.level = min(state.level + 1, BACKOFF_MAX_LEVEL)
-        else:
-            rest_s = verdict.cooldown_s
         until_s = now_s + rest_s
-        if is_open and not (verdict.exact and not state.exact):
-            # Of two guesses, or two hints, the later end counts. What the upstream says beats what we guessed.
-            until_s = max(until_s, state.until_s)
+        # What the upstream says beats what we guessed; but a limit that ends soon does not mend a key that was refused.
+        is_corrected = verdict.exact and not state.exact and (is_same or state.reason in PASSING)
+        if is_open and until_s < state.until_s and not is_corrected:
+            if not is_same:
+                return state.until_s - now_s  # what it rests for longer is also what ends that rest
+            until_s = state.until_s
         self._fill(state, verdict, now_s, until_s, cause)
         return until_s - now_s
 

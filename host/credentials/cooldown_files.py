@@ -64,16 +64,30 @@ class CooldownFiles:
         return found
 
     def _save(self, every: Mapping[str, CooldownSet], changed: Collection[str]) -> None:
+        """Everything that can be written; raises the first OSError afterwards."""
         names = dict(self._names(every))
+        failures: list[OSError] = []
+        written: set[str] = set()
         for auth_id, name in names.items():
-            if auth_id in changed or auth_id not in self._written:
-                document = msgspec.json.encode(replace(every[auth_id], path=""))
+            if auth_id not in changed and auth_id in self._written:
+                written.add(auth_id)
+                continue
+            document = msgspec.json.encode(replace(every[auth_id], path=""))
+            try:
                 files.write(os.path.join(self.directory, name), msgspec.json.format(document, indent=2) + b"\n")
-        self._written = set(names)
+                written.add(auth_id)
+            except OSError as error:
+                failures.append(error)
+        self._written = written
         wanted = {os.path.join(self.directory, name) for name in names.values()}
         for path in self._paths():
             if path not in wanted:
-                files.remove(path)
+                try:
+                    files.remove(path)
+                except OSError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def _names(self, every: Mapping[str, CooldownSet]) -> Iterator[tuple[str, str]]:
         taken: set[str] = set()

@@ -2,7 +2,7 @@
 
 Blocks live on the monotonic clock, which nobody can set; what is stored carries times of the wall clock, which mean the
 same after a restart and on another machine. The stores are written in the background, one save at a time; what changes
-meanwhile goes into the next one.
+meanwhile goes into the next one, and so does what could not be written. A block that has ended leaves them by itself.
 """
 
 import asyncio
@@ -25,6 +25,10 @@ log = structlog.get_logger("host.credentials.keeper")
 
 RETRY_S: Final = 5.0
 """After a store could not be written."""
+PRUNE_S: Final = 5.0
+"""Between two looks at what has ended: each costs a write."""
+STEP_S: Final = 1.0
+"""By how much the wall clock may be corrected before what is stored has to be told."""
 _AT_ONCE: Final = 500
 """Credentials rendered before others get a turn."""
 
@@ -56,7 +60,14 @@ class CooldownKeeper:
         """What was stored last of each credential, to tell whether it differs."""
         self._dirty: set[str] = set()
         self._saving: asyncio.Task[None] | None = None
+        self._unsaved: set[str] = set()
+        """Whose last save failed."""
         self._again: asyncio.TimerHandle | None = None
+        self._ends: dict[str, float] = {}
+        """When the first block of a credential ends, of those that are stored."""
+        self._pruning: asyncio.TimerHandle | None = None
+        self._offset_s = wall_clock() - book.clock()
+        """From the clock of the book to the wall clock."""
         book.listeners.append(self._changed)
 
     async def open(self, stores: Sequence[CooldownStore]) -> None:
@@ -65,6 +76,8 @@ class CooldownKeeper:
         new = [store for store in stores if store not in self._stores]
         old = [store for store in self._stores if store not in stores]
         await self.flush()
+        # What changes from here on must not be written to a store that has just been emptied.
+        self._stores = tuple(store for store in self._stores if store in stores)
         for store in old:
             await self._save_to(store, {}, set(self._every))
         for store in new:
@@ -81,10 +94,15 @@ class CooldownKeeper:
             await asyncio.wait([self._saving])
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Write what is left, what could not be written so far once more."""
         if self._again is not None:
             self._again.cancel()
+            self._try_again()
         await self.flush()
+        for timer in (self._again, self._pruning):
+            if timer is not None:
+                timer.cancel()
+        self._again = self._pruning = None
 
     async def _load(self, store: CooldownStore) -> None:
         try:
@@ -100,8 +118,7 @@ class CooldownKeeper:
         if self._usable(found.auth_id) is None:
             return
         for record in sorted(found.records, key=lambda record: not record.model):
-            until_s = time_like(record.next_retry_after)
-            left_s = 0.0 if until_s is None else until_s - self._wall_clock()
+            left_s = self._left_s(record)
             if left_s <= 0:
                 continue
             error = record.last_error
@@ -111,8 +128,7 @@ class CooldownKeeper:
                 Verdict(
                     rotate=True,
                     reason=record.reason,
-                    # A clock that was set back must not make a block longer than any block can be.
-                    cooldown_s=min(left_s, MAX_RETRY_AFTER_S),
+                    cooldown_s=left_s,
                     exact=record.exact,
                     quota=record.quota.exceeded,
                     whole_credential=not record.model,
@@ -120,6 +136,15 @@ class CooldownKeeper:
                 level=record.quota.backoff_level,
                 cause=Cause(error.http_status, error.code, error.message) if error is not None else Cause(),
             )
+
+    def _left_s(self, record: CooldownRecord) -> float:
+        """How long a stored block still lasts. A clock that was set back makes none longer than it was when it was
+        written, or than any can be."""
+        until_s, written_s = time_like(record.next_retry_after), time_like(record.updated_at)
+        if until_s is None:
+            return 0.0
+        longest_s = MAX_RETRY_AFTER_S if written_s is None else min(until_s - written_s, MAX_RETRY_AFTER_S)
+        return min(until_s - self._wall_clock(), longest_s)
 
     def _changed(self, credential_id: str) -> None:
         if self._stores:
@@ -137,26 +162,62 @@ class CooldownKeeper:
         """Write until nothing changes any more."""
         try:
             while self._dirty or always:
+                self._look_at_clocks()
                 changed = await self._rendered()
                 if changed or always:
-                    self._drop_expired()
                     await self._save_everywhere(changed)
                 always = False
         finally:
             self._saving = None
+        self._prune_later()
 
     async def _save_everywhere(self, changed: set[str]) -> None:
         every = dict(self._every)
         saved = [await self._save_to(store, every, changed) for store in self._stores]
-        if not all(saved) and self._again is None:
-            self._again = asyncio.get_running_loop().call_later(RETRY_S, self._try_again, changed)
+        if all(saved):
+            return
+        self._unsaved |= changed
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
 
-    def _try_again(self, changed: set[str]) -> None:
+    def _try_again(self) -> None:
         self._again = None
-        for credential_id in changed:
+        unsaved, self._unsaved = self._unsaved, set()
+        for credential_id in unsaved:
             self._facts.pop(credential_id, None)
-        self._dirty |= changed
-        self._start_saving()
+        self._dirty |= unsaved
+        # Even when nobody is left to write about: what an earlier save wrote may have to go.
+        self._start_saving(always=True)
+
+    def _prune_later(self) -> None:
+        """Look again when the next block has ended."""
+        if self._pruning is not None:
+            self._pruning.cancel()
+            self._pruning = None
+        if self._ends and self._stores:
+            wait_s = max(PRUNE_S, min(self._ends.values()) - self._book.clock())
+            self._pruning = asyncio.get_running_loop().call_later(wait_s, self._prune)
+
+    def _prune(self) -> None:
+        self._pruning = None
+        self._dirty |= self._ended()
+        if self._dirty:
+            self._start_saving()
+        else:
+            self._prune_later()
+
+    def _ended(self) -> set[str]:
+        now_s = self._book.clock()
+        return {credential_id for credential_id, end_s in self._ends.items() if end_s <= now_s}
+
+    def _look_at_clocks(self) -> None:
+        """Write anew what has ended, and everything when the wall clock was set: its times mean another moment now."""
+        self._dirty |= self._ended()
+        offset_s = self._wall_clock() - self._book.clock()
+        if abs(offset_s - self._offset_s) > STEP_S:
+            self._offset_s = offset_s
+            self._dirty |= self._every.keys()
+            self._facts.clear()
 
     async def _save_to(self, store: CooldownStore, every: dict[str, CooldownSet], changed: Collection[str]) -> bool:
         try:
@@ -173,31 +234,28 @@ class CooldownKeeper:
         for number, credential_id in enumerate(dirty):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-            now = self._set_of(credential_id)
-            states = self._book.states(credential_id).values()
-            facts = now and [(it.model, it.until_s, it.reason, it.level) for it in states if it.blocked]
-            if facts == self._facts.get(credential_id):
+            states = self._open_states(credential_id)
+            now = self._set_of(credential_id, states)
+            facts = now and [(it.model, it.until_s, it.reason, it.level) for it in states]
+            if facts == self._facts.get(credential_id) and (now is None) is (credential_id not in self._every):
                 continue
             changed.add(credential_id)
             if now is None:
                 self._every.pop(credential_id, None)
                 self._facts.pop(credential_id, None)
+                self._ends.pop(credential_id, None)
             else:
                 self._every[credential_id] = now
                 self._facts[credential_id] = facts
+                self._ends[credential_id] = min(it.until_s for it in states)
         return changed
 
-    def _drop_expired(self) -> None:
-        now_s = self._wall_clock()
-        for credential_id, found in tuple(self._every.items()):
-            if all((time_like(record.next_retry_after) or 0.0) <= now_s for record in found.records):
-                del self._every[credential_id]
-                self._facts.pop(credential_id, None)
-
-    def _set_of(self, credential_id: str) -> CooldownSet | None:
-        credential = self._usable(credential_id)
+    def _open_states(self, credential_id: str) -> list[CoolState]:
         now_s = self._book.clock()
-        states = [state for state in self._book.states(credential_id).values() if state.until_s > now_s]
+        return [state for state in self._book.states(credential_id).values() if state.until_s > now_s]
+
+    def _set_of(self, credential_id: str, states: Sequence[CoolState]) -> CooldownSet | None:
+        credential = self._usable(credential_id)
         if credential is None or not states:
             return None
         at = _text_of(self._wall_clock())

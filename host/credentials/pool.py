@@ -76,6 +76,8 @@ class Health:
     """Credentials that `executor.prepare` got ready: by which plugin, as which record."""
     waiting: int = 0
     """Requests that wait for a credential right now."""
+    pool: "CredentialPool | None" = None
+    """Of the configuration that is in force: a request may have begun under an older one."""
 
     def health_of(self, credential_id: str, models: Collection[str]) -> CredentialHealth:
         """What listings show of a credential that serves `models` (canonical names; empty: not known)."""
@@ -131,8 +133,9 @@ class CredentialPool:
         return tier
 
     def settle(self) -> None:
-        """Drop from the health of the process what no longer matters: of credentials that are gone or disabled, and
-        blocks that the configuration does not want any more."""
+        """This pool is in force from now on. Drop from the health of the process what no longer matters: of credentials
+        that are gone or disabled, and blocks that the configuration does not want any more."""
+        self.health.pool = self
         for credential_id, _ in self.book.all_states():
             credential = self.by_id.get(credential_id)
             if credential is None or credential.disabled:
@@ -280,9 +283,17 @@ class CredentialPool:
         )
 
     def failed(self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause) -> float:
-        """Count a failure and set the credential aside; returns for how many seconds."""
+        """Count a failure and set the credential aside; returns for how many seconds.
+
+        What is in force now decides, not what was when the request began: a credential that was removed or switched off
+        meanwhile leaves nothing behind.
+        """
+        pool = self.health.pool or self
+        known = pool.by_id.get(credential.id)
+        if known is None or known.disabled:
+            return 0.0
         self.health.tallies.failed(credential.id)
-        if not (verdict.forced or self.policy.cools(credential)):
+        if not (verdict.forced or pool.policy.cools(known)):
             return 0.0
         return self.book.failed(credential.id, model, verdict, cause=cause)
 

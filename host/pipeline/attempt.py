@@ -284,8 +284,8 @@ def mark_failed(
     ex: Execution, lane: Lane, key: str, verdict: Verdict, error: PluginError | PluginTransportError
 ) -> None:
     """Let the credential rest as the verdict says. `key`: the canonical name of the upstream's model."""
-    if verdict.fault == "plugin":
-        return
+    if verdict.fault == "plugin" or (ex.route is not None and ex.route.lane is lane):
+        return  # a plugin that a router chose has no credential that could rest
     pool, credential = ex.state.pool, lane.credential
     body = to_error_body(error)
     rest_s = pool.failed(credential, key, verdict, cause=cause_of(body.http_status, body.code, body.message))

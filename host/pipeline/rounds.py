@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from host.credentials.classify import hint_of
+from host.credentials.classify import PASSING, hint_of
 from host.credentials.retry import MAX_WAITING, Search, wait_before_round, with_jitter
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import Execution
@@ -13,7 +13,7 @@ from host.runtime.invoke import Invoker
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.executor import ExecutorExhaustedRequest, ExecutorExhaustedResponse
 
-LIFTED_BY_PLUGIN: Final = frozenset({"quota", "credential_quota", "challenge", "transient", "unreachable", "failed"})
+LIFTED_BY_PLUGIN: Final = PASSING
 """What the provider's plugin may know better: that a limit is no limit any more."""
 
 

@@ -354,6 +354,7 @@ class GatewayStream:
         """The client has everything."""
         self.usage = self._items.usage or self._watch.usage
         if (error := self._watch.error) is not None:
+            self._mark_failed(PluginError(error))
             self._settle_failed(error, upstream=True)
             return
         mark_succeeded(self._ex, self._attempt)
@@ -384,9 +385,13 @@ class GatewayStream:
         self._ended = True
         self.usage = self._items.usage or self._watch.usage
         if upstream and isinstance(error, (PluginError, PluginTransportError)):
-            lane = self._attempt.lane
-            mark_failed(self._ex, lane, self._attempt.key, verdict_on(self._ex, lane, error), error)
+            self._mark_failed(error)
         self._settle_failed(to_error_body(error), upstream=upstream)
+
+    def _mark_failed(self, error: PluginError | PluginTransportError) -> None:
+        """The upstream broke off an answer of which the client has a part: nothing to retry, but it is a failure."""
+        ex, lane = self._ex, self._attempt.lane
+        mark_failed(ex, lane, self._attempt.key, verdict_on(ex, lane, error), error)
 
     def _settle_failed(self, body: ErrorBody, *, upstream: bool) -> None:
         self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=body if upstream else None)

@@ -77,6 +77,11 @@ def test_a_missing_count_endpoint_says_nothing_about_the_credential():
     assert classify(error(404), counting=True).cooldown_s == 0
 
 
+def test_a_model_that_an_upstream_does_not_know_while_counting_is_a_missing_model():
+    unknown = error(404, body={"error": {"code": "model_not_found"}})
+    assert classify(unknown, counting=True).cooldown_s == 12 * 3600
+
+
 def test_an_upstream_hint_is_believed_for_a_day_at_most_and_a_negative_one_not_at_all():
     assert classify(error(429, retry_after_ms=10**12)).cooldown_s == 24 * 3600
     assert classify(error(429, retry_after_ms=-1)).backoff

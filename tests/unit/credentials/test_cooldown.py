@@ -131,6 +131,29 @@ def test_what_the_upstream_says_beats_what_we_guessed(desk):
     assert desk.fail(503, retry_after_ms=5_000) == 5
 
 
+@pytest.mark.parametrize("hard", [401, 403, 404])
+def test_a_limit_that_ends_soon_does_not_mend_a_key_that_was_refused(desk, hard):
+    long_s = desk.fail(hard)
+    reason = desk.book.block("c", "m").reason
+    assert desk.fail(retry_after_ms=5_000) == long_s
+    assert desk.book.block("c", "m").reason == reason
+
+
+def test_a_passing_failure_after_a_refused_key_leaves_the_reason_that_a_new_token_ends(desk):
+    desk.fail(401)
+    for status in (500, 429, 503):
+        desk.fail(status)
+    desk.book.lift("c", {"unauthorized"})
+    assert not desk.rests()
+
+
+def test_a_burst_of_limits_in_a_window_that_another_failure_opened_counts_for_nothing(desk):
+    desk.fail(500)
+    assert [desk.fail() for _ in range(5)] == [60] * 5
+    desk.turn(60)
+    assert desk.fail() == 1
+
+
 def test_F31_a_reset_forgets_one_credential_and_names_its_models(desk):
     for credential in ("a", "b"):
         desk.fail(credential=credential)

@@ -222,6 +222,97 @@ async def test_a_store_that_cannot_be_written_is_tried_again(monkeypatch, within
     assert set(store.kept) == {"a"}
 
 
+async def test_what_failed_to_be_written_while_another_write_waits_is_written_with_it(monkeypatch, within):
+    monkeypatch.setattr("host.credentials.keeper.RETRY_S", 0.05)
+    store, node = Counting(), Node("a", "b")
+    await node.keeper.open([store])
+    store.error = OSError("disk full")
+    for name in ("a", "b"):
+        node.fail(name=name)
+        await node.keeper.flush()
+    store.error = None
+    store.stored.clear()
+    await within(store.stored.wait())
+    assert store.saves[-1] == {"a", "b"}
+
+
+async def test_at_the_end_what_could_not_be_written_is_tried_once_more():
+    store, node = Counting(), Node()
+    await node.keeper.open([store])
+    store.error = OSError("disk full")
+    node.fail()
+    await node.keeper.flush()
+    store.error = None
+    await node.keeper.stop()
+    assert set(store.kept) == {"a"}
+
+
+async def test_a_block_that_ends_while_nothing_else_happens_leaves_the_store(monkeypatch, within):
+    monkeypatch.setattr("host.credentials.keeper.PRUNE_S", 0.01)
+    store, node = Counting(), Node("a", "b")
+    await node.keeper.open([store])
+    node.fail(retry_after_ms=20)
+    node.fail(model="other", retry_after_ms=90_000)
+    node.fail(name="b", retry_after_ms=20)
+    await node.keeper.flush()
+    store.stored.clear()
+    node.turn(1)
+    await within(store.stored.wait())
+    await node.keeper.stop()
+    assert {name: [it.model for it in found.records] for name, found in store.kept.items()} == {"a": ["other"]}
+
+
+async def test_a_change_during_the_change_of_stores_does_not_reach_the_one_that_was_emptied(within):
+    node, emptying, release = Node(), asyncio.Event(), asyncio.Event()
+
+    class Slow(Counting):
+        async def save(self, every: Mapping[str, CooldownSet], changed: Collection[str]) -> None:
+            await super().save(every, changed)
+            if not every and changed:
+                emptying.set()
+                await release.wait()
+
+    old, new = Slow(), Counting()
+    await node.keeper.open([old])
+    node.fail()
+    await node.keeper.flush()
+    opening = asyncio.create_task(node.keeper.open([new]))
+    await within(emptying.wait())
+    node.fail(model="later")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    release.set()
+    await within(opening)
+    await node.keeper.stop()
+    assert old.kept == {}
+    assert [it.model for it in new.kept["a"].records] == ["later", "m"]
+
+
+@pytest.mark.parametrize("step_s", [-7200, 7200])
+async def test_when_the_wall_clock_is_set_what_is_stored_is_told_in_its_time_and_nothing_is_lost(step_s):
+    store, node = Counting(), Node("a", "b")
+    await node.keeper.open([store])
+    node.fail(retry_after_ms=600_000)
+    await node.keeper.flush()
+    node.wall_s += step_s
+    node.fail(name="b")
+    await node.keeper.flush()
+    assert store.saves[-1] == {"a", "b"}
+    again = Node("a", "b", wall_s=node.wall_s)
+    await again.keeper.open([store])
+    assert again.rests() == pytest.approx(600, abs=0.01)
+
+
+async def test_a_clock_that_was_set_back_between_two_runs_makes_no_block_longer_than_it_was():
+    store, node = Counting(), Node()
+    await node.keeper.open([store])
+    node.fail(retry_after_ms=60_000)
+    await node.keeper.flush()
+    again = Node(wall_s=NOW_S - 7200)
+    await again.keeper.open([store])
+    assert again.rests() == pytest.approx(60, abs=0.01)
+
+
 def cds(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*.cds"))
 
@@ -279,6 +370,18 @@ async def test_G11_many_saves_at_once_leave_no_torn_file(tmp_path):
     found = {it.auth_id: it.records[0].next_retry_after for it in await files.load()}
     assert found == dict.fromkeys("ab", text(NOW_S + 79))
     assert cds(tmp_path) == ["a.cds", "b.cds"]
+
+
+async def test_a_file_that_cannot_be_written_keeps_no_other_from_being_written(tmp_path):
+    files = CooldownFiles(str(tmp_path))
+    (tmp_path / "a.cds").mkdir()
+    every = {name: kept(name) for name in "abc"}
+    with pytest.raises(OSError, match="directory"):
+        await files.save(every, set(every))
+    assert sorted(it.auth_id for it in await files.load()) == ["b", "c"]
+    (tmp_path / "a.cds").rmdir()
+    await files.save(every, set())
+    assert sorted(it.auth_id for it in await files.load()) == ["a", "b", "c"]
 
 
 async def test_two_credentials_of_one_file_keep_their_cooldowns_apart(tmp_path):

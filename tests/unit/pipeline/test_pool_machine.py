@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
-from host.credentials.classify import Verdict, classify
+from host.credentials.classify import PASSING, Verdict, classify
 from host.credentials.cooldown import BACKOFF_MAX_LEVEL, FORGET_AFTER_S, NO_CAUSE
 from host.credentials.pool import Exhausted
 from host.credentials.records import Credential, CredentialChange
@@ -73,16 +73,21 @@ class Table:
         row = self.rows.get(key)
         open_row = row if row is not None and row.until_s > now_s else None
         level = row.level if row is not None else 0
+        rest_s = verdict.cooldown_s
         if verdict.backoff:
-            if open_row is not None and open_row.reason == verdict.reason:
-                return
-            rest_s = max(min(2.0**level, verdict.at_most_s), verdict.cooldown_s)
-            level = min(level + 1, BACKOFF_MAX_LEVEL)
-        else:
-            rest_s = verdict.cooldown_s
+            rest_s = max(min(2.0**level, verdict.at_most_s), rest_s)
         until_s = now_s + rest_s
-        if open_row is not None and (open_row.exact or not verdict.exact):
-            until_s = max(until_s, open_row.until_s)
+        if open_row is not None:
+            other = open_row.reason != verdict.reason
+            if verdict.backoff and (not other or open_row.until_s >= until_s):
+                return
+            believed = verdict.exact and not open_row.exact and (not other or open_row.reason in PASSING)
+            if until_s < open_row.until_s and not believed:
+                if other:
+                    return
+                until_s = open_row.until_s
+        if verdict.backoff:
+            level = min(level + 1, BACKOFF_MAX_LEVEL)
         self.rows[key] = Row(now_s, until_s, verdict.reason, verdict.quota, verdict.exact, verdict.forced, level)
 
     def succeed(self, credential: str, model: str, *, began_s: float, seen_s: float, left: bool, now_s: float) -> None:

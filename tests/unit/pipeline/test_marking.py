@@ -1,0 +1,131 @@
+"""What the result of an attempt leaves on its credential, also after the first byte and when the world has changed."""
+
+import asyncio
+
+import pytest
+
+from host.pipeline.state import build_state
+from pluginabi.errors import PluginError
+from pluginabi.payloads.executor import ExecutorResponse
+from pluginabi.payloads.routing import ModelRouteResponse
+from tests.support.pipeline import (
+    FakeItems,
+    FakePlugin,
+    World,
+    answering,
+    client_request,
+    compat_config,
+    executor,
+    read_all,
+    snapshot,
+    streaming,
+    world,
+)
+from tests.support.streams import chat_chunk, one_stream, sse
+
+FIRST = sse(chat_chunk("a"))
+CLAUDE_FIRST = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
+
+
+def resting(w: World) -> dict[str, float]:
+    """The rest of each model of the only credential."""
+    now_s = w.clock()
+    return {
+        it.model: round(it.until_s - now_s, 3)
+        for _, states in w.gateway.state.pool.book.all_states()
+        for it in states.values()
+    }
+
+
+@pytest.mark.parametrize(
+    ("told", "rest_s"),
+    [
+        ({"message": "busy", "type": "server_error"}, 60),
+        ({"message": "slow", "type": "rate_limit_error"}, 1),
+        ({"message": "no", "code": "context_length_exceeded", "type": "invalid_request_error"}, 0),
+    ],
+)
+async def test_5_8_an_error_event_after_the_first_one_lets_its_credential_rest(told, rest_s):
+    w = world(executor(stream=streaming(FIRST, sse({"error": told}))))
+    stream = await w.gateway.execute_stream(client_request(stream=True))
+    await read_all(stream)
+    assert resting(w) == ({"m": rest_s} if rest_s else {})
+    [credential] = w.gateway.state.pool.credentials
+    assert w.gateway.state.pool.health.tallies.of(credential.id) == (0, 1)
+
+
+async def test_5_8_an_overload_that_a_claude_stream_reports_lets_its_credential_rest():
+    event = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n'
+    w = one_stream("claude", FakeItems([CLAUDE_FIRST, event]))
+    stream = await w.gateway.execute_stream(client_request(stream=True, protocol="claude"))
+    await read_all(stream)
+    assert resting(w) == {"m": 60}
+
+
+async def test_B13_a_client_that_leaves_in_mid_stream_leaves_no_mark():
+    w = world(executor(stream=streaming(FIRST, asyncio.Event())))
+    stream = await w.gateway.execute_stream(client_request(stream=True))
+    await stream.__anext__()
+    await stream.aclose("client_gone")
+    [credential] = w.gateway.state.pool.credentials
+    assert (resting(w), w.gateway.state.pool.health.tallies.of(credential.id)) == ({}, (0, 0))
+
+
+async def fails_after(change, status: int = 429) -> World:
+    """A request that fails once `change` has happened to the gateway in the middle of it."""
+
+    def execute(_):
+        change(w)
+        return PluginError("no", http_status=status)
+
+    w = world(executor(execute))
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    return w
+
+
+def reload(w: World, **config) -> None:
+    w.gateway.state = build_state(compat_config(**config), snapshot(executor(answering())), previous=w.gateway.state)
+
+
+async def test_a_credential_that_was_removed_during_an_attempt_leaves_nothing_behind():
+    w = await fails_after(lambda w: reload(w, keys=("other",)))
+    assert resting(w) == {}
+    reload(w, keys=("k1", "other"))
+    assert [w.gateway.state.pool.health.tallies.of(it.id) for it in w.gateway.state.pool.credentials] == [(0, 0)] * 2
+
+
+async def test_a_credential_whose_cooling_was_switched_off_during_an_attempt_does_not_rest():
+    w = await fails_after(lambda w: reload(w, disable_cooling=True))
+    assert resting(w) == {}
+
+
+async def test_a_credential_whose_cooling_was_switched_on_during_an_attempt_rests():
+    w = world()
+    upstream = executor(lambda _: (reload(w, disable_cooling=False), PluginError("no", http_status=503))[1])
+    w = world(upstream, config=compat_config(disable_cooling=True))
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert resting(w) == {"m": 60}
+
+
+async def test_a_quota_that_was_reset_during_an_attempt_is_marked_anew_by_its_failure():
+    def reset(w: World) -> None:
+        [credential] = w.gateway.state.pool.credentials
+        w.gateway.state.reset_quota(credential.auth_index)
+
+    assert resting(await fails_after(reset)) == {"m": 1}
+
+
+async def test_a_plugin_that_a_router_chose_has_nothing_that_could_rest():
+    to_itself = ModelRouteResponse(target_kind="self")
+    hooks = {
+        "model.route": lambda _: to_itself,
+        "executor.execute": lambda _: ExecutorResponse(),
+        "executor.execute_stream": streaming(FIRST, PluginError("no", http_status=503)),
+    }
+    w = world(FakePlugin(id="p", hooks=hooks), executor(answering()))
+    stream = await w.gateway.execute_stream(client_request(stream=True))
+    with pytest.raises(PluginError):
+        await read_all(stream)
+    assert resting(w) == {}
