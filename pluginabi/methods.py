@@ -24,7 +24,7 @@ Direction: TypeAlias = Literal["host_to_plugin", "plugin_to_host"]
 OnError: TypeAlias = Literal["fail", "skip"]
 
 InputWord: TypeAlias = str
-INPUT_WORDS: Final = ("body", "body:exact", "client_body", "request_body", "history")
+INPUT_WORDS: Final = ("body", "body:exact", "client_body", "request_body", "history", "candidates:all")
 """Words of `inputs` beside `body:<pointer>` (RFC 6901 plus negative array indices)."""
 
 

@@ -18,7 +18,9 @@ class PinnedScheduler(Plugin):
         if delegate := str(self.config.get("delegate", "")).strip():
             return SchedulerPickResponse(delegate=delegate) if delegate in STRATEGIES else None
         wanted = str(self.config.get("auth_id", "")).strip()
-        if any(candidate.id == wanted for candidate in request.candidates):
+        shown = [candidate.id for candidate in request.candidates]
+        # Of very many only a part is shown, but whoever is healthy may be named.
+        if wanted in shown or (wanted and len(shown) < request.candidates_total):
             return SchedulerPickResponse(auth_id=wanted, reason="pinned by the configuration")
         # Not there, or resting after a failure: the built-in strategy decides.
         return None

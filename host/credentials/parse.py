@@ -194,6 +194,7 @@ def _attributes(
         "email": text(document.get("email")),
         "project_id": text(document.get("project_id")),
         "websockets": "" if websockets is None else str(websockets).lower(),
+        "plan_type": text(document.get("plan_type")) or identity.attributes.get("plan_type", ""),
         **exclusion_attributes(excluded),
     }
     return visible_attributes(priority=_priority(document), **{**identity.attributes, **decided})

@@ -31,6 +31,11 @@ class RoutingPolicy:
     """How long a session keeps its credential after its last request; 0: sessions do not matter."""
     provider_state: ProviderStateRule = "required"
 
+    @property
+    def by_weight(self) -> bool:
+        """Whether credentials without a weight are left out."""
+        return self.strategy == "weighted-round-robin"
+
     def cools(self, credential: Credential) -> bool:
         """Whether failures set the credential aside."""
         own = credential.disable_cooling

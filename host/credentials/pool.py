@@ -153,7 +153,7 @@ class CredentialPool:
     ) -> tuple[Tier, int] | Exhausted:
         """The position of the credential whose turn it is, in the best tier that has one. Never a blocked one."""
         self.book.tick()
-        if not search.is_open:
+        if not search.is_open or (self.policy.by_weight and strategy != self.policy.strategy):
             return self._choose_allowed(tiers, search, strategy, cursor)
         version = self.book.version
         for number, tier in enumerate(tiers):
@@ -173,6 +173,9 @@ class CredentialPool:
     def _choose_allowed(
         self, tiers: Sequence[Tier], search: Search, strategy: Strategy, cursor: str
     ) -> tuple[Tier, int] | Exhausted:
+        if search.only:
+            place = self.position_of(tiers, search.only)
+            return self.exhausted(tiers, search) if place is None or self.why_not(*place, search) else place
         for number, tier in enumerate(tiers):
             ready = tier.ready
             ready.sync()
@@ -201,22 +204,31 @@ class CredentialPool:
             cursors.move(cursor, position + 1)
         return position
 
-    def free(self, tiers: Sequence[Tier], search: Search) -> tuple[Tier, Sequence[int]] | Exhausted:
-        """All free and admitted positions of the best tier that has one."""
+    def best(self, tiers: Sequence[Tier], search: Search) -> tuple[Tier, int] | Exhausted:
+        """The best tier in which somebody can be picked, and how many can."""
         self.book.tick()
         for tier in tiers:
-            tier.ready.sync()
-            credentials = tier.ready.members.credentials
-            found = [position for position in tier.ready.free() if search.allows(credentials[position])]
-            if found:
-                return tier, found
+            ready = tier.ready
+            ready.sync()
+            if ready.count and (count := self._count(ready, search)):
+                return tier, count
         return self.exhausted(tiers, search)
+
+    def _count(self, ready: Ready, search: Search) -> int:
+        credentials, positions = ready.members.credentials, ready.members.positions
+        if search.admits_all(ready.members):
+            tried = (positions.get(it) for it in search.tried)
+            return ready.count - sum(it is not None and ready.is_free(it) for it in tried)
+        if search.only:
+            position = positions.get(search.only)
+            return int(position is not None and ready.is_free(position) and search.allows(credentials[position]))
+        return sum(search.allows(credentials[position]) for position in ready.free())
 
     def exhausted(self, tiers: Sequence[Tier], search: Search) -> Exhausted:
         """Why nobody can be picked, and when the first of those who could have been recovers."""
-        is_open, until_s, all_quota, found = search.is_open, math.inf, True, False
+        until_s, all_quota, found = math.inf, True, False
         for tier in tiers:
-            recovery = tier.ready.recovery(None if is_open else search.allows)
+            recovery = self._recovery(tier.ready, search)
             if recovery is not None:
                 found = True
                 until_s, all_quota = min(until_s, recovery[0]), all_quota and recovery[1]
@@ -224,16 +236,36 @@ class CredentialPool:
             return NOBODY
         return Exhausted("cooling" if all_quota else "unavailable", max(0.0, until_s - self.clock()))
 
+    def _recovery(self, ready: Ready, search: Search) -> tuple[float, bool] | None:
+        if search.admits_all(ready.members):
+            return ready.recovery(without=search.tried)
+        if not search.only:
+            return ready.recovery_of(search.allows)
+        position = ready.members.positions.get(search.only)
+        state = ready.block_at(position) if position is not None else None
+        if position is None or state is None or not search.allows(ready.members.credentials[position]):
+            return None
+        return state.until_s, state.quota
+
     def free_in_s(self, tiers: Sequence[Tier], search: Search) -> float | None:
         """When somebody whom `search` admits is free: 0 for now, None for never."""
         self.book.tick()
-        tiers = [tier for tier in tiers if self._may_admit(tier, search)]
+        waits = []
         for tier in tiers:
+            if not self._may_admit(tier, search):
+                continue
             tier.ready.sync()
-            credentials = tier.ready.members.credentials
-            if any(search.admits(credentials[position]) for position in tier.ready.free()):
-                return 0.0
-        waits = [found[0] for tier in tiers if (found := tier.ready.recovery(search.admits)) is not None]
+            members = tier.ready.members
+            if search.admits_all(members):
+                if tier.ready.count:
+                    return 0.0
+                found = tier.ready.recovery()
+            else:
+                if any(search.admits(members.credentials[position]) for position in tier.ready.free()):
+                    return 0.0
+                found = tier.ready.recovery_of(search.admits)
+            if found is not None:
+                waits.append(found[0])
         return max(0.0, min(waits) - self.clock()) if waits else None
 
     def _may_admit(self, tier: Tier, search: Search) -> bool:
@@ -265,11 +297,9 @@ class CredentialPool:
         credential = tier.ready.members.credentials[position]
         if not tier.ready.is_free(position):
             return "resting"
-        if not search.allows(credential):
-            return "tried"
-        if self.policy.strategy == "weighted-round-robin" and credential.weight <= 0:
+        if credential.weight <= 0 and self.policy.by_weight:
             return "without weight"
-        return ""
+        return "" if search.allows(credential) else "tried"
 
     def disprove(self, credential_id: str, model: str, *, age_s: float, seen_ago_s: float, headers: Headers) -> None:
         """A success ends what it disproves. `age_s`: how long ago the attempt began, `seen_ago_s`: was accepted."""

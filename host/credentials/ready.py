@@ -4,14 +4,16 @@ A `Ready` remembers only who is blocked, as sorted positions, and is brought up 
 watches. The k-th free credential of ten thousand is found by bisection.
 """
 
+import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Final
 
 from host.credentials.cooldown import CooldownBook, CoolState, Shelf
 from host.credentials.records import Credential
+from pluginabi.payloads.routing import Candidate
 
 
 class Members:
@@ -21,6 +23,8 @@ class Members:
         """`groups`: which of several kinds of lane each belongs to; empty when there is one kind."""
         self.credentials: Final = tuple(credentials)
         self.groups: Final = tuple(groups)
+        self.shown: Final[dict[int, Candidate]] = {}
+        """What scheduler plugins see of those they were ever shown, by position."""
 
     def __len__(self) -> int:
         return len(self.credentials)
@@ -39,6 +43,17 @@ class Members:
     def retries(self) -> frozenset[int | None]:
         """The limits of retry rounds that occur."""
         return frozenset(credential.request_retry for credential in self.credentials)
+
+    @cached_property
+    def all_weighted(self) -> bool:
+        """Whether nobody is left out while the strategy goes by weight."""
+        return all(credential.weight > 0 for credential in self.credentials)
+
+    @cached_property
+    def by_id(self) -> Sequence[int] | None:
+        """The positions in the order of the ids; None when that is the order they stand in."""
+        order = sorted(range(len(self.credentials)), key=self.ids.__getitem__)
+        return None if all(position == number for number, position in enumerate(order)) else order
 
     @cached_property
     def by_weight(self) -> "tuple[tuple[int, tuple[int, ...], Members], ...]":
@@ -60,6 +75,54 @@ class Members:
         return Members([self.credentials[position] for position in positions], groups)
 
 
+class _Ends:
+    """When blocked members are back: one change costs the logarithm of how many there are."""
+
+    __slots__ = ("_heap", "_known", "_others")
+
+    def __init__(self, blocked: Iterable[tuple[int, CoolState | None]]) -> None:
+        self._known = {position: (state.until_s, state.quota) for position, state in blocked if state is not None}
+        self._heap = [(until_s, position) for position, (until_s, _) in self._known.items()]
+        heapq.heapify(self._heap)
+        self._others = sum(not quota for _, quota in self._known.values())
+        """How many are blocked for another reason than a limit."""
+
+    def set(self, position: int, state: CoolState | None) -> None:
+        """Note what keeps a member away now; None when nothing does."""
+        before = self._known.pop(position, None)
+        if before is not None and not before[1]:
+            self._others -= 1
+        if state is None:
+            return
+        self._known[position] = state.until_s, state.quota
+        if not state.quota:
+            self._others += 1
+        if before is None or before[0] != state.until_s:
+            heapq.heappush(self._heap, (state.until_s, position))
+        if len(self._heap) > 64 + 4 * len(self._known):
+            # A block that is extended again and again leaves an entry each time.
+            self._heap = [(until_s, position) for position, (until_s, _) in self._known.items()]
+            heapq.heapify(self._heap)
+
+    def first(self, *, without: Collection[int]) -> tuple[float, bool] | None:
+        """When the first is back, some left aside, and whether all of them are blocked by a limit."""
+        heap, known, aside, found = self._heap, self._known, [], None
+        while heap:
+            until_s, position = heap[0]
+            if position not in known or known[position][0] != until_s:
+                heapq.heappop(heap)
+            elif position in without:
+                aside.append(heapq.heappop(heap))
+            else:
+                found = until_s
+                break
+        for entry in aside:
+            heapq.heappush(heap, entry)
+        if found is None:
+            return None
+        return found, self._others == sum(position in known and not known[position][1] for position in without)
+
+
 class Ready:
     """Which members are free for their models.
 
@@ -67,7 +130,7 @@ class Ready:
     credentials, or on every one of its own.
     """
 
-    __slots__ = ("_blocked", "_book", "_recovery", "_seen", "_shelves", "_watched", "count", "members", "version")
+    __slots__ = ("_blocked", "_book", "_ends", "_seen", "_shelves", "_watched", "count", "members", "version")
 
     def __init__(self, members: Members, shelves: Sequence[tuple[Shelf, ...]], book: CooldownBook) -> None:
         self.members: Final = members
@@ -80,7 +143,8 @@ class Ready:
         self._watched: Final = tuple(dict.fromkeys((book.everywhere, *(it for kind in shelves for it in kind))))
         self._seen: list[int] = []
         self._blocked: list[int] = []
-        self._recovery: tuple[float, bool] | None = None
+        self._ends: _Ends | None = None
+        """When each of the blocked is back; made when somebody asks."""
         self.sync()
 
     def part(self, members: Members) -> "Ready":
@@ -97,7 +161,6 @@ class Ready:
             seen = self._seen[index] if self._seen else -1
             if shelf.version == seen:
                 continue
-            self._recovery = None
             later = shelf.since(seen) if seen >= 0 else None
             if later is None:
                 self._look_at_all()
@@ -143,30 +206,35 @@ class Ready:
             return ids[:count]
         return [ids[position] for position in islice(self.free(), count)]
 
-    def free(self) -> Iterator[int]:
-        """The positions of all who are free, in order."""
-        start = 0
-        for position in self._blocked:
-            yield from range(start, position)
-            start = position + 1
+    def free(self, start: int = 0) -> Iterator[int]:
+        """The positions of all who are free, in order, from a position on."""
+        blocked = self._blocked
+        for index in range(bisect_left(blocked, start), len(blocked)):
+            yield from range(start, blocked[index])
+            start = blocked[index] + 1
         yield from range(start, len(self.members.credentials))
 
-    def recovery(self, allowed: Callable[[Credential], bool] | None = None) -> tuple[float, bool] | None:
-        """When the first blocked member is back, and whether all are blocked by a limit; None when none is blocked."""
-        if allowed is None and self._recovery is not None:
-            return self._recovery
+    def recovery(self, *, without: Collection[str] = ()) -> tuple[float, bool] | None:
+        """When the first blocked member is back, and whether all are blocked by a limit; None when none is blocked.
+
+        `without`: a few ids that do not count.
+        """
+        if self._ends is None:
+            self._ends = _Ends((position, self.block_at(position)) for position in self._blocked)
+        positions = self.members.positions if without else {}
+        return self._ends.first(without={positions[it] for it in without if it in positions})
+
+    def recovery_of(self, allowed: Callable[[Credential], bool]) -> tuple[float, bool] | None:
+        """The same of those whom `allowed` admits; looks at each of the blocked."""
         credentials = self.members.credentials
         states = [
             state
             for position in self._blocked
-            if (allowed is None or allowed(credentials[position])) and (state := self.block_at(position)) is not None
+            if allowed(credentials[position]) and (state := self.block_at(position)) is not None
         ]
         if not states:
             return None
-        found = min(state.until_s for state in states), all(state.quota for state in states)
-        if allowed is None:
-            self._recovery = found
-        return found
+        return min(state.until_s for state in states), all(state.quota for state in states)
 
     def blocks(self) -> list[CoolState]:
         """Everything that keeps members away."""
@@ -206,6 +274,8 @@ class Ready:
             blocked.insert(index, position)
         elif was_blocked and not is_blocked:
             del blocked[index]
+        if self._ends is not None:
+            self._ends.set(position, self.block_at(position) if is_blocked else None)
 
     def _is_blocked(self, position: int, credential_id: str) -> bool:
         if credential_id in self._book.everywhere.blocks:
@@ -214,6 +284,7 @@ class Ready:
 
     def _look_at_all(self) -> None:
         """From the shelves anew: as much work as there are blocks, not as there are credentials."""
+        self._ends = None
         self._seen = [shelf.version for shelf in self._watched]
         positions = self.members.positions if any(shelf.blocks for shelf in self._watched) else {}
         maybe = {credential_id for shelf in self._watched for credential_id in shelf.blocks}

@@ -160,6 +160,11 @@ class Credential:
         return self.source_kind == "file" and bool(self.path)
 
     @property
+    def is_free_plan(self) -> bool:
+        """Whether its account pays nothing, and therefore may not do everything that the provider offers."""
+        return self.attributes.get("plan_type", "").strip().lower() == "free"
+
+    @property
     def account(self) -> tuple[str, str]:
         """Kind and name of the account: `oauth` and its e-mail, `api_key` and nothing (it is secret), or nothing."""
         if self.email:

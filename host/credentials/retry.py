@@ -6,6 +6,7 @@ from typing import Final
 
 from host.credentials.classify import Verdict
 from host.credentials.policy import RoutingPolicy
+from host.credentials.ready import Members
 from host.credentials.records import Credential
 
 ROUND_STATUSES: Final = frozenset({403, 408, 429, 500, 502, 503, 504})
@@ -19,13 +20,18 @@ _BLIND_WAIT_S: Final = 1.0
 class Search:
     """Which credentials a request has tried. Round 0 admits everybody, round n those whose limit is n or more."""
 
-    __slots__ = ("attempted", "failure", "helped", "is_open", "only", "policy", "round", "skipped", "tried", "verdict")
+    __slots__ = (
+        *("attempted", "failure", "helped", "is_open", "no_free_plan", "only", "policy", "round", "skipped"),
+        *("tried", "verdict"),
+    )
 
-    def __init__(self, policy: RoutingPolicy, *, only: str = "") -> None:
+    def __init__(self, policy: RoutingPolicy, *, only: str = "", no_free_plan: bool = False) -> None:
         self.policy: Final = policy
         self.only: Final = only
         """The one credential that can serve the request; empty: any."""
-        self.is_open = not only
+        self.no_free_plan: Final = no_free_plan
+        """Credentials of a free plan cannot serve the request."""
+        self.is_open = not (only or no_free_plan)
         """Everybody is admitted: nothing was tried yet."""
         self.tried: set[str] | frozenset[str] = _NOBODY
         """In this round."""
@@ -71,7 +77,18 @@ class Search:
         """Whether the credential takes part in this round."""
         if (self.only and credential.id != self.only) or credential.provider in self.skipped:
             return False
+        if credential.weight <= 0 and self.policy.by_weight:
+            return False
+        if self.no_free_plan and credential.is_free_plan:
+            return False
         return not self.round or self.policy.rounds_of(credential) >= self.round
+
+    def admits_all(self, members: Members) -> bool:
+        """Whether that is known of all of them without looking at each."""
+        if self.only or self.skipped or self.no_free_plan or (self.policy.by_weight and not members.all_weighted):
+            return False
+        limits, default = members.retries, self.policy.rounds
+        return not self.round or all((default if it is None or it < 0 else it) >= self.round for it in limits)
 
     def next_round(self, *, of_all: bool = False) -> None:
         """Everybody who takes part in the next round may be tried again; with `of_all` whatever their limits."""

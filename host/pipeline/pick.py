@@ -1,24 +1,22 @@
 """Step 4, scheduler.pick: a scheduler plugin, else the built-in strategy (spec plugin-abi 6, credentials 4)."""
 
-from collections.abc import Mapping
 from typing import Final, cast
 
 import structlog
 
-from host.credentials.pool import NOBODY, Exhausted, ceil_seconds
-from host.credentials.records import Credential
+from host.credentials.pool import NOBODY, Exhausted, Tier, ceil_seconds
 from host.credentials.retry import Search
 from host.credentials.select import Strategy
 from host.errors import RequestError
 from host.observe.trace import Shape
+from host.pipeline.candidates import shown_at, shown_positions
 from host.pipeline.execution import Execution, request_fields, shown_body, shown_parts
 from host.pipeline.sessions import bind_session, keep_preferred, keep_session
 from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from pluginabi.body import Body
-from pluginabi.immutable import FrozenDict
-from pluginabi.payloads.routing import Candidate, SchedulerPickRequest, SchedulerPickResponse
+from pluginabi.payloads.routing import SchedulerPickRequest, SchedulerPickResponse
 
 log = structlog.get_logger("host.pipeline.pick")
 
@@ -26,21 +24,6 @@ DELEGATES: Final = ("round-robin", "weighted-round-robin", "fill-first")
 MAX_SHOWN: Final = 20
 """Candidates in the decision trace."""
 _PICKED: Final = Shape("picked", "credential", "by", "candidates", "resting")
-_SENSITIVE: Final = (
-    "api_key",
-    "apikey",
-    "token",
-    "secret",
-    "cookie",
-    "credential",
-    "password",
-    "storage",
-    "authorization",
-    "auth_header",
-    "proxy_url",
-)
-_TO_UNDERSCORE: Final = str.maketrans({"-": "_", ".": "_", " ": "_"})
-_REMOVED: Final = str.maketrans({"-": None, ".": None, " ": None, "_": None})
 
 
 class NoCredential(RequestError):
@@ -53,16 +36,17 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
     Raises RequestError when none is left, and PluginError when the scheduler vetoes (its status is kept).
     """
     pool = ex.state.pool
-    strategy = pool.policy.strategy
+    strategy, delegated = pool.policy.strategy, False
     schedulers = ex.state.plugins.bindings.get("scheduler.pick")
     if schedulers:
         chosen = await _ask(invoker, ex, schedulers[0], plan, search)
         if isinstance(chosen, Lane):
             return chosen
+        delegated = chosen is not None
         strategy = chosen or strategy
     if ex.preferred and (preferred := keep_preferred(ex, plan, search)) is not None:
         return preferred
-    if ex.session is not None and (kept := await keep_session(ex, plan, search)) is not None:
+    if ex.session is not None and not delegated and (kept := await keep_session(ex, plan, search)) is not None:
         return kept
     found = pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
     if isinstance(found, Exhausted):
@@ -82,13 +66,13 @@ async def _ask(
     invoker: Invoker, ex: Execution, scheduler: Binding, plan: Plan, search: Search
 ) -> Lane | Strategy | None:
     """The scheduler's lane, or the built-in strategy it names, or None for the configured one."""
-    found = ex.state.pool.free(plan.tiers, search)
+    found = ex.state.pool.best(plan.tiers, search)
     if isinstance(found, Exhausted):
         raise _refusal(ex, plan, found)
-    tier, positions = found
-    credentials = tier.ready.members.credentials
-    free = {credentials[position].id: position for position in positions}
-    candidates = tuple(candidate(credentials[free[credential_id]]) for credential_id in sorted(free))
+    tier, total = found
+    everybody = scheduler.inputs.all_candidates
+    positions = shown_positions(ex, plan, tier, search, total=total, everybody=everybody)
+    candidates = shown_at(tier, positions)
 
     def build(binding: Binding) -> SchedulerPickRequest:
         return SchedulerPickRequest(
@@ -99,6 +83,7 @@ async def _ask(
             stream=ex.method == EXECUTE_STREAM,
             metadata=ex.metadata,
             candidates=candidates,
+            candidates_total=total,
             headers=ex.visible_headers(ex.headers, binding),
             body=shown_body(binding.inputs, ex.content),
             body_parts=shown_parts(binding.inputs, ex.content),
@@ -109,53 +94,43 @@ async def _ask(
     if answer.failed_open:
         return None
     value: SchedulerPickResponse = answer.value
-    if value.auth_id in free and not ex.state.pool.why_not(tier, free[value.auth_id], search):
-        ex.record(
-            "picked",
-            credential=value.auth_id,
-            by=scheduler.plugin_id,
-            candidates=[it.id for it in candidates[:MAX_SHOWN]],
-            reason=value.reason,
-        )
-        return plan.lane(tier, free[value.auth_id])
+    why = ""
+    if value.auth_id:
+        position = tier.ready.members.positions.get(value.auth_id)
+        why = _why_not(ex, tier, position, search)
+        if position is not None and not why:
+            ex.record(
+                "picked",
+                credential=value.auth_id,
+                by=scheduler.plugin_id,
+                candidates=[it.id for it in candidates[:MAX_SHOWN]],
+                **({"of": total} if total > len(candidates) else {}),
+                reason=value.reason,
+            )
+            return plan.lane(tier, position)
     delegate = value.delegate.strip()
     if not value.auth_id and delegate in DELEGATES:
         ex.record("delegated", plugin_id=scheduler.plugin_id, strategy=delegate, reason=value.reason)
         return cast(Strategy, delegate)
     if value.auth_id or delegate:
-        known = "no longer free" if value.auth_id in free else "unknown auth id"
-        why = known if value.auth_id else "unknown delegate"
+        why = why or "unknown delegate"
         ex.record("pick_refused", plugin_id=scheduler.plugin_id, why=why, answer=value.auth_id or delegate)
         log.warning("pick.refused", plugin_id=scheduler.plugin_id, request_id=ex.scope.request_id, why=why)
     return None
+
+
+def _why_not(ex: Execution, tier: Tier, position: int | None, search: Search) -> str:
+    """Why the credential that a scheduler names is not taken; empty when it is. It need not have been shown."""
+    if position is None:
+        return "unknown auth id"
+    why = ex.state.pool.why_not(tier, position, search)
+    return "no longer free" if why == "resting" else why
 
 
 def _refusal(ex: Execution, plan: Plan, why: Exhausted) -> NoCredential:
     resting = plan.total - sum(tier.ready.count for tier in plan.tiers)
     ex.record("no_credential", why=why.reason, resting=resting, of=plan.total, back_in_s=round(why.retry_after_s, 3))
     return exhausted(plan, why, source=ex.source)
-
-
-def candidate(credential: Credential) -> Candidate:
-    """What a scheduler sees of a credential."""
-    return Candidate(
-        id=credential.id,
-        provider=credential.provider,
-        priority=credential.priority,
-        status="active",
-        attributes=shown_attributes(credential.attributes),
-    )
-
-
-def shown_attributes(attributes: Mapping[str, str]) -> Mapping[str, str]:
-    """Attributes whose name does not sound like a secret."""
-    return FrozenDict({name: value for name, value in attributes.items() if not _is_sensitive(name)})
-
-
-def _is_sensitive(name: str) -> bool:
-    folded = name.lower()
-    spellings = (folded, folded.translate(_TO_UNDERSCORE), folded.translate(_REMOVED))
-    return any(word in spelling for word in _SENSITIVE for spelling in spellings)
 
 
 def refuse_without_lanes(plan: Plan, source: str) -> RequestError:

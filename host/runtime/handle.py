@@ -83,6 +83,7 @@ class Inputs:
     client_body: bool = False
     request_body: bool = False
     history: bool = False
+    all_candidates: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "client_body": "client_body",
     "request_body": "request_body",
     "history": "history",
+    "candidates:all": "all_candidates",
 }
 _NOTHING: Final = object()
 EMPTY_PARTS: Final[Mapping[str, Any]] = FrozenDict()
@@ -42,8 +43,8 @@ def parse_inputs(words: Sequence[str]) -> Inputs:
                 pointers.append(pointer)
         else:
             raise ValueError(
-                f"{word!r} is no input; write body, body:exact, body:/json/pointer, client_body, request_body"
-                " or history"
+                f"{word!r} is no input; write body, body:exact, body:/json/pointer, client_body, request_body,"
+                " history or candidates:all"
             )
     return Inputs(body_pointers=tuple(pointers), **flags)
 

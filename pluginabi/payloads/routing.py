@@ -53,7 +53,12 @@ class Candidate(Payload, frozen=True, kw_only=True):
 
 
 class SchedulerPickRequest(RequestBound, frozen=True, kw_only=True):
-    """Which credential should serve this attempt? Candidates are the healthy ones of the best priority, by id."""
+    """Which credential should serve this attempt? Candidates are the healthy ones of the best priority, by id.
+
+    At most 256 of them, unless the inputs say `candidates:all`; `candidates_total` is how many there are. Requests that
+    name a session are shown the same ones each time; for the others it is a different part of all each time. Whoever is
+    healthy and of that priority may be named, shown or not.
+    """
 
     providers: Sequence[str] = ()
     model: str = ""
@@ -63,13 +68,17 @@ class SchedulerPickRequest(RequestBound, frozen=True, kw_only=True):
     query: Headers = field(default_factory=dict)
     metadata: Metadata = field(default_factory=dict)
     candidates: Sequence[Candidate] = ()
+    candidates_total: int = 0
     body: Body | UnsetType = UNSET
     body_parts: BodyParts = field(default_factory=dict)
     body_size: int = 0
 
 
 class SchedulerPickResponse(Payload, frozen=True, kw_only=True):
-    """A candidate's id, or the name of a built-in strategy (`round-robin`, `fill-first`); empty: built-in decides."""
+    """A candidate's id, or the name of a built-in strategy; empty: the host decides as if there were no scheduler.
+
+    Strategies: `round-robin`, `weighted-round-robin`, `fill-first`.
+    """
 
     auth_id: str = ""
     delegate: str = ""

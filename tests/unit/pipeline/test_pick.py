@@ -3,7 +3,8 @@
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
-from host.pipeline.pick import duration_text, shown_attributes
+from host.pipeline.candidates import shown_attributes
+from host.pipeline.pick import duration_text
 from pluginabi.errors import PluginError, PluginTransportError
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.routing import SchedulerPickResponse

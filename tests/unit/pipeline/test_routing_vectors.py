@@ -8,7 +8,7 @@ from host.credentials.cooldown import NO_CAUSE
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
 from host.errors import RequestError
-from host.pipeline.pick import candidate
+from host.pipeline.candidates import candidate
 from host.pipeline.state import build_state
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import ModelInfo

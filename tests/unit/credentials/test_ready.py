@@ -1,0 +1,52 @@
+"""Who is free and when the first of the others is back, against looking at everybody."""
+
+import random
+
+from host.credentials.classify import classify
+from host.credentials.cooldown import CooldownBook
+from host.credentials.ready import Members, Ready
+from host.credentials.records import Credential
+from pluginabi.errors import ErrorBody
+from tests.support.pipeline import Clock
+
+
+def test_the_first_recovery_is_that_of_looking_at_everybody_whatever_happens_meanwhile():
+    dice, clock = random.Random(11), Clock()
+    book = CooldownBook(clock=clock)
+    members = Members([Credential(id=f"c{number:02}", provider="p", label="") for number in range(20)])
+    ready = Ready(members, [(book.shelf("m"), book.shelf("n"))], book)
+    compared = 0
+    for _ in range(4000):
+        name, model = dice.choice(members.ids), dice.choice("mn")
+        match dice.randrange(6):
+            case 0:
+                book.reset(name)
+            case 1:
+                clock.now_s += dice.random() * 3
+            case 2:
+                book.failed(name, model, classify(ErrorBody(http_status=401, scope=dice.choice(["credential", None]))))
+            case _:
+                after_ms = dice.randrange(1, 20) * 1000
+                book.failed(name, model, classify(ErrorBody(http_status=429, retry_after_ms=after_ms)))
+        book.tick()
+        if dice.random() < 0.3:
+            continue  # several changes may lie between two pictures
+        ready.sync()
+        without = set(dice.sample(members.ids, dice.randrange(4)))
+        expected = ready.recovery_of(lambda it, without=without: it.id not in without)
+        assert ready.recovery(without=without) == expected
+        compared += expected is not None
+    assert compared > 1000
+
+
+def test_the_free_ones_can_be_gone_through_from_any_place():
+    clock = Clock()
+    book = CooldownBook(clock=clock)
+    members = Members([Credential(id=f"c{number}", provider="p", label="") for number in range(8)])
+    ready = Ready(members, [(book.shelf("m"),)], book)
+    for name in ("c0", "c3", "c4", "c7"):
+        book.failed(name, "m", classify(ErrorBody(http_status=429)))
+    ready.sync()
+    assert [list(ready.free(start)) for start in range(9)] == [
+        [1, 2, 5, 6], [1, 2, 5, 6], [2, 5, 6], [5, 6], [5, 6], [5, 6], [6], [], []
+    ]  # fmt: skip
