@@ -30,6 +30,7 @@ from host.management.listener import OwnListener
 from host.management.peers import MetricsGatherer
 from host.management.records import Records
 from host.management.secret import with_hashed_key
+from host.management.shared_usage import SharedUsage
 from host.management.wiring import Parts, management
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
@@ -285,12 +286,22 @@ class Proxy:
             recordings=self.recordings,
             credentials=self.credential_parts,
             records=self.records,
+            shared_usage=self._shared_usage(tasks),
             upstream=self.upstream,
             url=lambda: self.management_url or self.url,
             refused=lambda config: self._listener_problem(config, self.registry.snapshot),
             tasks=tasks,
             peers=peers_of(self.config_path, self._worker),
         )
+
+    def _shared_usage(self, tasks: TaskGroup) -> SharedUsage | None:
+        if (queue := self.shared.usage) is None:
+            return None
+        # The server that was started for the workers is reached by nobody else.
+        self.records.is_shared = bool(self.config.state.url)
+        usage = SharedUsage(self.records, self.shared, queue, tasks)
+        self._stack.push_async_callback(usage.stop)
+        return usage
 
     def _secrets(self, plugin_id: str) -> Iterator[str]:
         """What no recording of the plugin may hold."""

@@ -293,7 +293,7 @@ class Config(Section, frozen=True, kw_only=True):
     logs_max_total_size_mb: int = 0
     """Of all log files together; 0: no limit, one file."""
     usage_statistics_enabled: bool = False
-    """Keep usage records for `/usage-queue` of the management API."""
+    """Keep usage records for `/usage-queue` of the management API, and for the state server."""
     redis_usage_queue_retention_seconds: int = 60
     """How long a record waits there for somebody to fetch it; at most an hour."""
     server_timing: bool = False

@@ -34,6 +34,10 @@ class Records:
     def __init__(self, config: Callable[[], Config], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config: Final = config
         self._clock: Final = clock
+        self.on_used: Callable[[], None] = lambda: None
+        """Told of each record that is queued."""
+        self.is_shared = False
+        """Whether programs may fetch records past the management API."""
         self._queue: deque[tuple[float, bytes]] = deque(maxlen=MAX_RECORDS)
         self._errors: deque[FailedRequest] = deque(maxlen=MAX_ERRORS)
 
@@ -42,7 +46,7 @@ class Records:
         """Switching it off forgets what is queued."""
         config = self._config()
         is_on = config.usage_statistics_enabled and bool(
-            config.remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY)
+            self.is_shared or config.remote_management.secret_key or os.environ.get(ENVIRONMENT_KEY)
         )
         if not is_on and self._queue:
             self._queue.clear()
@@ -54,6 +58,7 @@ class Records:
         if len(encoded) <= MAX_RECORD_BYTES:
             self._forget_old()
             self._queue.append((self._clock(), encoded))
+            self.on_used()
 
     def failed(self, request: FailedRequest) -> None:
         """Remember a failure; the oldest one goes."""
@@ -61,10 +66,14 @@ class Records:
 
     def take(self, count: int) -> list[Any]:
         """Up to `count` records, oldest first; they are gone then."""
+        return [msgspec.json.decode(encoded) for encoded in self.take_encoded(count)]
+
+    def take_encoded(self, count: int) -> list[bytes]:
+        """`take`, as JSON."""
         if not self.wants_usage:
             return []
         self._forget_old()
-        return [msgspec.json.decode(self._queue.popleft()[1]) for _ in range(min(count, len(self._queue)))]
+        return [self._queue.popleft()[1] for _ in range(min(count, len(self._queue)))]
 
     def give_back(self, records: list[Any]) -> None:
         """Put records back, to be the next ones that are taken."""
@@ -75,9 +84,14 @@ class Records:
         """The latest failures, newest first."""
         return [_shown(request) for request in islice(reversed(self._errors), limit)]
 
-    def _forget_old(self) -> None:
+    @property
+    def retention_s(self) -> float:
+        """How long a record waits for somebody who fetches it."""
         wanted = self._config().redis_usage_queue_retention_seconds
-        oldest_s = self._clock() - min(wanted if wanted > 0 else DEFAULT_RETENTION_S, MAX_RETENTION_S)
+        return min(wanted if wanted > 0 else DEFAULT_RETENTION_S, MAX_RETENTION_S)
+
+    def _forget_old(self) -> None:
+        oldest_s = self._clock() - self.retention_s
         while self._queue and self._queue[0][0] < oldest_s:
             self._queue.popleft()
 

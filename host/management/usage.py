@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from host.credentials.manager import CredentialManager
@@ -13,11 +14,15 @@ from host.management.calls import Call, ManagementError, reply
 from host.management.masks import Masks
 from host.management.peers import Peers
 from host.management.records import Records
+from host.management.shared_usage import SharedUsage
 from host.management.table import Endpoint
 from host.observe.logfile import LogFiles
 from host.observe.logs import current_sink
 from host.pipeline.state import GatewayState
+from host.state.store import StateUnavailable
 from host.worker import ASKED_BY_A_WORKER
+
+log = structlog.get_logger("host.management.usage")
 
 MAX_COUNT: Final = 1000
 """Records of one call."""
@@ -40,6 +45,7 @@ class UsageEndpoints:
         state: Callable[[], GatewayState],
         files: LogFiles,
         peers: Peers | None,
+        shared: SharedUsage | None = None,
     ) -> None:
         self._records: Final = records
         self._manager: Final = manager
@@ -47,6 +53,7 @@ class UsageEndpoints:
         self._state: Final = state
         self._files: Final = files
         self._peers: Final = peers
+        self._shared: Final = shared
 
     def endpoints(self) -> Sequence[Endpoint]:
         """For the table."""
@@ -61,8 +68,13 @@ class UsageEndpoints:
 
     async def _take(self, call: Call) -> web.Response:
         count = _positive(call.argument("count") or "1")
-        taken = self._records.take(count)
         is_worker = call.local and bool(call.headers.get(ASKED_BY_A_WORKER))
+        if self._shared is not None and self._records.wants_usage and not is_worker:
+            try:
+                return reply(await self._shared.take(count))
+            except StateUnavailable:
+                log.warning("usage.of_these_processes_only")
+        taken = self._records.take(count)
         if len(taken) < count and self._peers is not None and not is_worker:
             for answer in await self._peers.ask("GET", f"/usage-queue?count={count - len(taken)}"):
                 if answer.status == 200:

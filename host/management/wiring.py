@@ -35,6 +35,7 @@ from host.management.recordings import RecordingEndpoints
 from host.management.records import Records
 from host.management.rows import Menu
 from host.management.settings import SettingEndpoints
+from host.management.shared_usage import SharedUsage
 from host.management.table import Endpoint, Table
 from host.management.usage import UsageEndpoints
 from host.observe.logfile import LogFiles
@@ -85,6 +86,8 @@ class Parts:
     recordings: Recordings
     credentials: CredentialAccess
     records: Records
+    shared_usage: SharedUsage | None
+    """Where the records go when nodes share their state."""
     upstream: UpstreamClient
     url: Callable[[], str]
     """Where a browser on this machine reaches the API."""
@@ -161,7 +164,15 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]], log_fi
     yield from ClientKeyEndpoints(file, masks).endpoints()
     yield from ProviderKeyEndpoints(file, masks).endpoints()
     yield from ProviderMapEndpoints(file).endpoints()
-    usage = UsageEndpoints(parts.records, known.manager, masks, state=parts.state, files=log_files, peers=parts.peers)
+    usage = UsageEndpoints(
+        parts.records,
+        known.manager,
+        masks,
+        state=parts.state,
+        files=log_files,
+        peers=parts.peers,
+        shared=parts.shared_usage,
+    )
     yield from usage.endpoints()
     yield from ApiCallEndpoints(parts.upstream, known.manager, parts.config).endpoints()
     yield from LoginEndpoints(known.logins, parts.peers, url=parts.url).endpoints()

@@ -129,6 +129,8 @@ EVENTS: Final = (
     "state.unreadable",
     "state.waits_for_earlier_server",
     "task.failed",
+    "usage.not_sent",
+    "usage.of_these_processes_only",
     "worker.ended",
     "worker.unreachable",
     "workers.ready",

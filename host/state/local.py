@@ -37,6 +37,7 @@ class LocalState:
         self.node: Final = secrets.token_hex(4)
         self.available: Final = True
         self.nodes: Final = 1
+        self.usage: Final = None
         self._path = path
         self._tasks = TaskGroup("state")
         self._memory = memory or MemoryStore()

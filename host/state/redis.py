@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from host.state.queue import RedisQueue
 from host.state.store import NotAnInteger, StateError, StateFull, StateUnavailable
 from host.tasks import TaskGroup
 
@@ -123,6 +124,7 @@ class RedisState:
             protocol=2,
         )
         self.store: Final = RedisStore(self._client, prefix, self._guarded)
+        self.usage: Final = RedisQueue(self._client, f"{prefix}:usage", self._guarded)
         self._members = self._client.register_script(_MEMBERS)
         self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
         self._on_available: list[Callable[[], None]] = []

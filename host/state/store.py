@@ -1,6 +1,6 @@
 """The interface of every state backend."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 
@@ -48,11 +48,28 @@ class StateStore(Protocol):
         """Everything in a namespace: for starting up and for reports, never for a request."""
 
 
+class SharedQueue(Protocol):
+    """Records in JSON with a `timestamp` in RFC 3339, oldest first, bounded by number and by age."""
+
+    async def push(self, items: Sequence[bytes], *, batch: str, oldest: str, keep: int, ttl_s: float) -> None:
+        """Append items; the same `batch` again, within a minute, does nothing. After a StateError it may be there.
+
+        Items older than `oldest` and more than the last `keep` are dropped; all are when nothing comes for `ttl_s`.
+        """
+
+    async def take(self, count: int, *, oldest: str) -> list[bytes]:
+        """Remove and return up to `count` of the oldest that are no older than `oldest`. Raises StateError."""
+
+
 class SharedState(Protocol):
     """State with the other nodes that use it: a store, messages between nodes, and how many there are."""
 
     @property
     def store(self) -> StateStore: ...
+
+    @property
+    def usage(self) -> SharedQueue | None:
+        """Usage records of all nodes; None where nothing is shared."""
 
     @property
     def node(self) -> str:

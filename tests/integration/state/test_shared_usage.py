@@ -1,0 +1,187 @@
+"""Usage records of several nodes in one queue on a real server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from host.config.model import Config
+from host.credentials.records import Credential
+from host.management.records import Records
+from host.management.shared_usage import SharedUsage
+from host.state import redis as shared
+from host.state.redis import RedisState
+from host.state.store import StateError, StateUnavailable
+from host.tasks import TaskGroup
+from pluginabi.payloads.usage import UsageHandleRequest
+from tests.support.proxy import running_proxy
+from tests.support.redis_server import RedisServer, redis_server
+
+ACCOUNT = Credential(id="a", provider="claude", label="a", auth_index="0" * 16)
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+QUEUE = "jackfield:usage"
+
+
+@pytest.fixture(autouse=True)
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Redis]:
+    made = Redis.from_url(server.url, decode_responses=True)
+    yield made
+    await made.aclose()
+
+
+class Node:
+    """What one process does with its records."""
+
+    def __init__(self, server: RedisServer, *, retention_s: int = 60) -> None:
+        self.records = Records(
+            lambda: Config(usage_statistics_enabled=True, redis_usage_queue_retention_seconds=retention_s)
+        )
+        self.records.is_shared = True
+        self.state = RedisState(server.url)
+        self.tasks = TaskGroup("node")
+        self.usage = SharedUsage(self.records, self.state, self.state.usage, self.tasks)
+
+    def used(self, name: str, *, age_s: float = 0.0) -> None:
+        at = datetime.now(UTC) - timedelta(seconds=age_s)
+        stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self.records.used(UsageHandleRequest(model=name, requested_at=stamp), ACCOUNT)
+
+    async def taken(self, count: int = 100) -> list[str]:
+        return [record["model"] for record in await self.usage.take(count)]
+
+    async def __aenter__(self) -> "Node":
+        await self.state.start()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.usage.stop()
+        await self.tasks.stop()
+        await self.state.stop()
+
+
+async def filled(client: Redis, count: int) -> list[str]:
+    """The models in the queue, once there are so many."""
+    async with asyncio.timeout(10):
+        while len(found := await client.lrange(QUEUE, 0, -1)) < count:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0)
+    return [json.loads(record)["model"] for record in found]
+
+
+async def test_J7_any_node_takes_the_records_of_all_oldest_first_and_each_once(server: RedisServer, client: Redis):
+    async with Node(server) as one, Node(server) as two:
+        one.used("first")
+        assert await filled(client, 1) == ["first"]
+        two.used("second")
+        assert await two.taken(2) == ["first", "second"]
+        assert await one.taken() == []
+
+
+async def test_J23_a_program_takes_records_from_the_list_with_the_servers_own_authentication(
+    server: RedisServer, client: Redis
+):
+    async with Node(server) as node:
+        node.used("m1")
+        await filled(client, 1)
+        record = json.loads(await client.lpop(QUEUE))
+        assert (record["model"], record["auth_index"], record["fail"]["status_code"]) == ("m1", "0" * 16, 200)
+        assert await node.taken() == []
+
+
+async def test_J25_who_listens_on_the_channel_gets_records_instead_of_the_list(server: RedisServer, client: Redis):
+    async with Node(server) as node, client.pubsub(ignore_subscribe_messages=True) as listener, asyncio.timeout(10):
+        await listener.subscribe(QUEUE)
+        assert await listener.get_message(timeout=5) is None
+        node.used("m1")
+        message = None
+        while message is None:
+            message = await listener.get_message(timeout=5)
+        assert json.loads(message["data"])["model"] == "m1"
+        assert await node.taken() == []
+
+
+async def test_records_wait_in_the_process_while_the_server_is_away_and_are_sent_once_it_is_back(
+    server: RedisServer, client: Redis
+):
+    async with Node(server) as node:
+        await server.stop()
+        node.used("a")
+        with pytest.raises(StateUnavailable):
+            await node.taken()
+        node.used("b")
+        await server.start()
+        assert await filled(client, 2) == ["a", "b"]
+        assert await node.taken() == ["a", "b"]
+
+
+async def test_a_batch_whose_answer_was_lost_counts_once(server: RedisServer, client: Redis):
+    async with Node(server) as node:
+        push = node.state.usage.push
+
+        async def lost(*items: object, **fields: object) -> None:
+            await push(*items, **fields)  # type: ignore[arg-type]
+            raise StateUnavailable("no answer")
+
+        node.state.usage.push = lost  # type: ignore[method-assign]
+        node.used("a")
+        with pytest.raises(StateError):
+            await node.usage.send()
+        node.state.usage.push = push  # type: ignore[method-assign]
+        node.used("b")
+        assert await node.taken() == ["a", "b"]
+
+
+async def test_the_queue_on_the_server_is_bounded_by_number_and_by_age(server: RedisServer, client: Redis):
+    async with Node(server) as node:
+        old = [json.dumps({"timestamp": "2020-01-01T00:00:00Z", "model": "old"}).encode(), b"not a record"]
+        await node.state.usage.push(old, batch="1", oldest="2019", keep=10, ttl_s=60)
+        new = [json.dumps({"timestamp": "2030-01-01T00:00:00Z", "model": str(number)}).encode() for number in range(5)]
+        await node.state.usage.push(new, batch="2", oldest="2021", keep=3, ttl_s=60)
+        assert await filled(client, 3) == ["2", "3", "4"]
+        assert 0 < await client.pttl(QUEUE) <= 60_000
+        assert await node.state.usage.take(5, oldest="2031") == []
+
+
+async def test_the_management_api_of_any_node_gives_out_the_usage_of_all(server: RedisServer, tmp_path: Path):
+    config = json.dumps(
+        {
+            "state": {"url": server.url},
+            "usage-statistics-enabled": True,
+            "remote-management": {"secret-key": "manage-all"},
+        }
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    async with (
+        running_proxy(config, directory=one, demo=True) as first,
+        running_proxy(config, directory=two, demo=True) as second,
+        aiohttp.ClientSession(headers={"X-Management-Key": "manage-all"}) as client,
+        asyncio.timeout(20),
+    ):
+        async with client.post(f"{first.url}/v1/chat/completions", json=CHAT) as answer:
+            assert answer.status == 200
+            request_id = answer.headers["x-request-id"]
+        found: list[dict[str, object]] = []
+        while not found:
+            async with client.get(f"{second.url}/v0/management/usage-queue?count=5") as answer:
+                assert answer.status == 200
+                found = await answer.json()
+        assert [record["request_id"] for record in found] == [request_id]
+        async with client.get(f"{first.url}/v0/management/usage-queue?count=5") as answer:
+            assert await answer.json() == []
