@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from host.credentials.classify import Verdict
+from host.credentials.classify import PASSING, Verdict
 from host.credentials.cooldown import ALL_MODELS, Cause, CooldownBook, CoolState
 from host.state.store import SharedState, StateError, StateUnavailable
 from host.tasks import TaskGroup
@@ -26,6 +26,8 @@ log = structlog.get_logger("host.credentials.cooldowns")
 NAMESPACE: Final = "cooldown"
 TOPIC: Final = "cooldown"
 MAX_MESSAGE_ROWS: Final = 100
+STEP_S: Final = 1.0
+"""By how much the wall clock may be corrected before it counts as set."""
 _PURGE_ABOVE: Final = 1024
 _SAME_S: Final = 0.01
 """Two ends of a block that differ by less are one: clocks were read at different moments."""
@@ -67,9 +69,10 @@ _ROW: Final = msgspec.msgpack.Decoder(CooldownRow)
 
 def merged(one: CooldownRow, other: CooldownRow) -> CooldownRow:
     """What is so when both were reported, in whichever order: the later evidence, but what an upstream said is not
-    shortened by a later guess."""
+    shortened by a later guess, and a refused key not mended by a limit that ends soon."""
     older, newer = sorted((one, other), key=lambda row: (row.at_s, row.ended, row.until_s))
-    if older.ended or newer.ended or (newer.exact and not older.exact) or older.until_s <= newer.until_s:
+    corrects = newer.exact and not older.exact and (older.reason == newer.reason or older.reason in PASSING)
+    if older.ended or newer.ended or corrects or older.until_s <= newer.until_s:
         return newer
     return replace(older, at_s=newer.at_s, level=max(older.level, newer.level))
 
@@ -101,6 +104,8 @@ class SharedCooldowns:
         """The newest picture of everything that anybody told and that has not ended by itself."""
         self._entered: dict[str, dict[str, tuple[float, float, int]]] = {}
         """What the book said of a credential when it and the rows were of one opinion, by model."""
+        self._offset_s = wall_clock() - book.clock()
+        """From the clock of the book to the wall clock, as the rows have it."""
         self._dirty: set[str] = set()
         self._outbox: list[CooldownRow] = []
         self._purge_above = _PURGE_ABOVE
@@ -117,7 +122,7 @@ class SharedCooldowns:
 
     def follow(self) -> None:
         """The credentials are others: enter what was heard of those that are new."""
-        self._collect()
+        self._collect()  # also notices a clock that was set
         self._purge()
         if self._outbox:
             self._tell_soon()
@@ -196,11 +201,27 @@ class SharedCooldowns:
 
     def _collect(self) -> None:
         """Put what changed in the book, and did not come from others, among the rows and in the outbox."""
+        self._notice_step()
         for credential_id in self._dirty:
             for row in self._news_of(credential_id):
                 self._note(row)
                 self._outbox.append(row)
         self._dirty.clear()
+
+    def _notice_step(self) -> None:
+        """When the wall clock was set, the rows get the times that their moments have now, and are told so: else a
+        block would last longer by as much as the clock was set back."""
+        offset_s = self._wall() - self._book.clock()
+        step_s = offset_s - self._offset_s
+        if abs(step_s) <= STEP_S:
+            return
+        self._offset_s = offset_s
+        for key, row in self._rows.items():
+            self._rows[key] = replace(row, at_s=row.at_s + step_s, until_s=row.until_s + step_s)
+        self._purge()
+        self._outbox.extend(self._rows.values())
+        if self._outbox:
+            self._tell_soon()
 
     def _news_of(self, credential_id: str) -> list[CooldownRow]:
         """What the book says now and did not say before."""

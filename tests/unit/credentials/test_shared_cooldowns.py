@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import permutations
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ class World:
 
     def __init__(self) -> None:
         self.now_s = 1_000_000.0
+        self.step_s = 0.0
+        """By how much the wall clock was set."""
         self.store = MemoryStore(clock=lambda: self.now_s)
         self.nodes: list[Node] = []
 
@@ -43,7 +46,7 @@ class Node:
         self.tasks = tasks
         self.book = CooldownBook(clock=lambda: world.now_s - 999_000.0 + ahead_s)
         self.cooldowns = SharedCooldowns(
-            self.book, self, tasks, accepts=self._accepts, wall_clock=lambda: world.now_s + ahead_s
+            self.book, self, tasks, accepts=self._accepts, wall_clock=lambda: world.now_s + world.step_s + ahead_s
         )
         self.cooldowns.start()
         world.nodes.append(self)
@@ -101,8 +104,8 @@ def pair(world: World, tasks: TaskGroup) -> tuple[Node, Node]:
     return Node(world, tasks), Node(world, tasks)
 
 
-def row(at_s: float, until_s: float, **fields: bool) -> CooldownRow:
-    return CooldownRow(credential="a", model="m", at_s=at_s, until_s=until_s, **fields)
+def row(at_s: float, until_s: float, **fields: Any) -> CooldownRow:
+    return CooldownRow(**{"credential": "a", "model": "m", "reason": "quota", **fields}, at_s=at_s, until_s=until_s)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +114,7 @@ def row(at_s: float, until_s: float, **fields: bool) -> CooldownRow:
         ([row(1, 50), row(2, 40)], 50, False),
         ([row(1, 50), row(2, 40, exact=True)], 40, False),
         ([row(1, 50, exact=True), row(2, 40)], 50, False),
+        ([row(1, 50, reason="unauthorized"), row(2, 40, exact=True)], 50, False),
         ([row(1, 50), row(2, 50, ended=True)], 50, True),
         ([row(2, 50), row(2, 50, ended=True)], 50, True),
         ([row(1, 50), row(2, 50, ended=True), row(3, 60)], 60, False),
@@ -209,3 +213,40 @@ async def test_a_message_that_cannot_be_read_changes_nothing(pair: tuple[Node, N
     one.book.failed("a", "m", LIMIT)
     await one.settle()
     assert two.rest_s() == 100.0
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+async def test_a_wall_clock_that_is_set_changes_no_block(pair: tuple[Node, Node], world: World, step_s: float):
+    one, two = pair
+    one.book.failed("a", "m", LIMIT)
+    await one.settle()
+    world.step_s += step_s
+    for node in pair:
+        node.cooldowns.follow()
+        await node.settle()
+        await node.comes_back()
+    assert (one.rest_s(), two.rest_s()) == (100.0, 100.0)
+    world.now_s += 101
+    for node in pair:
+        node.book.tick()
+        node.cooldowns.follow()
+        await node.comes_back()
+    assert (one.rest_s(), two.rest_s()) == (0.0, 0.0)
+    two.book.failed("a", "m", GUESS)
+    await two.settle()
+    assert one.rest_s() == 60.0
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+async def test_a_node_hears_how_long_a_block_lasts_though_the_clock_was_set_since_it_heard_last(
+    pair: tuple[Node, Node], world: World, step_s: float
+):
+    one, two = pair
+    one.book.failed("a", "m", LIMIT)
+    await one.settle()
+    world.step_s += step_s
+    world.now_s += 70
+    two.book.failed("a", "m", GUESS)
+    two.book.failed("b", "m", GUESS)
+    await two.settle()
+    assert (one.rest_s(), two.rest_s(), one.rest_s("b")) == (60.0, 60.0, 60.0)
