@@ -5,6 +5,7 @@ event loop: no method blocks, nothing here is for other threads.
 """
 
 import asyncio
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,9 +51,16 @@ class CredentialManager:
     """Owned by the process. `on_change` is told of every change except those of `apply_config`, whose caller gets it as
     its result and builds the next state anyway."""
 
-    def __init__(self, *, mint: HandleMint | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        mint: HandleMint | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.mint: Final = mint if mint is not None else HandleMint()
         self.clock: Final = clock
+        self.monotonic = monotonic
         self.generation = 0
         """Rises with every change."""
         self.on_change: ChangeListener | None = None
@@ -65,6 +73,8 @@ class CredentialManager:
         self._by_id: dict[str, Credential] = {}
         self._by_handle: dict[str, str] = {}
         self._ordered: tuple[Credential, ...] | None = None
+        self._renewed_s: dict[str, float] = {}
+        """When a record last got another secret (monotonic)."""
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     @property
@@ -99,9 +109,11 @@ class CredentialManager:
     async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool:
         """An upstream answered 401: refresh the token once; whether the same credential is worth another try.
 
-        `started_s`: when the failed attempt began (monotonic); a token that was renewed since then counts as refreshed.
-        Cancelling it does not cancel the refresh.
+        `started_s`: when the failed attempt began (monotonic); a token that came since then, from whomever, counts as
+        refreshed. Cancelling it does not cancel the refresh.
         """
+        if started_s is not None and self._renewed_s.get(credential_id, -math.inf) >= started_s:
+            return True
         if self.refresher is None:
             return False
         return await self.refresher.refresh_now(credential_id, started_s=started_s)
@@ -174,6 +186,7 @@ class CredentialManager:
         old = {record.id: record for record in before}
         new = {record.id: record for record in after}
         added, changed, touched, reset = set[str](), set[str](), set[str](), set[str]()
+        renewed = set(refreshed)
         for credential_id, record in new.items():
             known = old.get(credential_id)
             if known is record:
@@ -187,17 +200,22 @@ class CredentialManager:
             (touched if known.routes_like(record) else changed).add(credential_id)
             if known.disabled != record.disabled:
                 reset.add(credential_id)
+            if known.secret != record.secret:
+                # Also when somebody put another token into the file: the refusal was of the old one.
+                renewed.add(credential_id)
+                self._renewed_s[credential_id] = self.monotonic()
         removed = old.keys() - new.keys()
         for credential_id in removed:
             gone = self._by_id.pop(credential_id)
             self._by_handle.pop(gone.handle, None)
+            self._renewed_s.pop(credential_id, None)
         change = CredentialChange(
             added=frozenset(added),
             removed=frozenset(removed),
             changed=frozenset(changed),
             touched=frozenset(touched),
             reset=frozenset(reset | removed),
-            refreshed=refreshed & new.keys(),
+            refreshed=frozenset(renewed & new.keys()),
         )
         if change:
             self.generation += 1

@@ -214,7 +214,7 @@ class CredentialChange:
     reset: frozenset[str] = frozenset()
     """Of all these: whose health starts from scratch (switched off or on, removed, come back)."""
     refreshed: frozenset[str] = frozenset()
-    """Of all these: whose token was renewed, which lifts what a 401 has blocked."""
+    """Of all these: whose token is another one, which lifts what a 401 has blocked."""
 
     @property
     def ids(self) -> frozenset[str]:

@@ -47,6 +47,7 @@ from host.pipeline.usage_of import usage_of_body
 from host.runtime.invoke import Invoker
 from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
+from pluginabi.errors import PluginTransportError
 from pluginabi.frames import Usage
 
 _REQUEST: Final = Shape("request", "protocol", "endpoint", "model", "stream", "caller", "body_size")
@@ -189,6 +190,11 @@ class Gateway:
         plan = resolve(ex, chosen)
         if has_source(ex, plan):
             return await run_from_source(self._invoker, self._settler, ex, plan, once)
+        if ex.unavailable and not plan.tiers:
+            # That the model is unknown here would be true and misleading: it is served, by a plugin that is down.
+            raise PluginTransportError(
+                ex.unavailable, ex.method, phase="unavailable", cause="the plugin executor is unavailable"
+            )
         if plan.total > 1 and (ex.source == RESPONSES or ex.state.pool.policy.affinity_ttl_s):
             await recognise(ex, plan)
         return await run_attempts(self._invoker, self._settler, ex, plan, once)

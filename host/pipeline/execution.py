@@ -105,6 +105,8 @@ class Execution(Struct, kw_only=True, eq=False):
     """Routed and through the before-interceptors; a bootstrap retry starts after that."""
     route: Any = None
     """`host.pipeline.route.Route` or None."""
+    unavailable: str = ""
+    """A plugin that a router chose and that does not run right now."""
     response_headers: dict[str, Sequence[str]] | None = None
     """What interceptors of the request add to the client's answer."""
     chooses: bool = False

@@ -11,7 +11,7 @@ import structlog
 from host.observe.trace import Shape
 from host.pipeline.execution import Execution, shown_body, shown_parts, shown_query
 from host.pipeline.state import EXECUTE_STREAM, Lane
-from host.runtime.handle import Binding
+from host.runtime.handle import Binding, PluginState
 from host.runtime.invoke import Invoker
 from pluginabi.immutable import FrozenDict
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
@@ -32,7 +32,8 @@ class Route:
 
 
 async def route(invoker: Invoker, ex: Execution) -> Route | None:
-    """Ask the routers; None when none exists or none decided."""
+    """Ask the routers; None when none exists or none decided. One that chose a plugin that is down leaves it to the next,
+    and the registry; `ex.unavailable` tells of it when nobody else can serve the request either."""
     routers = ex.state.plugins.implementers("model.route", ex.scope.skip)
     if not routers:
         return None
@@ -93,6 +94,9 @@ def _target(ex: Execution, router: Binding, answer: ModelRouteResponse, provider
                 plugin_id, model=ex.request.model, method=ex.method, source=ex.source, wanted=ex.wanted
             )
             if lane is None:
+                view = ex.state.plugins.plugins.get(plugin_id)
+                if view is not None and view.handle.state != PluginState.READY:
+                    ex.unavailable = ex.unavailable or plugin_id
                 return f"plugin executor {plugin_id!r} is not ready for {ex.source}"
             return Route(router=router.plugin_id, lane=lane, model=ex.request.model)
         case "provider":

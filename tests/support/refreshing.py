@@ -27,6 +27,7 @@ class Bench:
         self.site.now_s = NOW_S
         self.renewer = Renewer(self.site.manager, self.site.directory, self.plugins)
         self.mono_s = 0.0
+        self.site.manager.monotonic = lambda: self.mono_s
         self.refresher = Refresher(self.site.manager, self.renewer, tasks, monotonic=lambda: self.mono_s)
         self.site.manager.refresher = self.refresher
         self.site.manager.on_change = self._changed

@@ -4,6 +4,10 @@ import asyncio
 
 import pytest
 
+from host.config.model import Config
+from host.credentials.manager import CredentialManager
+from host.credentials.records import Credential, CredentialModel
+from host.credentials.secret import Secret
 from host.pipeline.state import build_state
 from pluginabi.errors import PluginError
 from pluginabi.payloads.executor import ExecutorResponse
@@ -115,6 +119,43 @@ async def test_a_quota_that_was_reset_during_an_attempt_is_marked_anew_by_its_fa
         w.gateway.state.reset_quota(credential.auth_index)
 
     assert resting(await fails_after(reset)) == {"m": 1}
+
+
+def of_file(token: str) -> Credential:
+    return Credential(
+        id="f.json", provider="openai-compatible-acme", label="f", handle="h", source_kind="file", path="f",
+        secret=Secret(token), models=(CredentialModel(upstream="m", client="m"),),
+    )  # fmt: skip
+
+
+def world_of_a_file(upstream: FakePlugin) -> tuple[World, CredentialManager]:
+    manager = CredentialManager()
+    manager.set_source("f", [of_file("old")])
+    w = world(upstream)
+    w.gateway.state = build_state(Config(), snapshot(upstream), manager=manager, clock=w.clock)
+    return w, manager
+
+
+async def test_12_4_a_refusal_of_a_token_that_somebody_replaced_meanwhile_is_no_refusal_of_the_new_one():
+    def execute(_):
+        if len(upstream.seen("executor.execute")) > 1:
+            return ExecutorResponse()
+        manager.set_source("f", [of_file("new")])
+        return PluginError("no", http_status=401)
+
+    upstream = executor(execute)
+    w, manager = world_of_a_file(upstream)
+    assert (await w.gateway.execute(client_request())).status == 200
+    assert resting(w) == {}
+
+
+async def test_12_4_another_token_ends_what_the_refusal_of_the_old_one_has_blocked():
+    w, manager = world_of_a_file(executor(lambda _: PluginError("no", http_status=401)))
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert resting(w) == {"m": 1800}
+    manager.set_source("f", [of_file("new")])
+    assert resting(w) == {}
 
 
 async def test_a_plugin_that_a_router_chose_has_nothing_that_could_rest():

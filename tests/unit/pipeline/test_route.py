@@ -109,6 +109,21 @@ async def test_an_answer_that_cannot_be_followed_falls_through(vector, answer):
     assert len(w.decisions("route_refused")) == 1
 
 
+@pytest.mark.parametrize("state", [PluginState.FAILED, PluginState.BACKOFF, PluginState.STARTING])
+async def test_R73_when_nobody_else_serves_what_a_plugin_that_is_down_should_it_is_502_and_not_an_unknown_model(state):
+    target = FakePlugin(id="target", hooks=TARGET)
+    target.handle.state = state
+    w = world(router("p1", to_executor("target")), target, executor(answering()))
+    with pytest.raises(PluginTransportError) as raised:
+        await w.gateway.execute(client_request(model="only-there"))
+    assert (raised.value.http_status, raised.value.code) == (502, "plugin_unavailable")
+    assert "target" in str(raised.value)
+    with pytest.raises(RequestError, match="unknown provider"):
+        await world(router("p1", to_executor("nobody")), executor(answering())).gateway.execute(
+            client_request(model="only-there")
+        )
+
+
 async def test_R67_MR_11_MR_12_a_provider_is_folded_and_the_model_is_the_requested_one_or_the_routers():
     upstream = executor(answering(), providers=["claude", "openai-compatible-*"])
     w = world(router("p1", to_provider(" Claude ")), upstream, config=two_providers())
