@@ -125,6 +125,11 @@ async def test_plugins_are_asked_in_order_until_one_decides():
     assert [len(plugin.seen(METHOD)) for plugin in (first, second, third)] == [1, 1, 0]
 
 
+async def test_J30_a_key_that_is_wrong_outweighs_plugins_that_know_nothing_and_those_that_fail():
+    gate = access(auth("a", None, priority=2), auth("c", PluginError("down", http_status=500)), **KEYS)
+    assert await refused(gate, [("Authorization", "Bearer wrong")]) == (401, "Invalid API key")
+
+
 async def test_a_denial_ends_the_chain_with_its_own_status_and_text():
     later = auth("b", ALLOW)
     deny = FrontendAuthResponse(decision="deny", status=402, message="pay first")
@@ -171,7 +176,7 @@ BROKEN = PluginTransportError("p", METHOD, phase="exit", cause="gone")
 
 @pytest.mark.parametrize("state", [PluginState.FAILED, PluginState.BACKOFF, PluginState.STARTING])
 @pytest.mark.parametrize("exclusive", [True, False])
-async def test_a_plugin_that_is_down_never_opens_the_proxy(state, exclusive):
+async def test_J31_a_plugin_that_is_down_never_opens_the_proxy(state, exclusive):
     plugin = auth("p", ALLOW, exclusive=exclusive)
     plugin.handle.state = state
     status, _ = await refused(access(plugin))
