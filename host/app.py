@@ -286,6 +286,7 @@ class Proxy:
             recordings=self.recordings,
             credentials=self.credential_parts,
             records=self.records,
+            shared=self.shared,
             shared_usage=self._shared_usage(tasks),
             upstream=self.upstream,
             url=lambda: self.management_url or self.url,

@@ -47,9 +47,9 @@ class FailureTable:
             self._forget_one(now_s)
         self._records[key] = record
 
-    def succeeded(self, address: str) -> None:
-        """The address had the right key: its failures are forgotten."""
-        self._records.pop(_network(address), None)
+    def succeeded(self, address: str) -> bool:
+        """The address had the right key: its failures are forgotten. Whether there were any."""
+        return self._records.pop(_network(address), None) is not None
 
     def __len__(self) -> int:
         return len(self._records)

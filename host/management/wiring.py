@@ -35,6 +35,7 @@ from host.management.recordings import RecordingEndpoints
 from host.management.records import Records
 from host.management.rows import Menu
 from host.management.settings import SettingEndpoints
+from host.management.shared_failures import SharedFailures
 from host.management.shared_usage import SharedUsage
 from host.management.table import Endpoint, Table
 from host.management.usage import UsageEndpoints
@@ -45,6 +46,7 @@ from host.recording.run import Recordings
 from host.runtime.apply import PluginRegistry
 from host.runtime.invoke import Invoker
 from host.runtime.plugin_log import PluginLogs
+from host.state.store import SharedState
 from host.tasks import TaskGroup
 from host.upstream import UpstreamClient
 
@@ -86,6 +88,7 @@ class Parts:
     recordings: Recordings
     credentials: CredentialAccess
     records: Records
+    shared: SharedState
     shared_usage: SharedUsage | None
     """Where the records go when nodes share their state."""
     upstream: UpstreamClient
@@ -132,6 +135,7 @@ def management(parts: Parts) -> Management:
         settings=lambda: parts.config().remote_management,
         tasks=parts.tasks,
         environment_key=os.environ.get(ENVIRONMENT_KEY, ""),
+        failures=SharedFailures(parts.shared, parts.tasks),
     )
     build = Build(
         commit=os.environ.get("JACKFIELD_COMMIT", "unknown"), date=os.environ.get("JACKFIELD_BUILD_DATE", "unknown")

@@ -69,6 +69,7 @@ EVENTS: Final = (
     "logs.not_written",
     "management.api_call",
     "management.failed",
+    "management.failures_unreadable",
     "management.key_hashed",
     "management.key_not_written",
     "management.key_refused",

@@ -11,7 +11,10 @@ import aiohttp
 import pytest
 
 from host.credentials.cooldown import CooldownBook
+from host.management.shared_failures import SharedFailures
 from host.state import redis as shared
+from host.state.redis import RedisState
+from host.tasks import TaskGroup
 from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
 from tests.support.proxy import RunningProxy, running_proxy
 from tests.support.redis_server import RedisServer, redis_server
@@ -199,3 +202,35 @@ async def readiness(client: aiohttp.ClientSession, node: RunningProxy, wanted: s
                 assert (answer.status, said["status"]) == (200, "ready")
                 if said["state"] == wanted:
                     return
+
+
+async def test_wrong_management_keys_are_counted_over_all_nodes(server: RedisServer):
+    tasks = TaskGroup("test")
+    states = [RedisState(server.url) for _ in range(3)]
+    tables = [
+        SharedFailures(state, tasks, machine=machine) for state, machine in zip(states, ("a", "a", "b"), strict=True)
+    ]
+    for state in states:
+        await state.start()
+    try:
+        async with asyncio.timeout(10):
+            while await server.subscribers("jackfield:topic:management-key") < 3:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            for turn in range(5):
+                tables[turn % 3].failed("10.0.0.1")
+                tables[turn % 2].failed("127.0.0.1")
+            while not all(table.banned_for_s("10.0.0.1") for table in tables):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            while not tables[0].banned_for_s("127.0.0.1"):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            assert not tables[2].banned_for_s("127.0.0.1"), "the loopback address of another machine"
+            tables[1].failed("10.0.0.2")
+            tables[2].succeeded("10.0.0.1")
+            while tables[0].banned_for_s("10.0.0.1"):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0)
+            while len(tables[2]) != 1:  # noqa: ASYNC110 - as above; the failure of 10.0.0.2
+                await asyncio.sleep(0)
+    finally:
+        await tasks.stop()
+        for state in states:
+            await state.stop()
