@@ -81,17 +81,27 @@ async def keep_session(ex: Execution, plan: Plan, search: Search) -> Lane | None
     if bound is None:
         ex.record("session", source=session.source, key=session.shown, outcome="new")
         return None
-    place = pool.position_of(plan.tiers, bound)
-    why = "gone"
-    if place is not None:
-        tier, position = place
-        why = pool.why_not(tier, position, search)
-        if not why:
-            bindings.put(session.key, bound, ttl_s=pool.policy.affinity_ttl_s)
-            ex.record("picked", credential=bound, by="session", source=session.source, key=session.shown)
-            return plan.lane(tier, position)
-    ex.record("session", source=session.source, key=session.shown, outcome="moved", credential=bound, why=why)
-    return None
+    found = _usable(ex, plan, search, bound)
+    if isinstance(found, str):
+        # Another process may have moved the session already: it shall not be in two places.
+        moved = await bindings.get(session.key, fresh=True)
+        if moved is not None and moved != bound and isinstance(there := _usable(ex, plan, search, moved), Lane):
+            bound, found = moved, there
+    if isinstance(found, str):
+        ex.record("session", source=session.source, key=session.shown, outcome="moved", credential=bound, why=found)
+        return None
+    bindings.put(session.key, bound, ttl_s=pool.policy.affinity_ttl_s)
+    ex.record("picked", credential=bound, by="session", source=session.source, key=session.shown)
+    return found
+
+
+def _usable(ex: Execution, plan: Plan, search: Search, credential_id: str) -> Lane | str:
+    """The lane of a credential that a session is bound to, or why it cannot be used now."""
+    pool = ex.state.pool
+    place = pool.position_of(plan.tiers, credential_id)
+    if place is None:
+        return "gone"
+    return pool.why_not(*place, search) or plan.lane(*place)
 
 
 def bind_session(ex: Execution, lane: Lane) -> None:

@@ -5,9 +5,14 @@ import json
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, Routing
+from host.credentials.classify import classify
+from host.credentials.cooldown import NO_CAUSE
 from host.errors import RequestError
+from host.state.bindings import SharedBindings
+from host.state.memory import MemoryStore
+from host.tasks import TaskGroup
 from pluginabi.body import Body
-from pluginabi.errors import PluginError
+from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.routing import SchedulerPickResponse
 from tests.support.pipeline import (
@@ -24,6 +29,7 @@ from tests.support.pipeline import (
 
 EXECUTE = "executor.execute"
 AFFINITY = Routing(session_affinity=True)
+QUOTA = classify(ErrorBody(http_status=429, retry_after_ms=60_000))
 
 
 def sticky(upstream: FakePlugin, *plugins: FakePlugin, keys: int = 3, **fields) -> World:
@@ -226,3 +232,41 @@ async def test_otherwise_the_request_goes_wherever_its_turn_is(why):
         for key in list(bound._bound):
             bound.put(key, "a credential that was removed", ttl_s=60)
     assert await respond(w, body, **fields) != maker
+
+
+async def test_a_session_that_another_process_moved_is_found_where_it_is_now():
+    store, tasks = MemoryStore(), TaskGroup("test")
+    nodes = [sticky(executor(answering()), keys=20) for _ in range(2)]
+    for w in nodes:
+        w.gateway.state.pool.health.sessions = SharedBindings(store, "sessions", tasks)
+    one, two = nodes
+    labels = [{it.handle: it.id for it in w.gateway.state.pool.credentials} for w in nodes]
+
+    async def on(number: int) -> str:
+        found = labels[number][await ask(nodes[number])]
+        await tasks.join()
+        return found
+
+    for _ in range(3):
+        await ask(two, None)  # whose turn it is differs between the two
+    first = await on(0)
+    assert await on(1) == first
+    for w in nodes:
+        w.gateway.state.pool.failed(w.gateway.state.pool.by_id[first], "m", QUOTA, cause=NO_CAUSE)
+    second = await on(1)
+    assert second != first
+    assert await on(0) == second
+    [picked] = [it for it in one.decisions("picked") if it["by"] == "session" and it["credential"] == second]
+    assert picked["source"] == "x-session-id"
+
+
+async def test_a_binding_to_a_credential_that_is_gone_or_unknown_is_only_a_hint():
+    w = sticky(executor(answering()))
+    first = await ask(w)
+    bound = w.gateway.state.pool.health.sessions
+    for key in list(bound._bound):
+        bound.put(key, "removed", ttl_s=60)
+    second = await ask(w)
+    assert second != first
+    assert await ask(w) == second
+    assert [it["why"] for it in w.decisions("session") if it["outcome"] == "moved"] == ["gone"]

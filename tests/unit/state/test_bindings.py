@@ -1,5 +1,7 @@
 """What belongs to what for a while."""
 
+import asyncio
+
 import pytest
 
 from host.state.bindings import HEARD_TTL_S, MemoryBindings, SharedBindings
@@ -46,9 +48,12 @@ class Counted(MemoryStore):
         super().__init__()
         self.written = 0
         self.away = False
+        self.gates: list[asyncio.Event] = []
 
     async def set(self, *arguments, **fields) -> bool:
         self.written += 1
+        if self.gates:
+            await self.gates.pop(0).wait()
         if self.away:
             raise StateUnavailable("away")
         return await super().set(*arguments, **fields)
@@ -91,6 +96,7 @@ async def test_prolonging_is_told_now_and_then_only(pair):
     assert pair.store.written == 1
     pair.clock.now_s += 16
     pair.one.put("k", "a", ttl_s=60)
+    await pair.tasks.join()
     pair.one.put("k", "b", ttl_s=60)
     await pair.tasks.join()
     assert pair.store.written == 3
@@ -101,3 +107,67 @@ async def test_while_the_store_is_away_each_process_remembers_for_itself(pair):
     pair.one.put("k", "a", ttl_s=60)
     await pair.tasks.join()
     assert (await pair.one.get("k"), await pair.two.get("k")) == ("a", None)
+
+
+async def test_a_process_follows_when_another_one_has_moved_what_it_uses_itself(pair):
+    pair.one.put("k", "a", ttl_s=3600)
+    await pair.tasks.join()
+    assert await pair.two.get("k") == "a"
+    pair.two.put("k", "b", ttl_s=3600)
+    await pair.tasks.join()
+    pair.one.put("k", "a", ttl_s=3600)  # used in between: it does not know better yet
+    await pair.tasks.join()
+    assert await pair.one.get("k", fresh=True) == "b"
+    pair.two.put("k", "c", ttl_s=3600)
+    await pair.tasks.join()
+    pair.clock.now_s += HEARD_TTL_S
+    assert await pair.one.get("k") == "c"
+
+
+async def test_of_what_happens_to_one_key_the_last_is_what_others_find(pair):
+    gates = pair.store.gates
+    gates.extend([asyncio.Event(), asyncio.Event()])
+    first, second = gates
+    pair.one.put("k", "a", ttl_s=60)
+    pair.one.drop("k", "a")
+    pair.one.put("k", "b", ttl_s=60)
+    second.set()  # the later write would be done first, if both were under way
+    await asyncio.sleep(0)
+    first.set()
+    await pair.tasks.join()
+    assert await pair.two.get("k") == "b"
+
+
+async def test_what_another_process_bound_meanwhile_is_not_undone(pair):
+    pair.one.put("k", "a", ttl_s=60)
+    await pair.tasks.join()
+    pair.two.put("k", "b", ttl_s=60)
+    await pair.tasks.join()
+    pair.one.drop("k", "a")
+    await pair.tasks.join()
+    assert await pair.one.get("k") == "b"
+
+
+async def test_a_failure_undoes_a_binding_that_this_process_never_asked_for(pair):
+    pair.one.put("k", "a", ttl_s=60)
+    await pair.tasks.join()
+    pair.two.drop("k", "a")
+    await pair.tasks.join()
+    assert await pair.two.get("k") is None
+
+
+async def test_a_store_that_came_back_empty_is_told_again_and_takes_nothing_away(pair):
+    pair.one.put("k", "a", ttl_s=3600)
+    await pair.tasks.join()
+    await pair.store.delete("sessions", "k")
+    pair.clock.now_s += HEARD_TTL_S
+    assert await pair.one.get("k") == "a"
+    pair.one.put("k", "a", ttl_s=3600)
+    await pair.tasks.join()
+    assert await pair.two.get("k") == "a"
+
+
+async def test_when_the_proxy_stops_nothing_is_left_to_write(pair):
+    await pair.tasks.stop()
+    pair.one.put("k", "a", ttl_s=60)
+    assert await pair.one.get("k") == "a"
