@@ -61,8 +61,11 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 _ITEMS: Final = msgspec.json.Decoder(list[Raw])
 
 
-def session_of(headers: Headers, body: Callable[[], bytes]) -> Session | None:
-    """The session of a request; None when nothing tells it apart. `body` is asked for only when no header decides."""
+def session_of(headers: Headers, body: Callable[[], bytes], *, execution: str = "") -> Session | None:
+    """The session of a request; None when nothing tells it apart. `body` is asked for only when no header decides.
+
+    `execution`: what the endpoint ties requests together by, such as a connection.
+    """
     if value := _header(headers, "x-claude-code-session-id"):
         return Session("x-claude-code-session-id", f"claude:{value}")
     try:
@@ -75,7 +78,9 @@ def session_of(headers: Headers, body: Callable[[], bytes]) -> Session | None:
     for name, prefix in _HEADERS:
         if value := _header(headers, name):
             return Session(name, f"{prefix}:{value}")
-    return _named_in_body(parsed, user) or _by_messages(parsed)
+    if named := _named_in_body(parsed, user):
+        return named
+    return Session("execution", f"execution:{found}") if (found := _usable(execution)) else _by_messages(parsed)
 
 
 def _named_in_body(body: _Body, user: str) -> Session | None:

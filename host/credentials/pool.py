@@ -128,7 +128,7 @@ class CredentialPool:
         tier = self._ready.get(key)
         if tier is None:
             shelves: list[tuple[Shelf, ...]] = [tuple(self.book.shelf(name) for name in names) for names in models]
-            priority = members.credentials[0].priority
+            priority = members.credentials[0].priority if members.credentials else 0
             tier = self._ready[key] = Tier(priority, Ready(members, shelves, self.book))
         return tier
 
@@ -299,7 +299,9 @@ class CredentialPool:
             return "resting"
         if credential.weight <= 0 and self.policy.by_weight:
             return "without weight"
-        return "" if search.allows(credential) else "tried"
+        if credential.id in search.tried:
+            return "tried"
+        return "" if search.admits(credential) else "not for this request"
 
     def disprove(self, credential_id: str, model: str, *, age_s: float, seen_ago_s: float, headers: Headers) -> None:
         """A success ends what it disproves. `age_s`: how long ago the attempt began, `seen_ago_s`: was accepted."""

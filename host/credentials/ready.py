@@ -70,6 +70,12 @@ class Members:
             (weight, tuple(found[weight]), self._only(found[weight])) for weight in sorted(found, reverse=True)
         )
 
+    def only(self, wanted: Callable[[Credential, int], bool]) -> "Members":
+        """Those whom `wanted` picks, by credential and group."""
+        groups = self.groups or (0,) * len(self.credentials)
+        pairs = zip(self.credentials, groups, strict=True)
+        return self._only([position for position, pair in enumerate(pairs) if wanted(*pair)])
+
     def _only(self, positions: Sequence[int]) -> "Members":
         groups = [self.groups[position] for position in positions] if self.groups else ()
         return Members([self.credentials[position] for position in positions], groups)

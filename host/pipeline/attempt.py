@@ -23,6 +23,7 @@ from host.pipeline.execution import (
 )
 from host.pipeline.formats import MODEL_IN_BODY
 from host.pipeline.intercept import intercept_after
+from host.pipeline.patch import apply_patch, is_object
 from host.pipeline.pick import NoCredential, pick, refuse_without_lanes
 from host.pipeline.readiness import make_ready
 from host.pipeline.rounds import another_round
@@ -65,7 +66,9 @@ async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: 
     """
     if not plan.tiers:
         raise refuse_without_lanes(plan, ex.source)
-    search = Search(ex.state.policy, only=ex.owner)
+    demands = ex.request.demands
+    only, no_free_plan = demands.pinned_auth_id or ex.owner, demands.disallow_free_auth
+    search = Search(ex.state.policy, only=only, no_free_plan=no_free_plan)
     while True:
         try:
             return await _round(invoker, settler, ex, plan, search, once)
@@ -170,6 +173,8 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
     if content is not ex.content and (rewritten := changed_model(ex, content)) is not None:
         ex.record("model_changed", requested=ex.request.model, model=rewritten, attempt=ex.attempts)
         model = rewritten
+    if ex.request.demands.websocket and not lane.credential.websockets:
+        content = without_generate(content)
     translated = await translate_request(invoker, ex, lane, content, model=model, suffix=own_suffix)
     attempt = Attempt(
         number=ex.attempts,
@@ -186,6 +191,13 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
     )
     ex.last_attempt = attempt
     return attempt
+
+
+def without_generate(content: Content) -> Content:
+    """Without `generate`, which only upstreams that are spoken to over a WebSocket know (spec credentials 4.5)."""
+    if b"generate" not in content.data or not is_object(content.data):
+        return content
+    return Content(apply_patch(content.data, b'{"generate":null}'), is_json=True)
 
 
 def changed_model(ex: Execution, content: Content) -> str | None:

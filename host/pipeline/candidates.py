@@ -73,7 +73,8 @@ def _sample(ex: Execution, plan: Plan, tier: Tier, search: Search) -> Sequence[i
 def _named_session(ex: Execution, plan: Plan) -> int | None:
     """A number of the session that the client names; None when it names none. What a conversation begins with is no
     name: thousands of strangers begin alike."""
-    session = session_of(ex.headers, lambda: ex.content.data)
+    execution = ex.request.demands.execution_session_id
+    session = session_of(ex.headers, lambda: ex.content.data, execution=execution)
     if session is None or session.source == "messages":
         return None
     key = f"{ex.request.principal.scope}\0{plan.cursor}\0{session.fallback or session.name}"

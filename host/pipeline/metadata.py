@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from host.pipeline.decode import UNDECODABLE
-from host.pipeline.request import ClientRequest
+from host.pipeline.request import NO_DEMANDS, ClientRequest
 from host.registry.suffix import split_suffix
 from pluginabi.immutable import FrozenDict, Metadata, freeze
 
@@ -53,6 +53,14 @@ def base_metadata(request: ClientRequest, *, nested: bool) -> dict[str, Any]:
         found["idempotency_key"] = key
     if nested:
         found["source"] = NESTED_SOURCE
+    demands = request.demands
+    if demands is not NO_DEMANDS:
+        if demands.pinned_auth_id:
+            found["pinned_auth_id"] = demands.pinned_auth_id
+        if demands.disallow_free_auth:
+            found["disallow_free_auth"] = True
+        if demands.execution_session_id:
+            found["execution_session_id"] = demands.execution_session_id
     principal = request.principal
     if principal.name:
         found["caller"] = principal.name

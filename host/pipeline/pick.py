@@ -48,7 +48,7 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
         return preferred
     if ex.session is not None and not delegated and (kept := await keep_session(ex, plan, search)) is not None:
         return kept
-    found = pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
+    found = _choose(ex, plan, search, strategy)
     if isinstance(found, Exhausted):
         raise _refusal(ex, plan, found)
     tier, position = found
@@ -62,11 +62,34 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
     return lane
 
 
+def _choose(ex: Execution, plan: Plan, search: Search, strategy: Strategy) -> tuple[Tier, int] | Exhausted:
+    pool = ex.state.pool
+    if _prefers_websockets(ex, plan, search):
+        cursor = f"{plan.cursor}#websockets"
+        found = pool.choose(plan.websocket_tiers, search, strategy=strategy, cursor=cursor)
+        if not isinstance(found, Exhausted):
+            return found
+    return pool.choose(plan.tiers, search, strategy=strategy, cursor=plan.cursor)
+
+
+def _best(ex: Execution, plan: Plan, search: Search) -> tuple[Tier, int] | Exhausted:
+    """The tier whose members a scheduler is shown, and how many of them can be picked."""
+    if _prefers_websockets(ex, plan, search):
+        found = ex.state.pool.best(plan.websocket_tiers, search)
+        if not isinstance(found, Exhausted):
+            return found
+    return ex.state.pool.best(plan.tiers, search)
+
+
+def _prefers_websockets(ex: Execution, plan: Plan, search: Search) -> bool:
+    return ex.request.demands.websocket and bool(plan.websocket_tiers) and not search.only
+
+
 async def _ask(
     invoker: Invoker, ex: Execution, scheduler: Binding, plan: Plan, search: Search
 ) -> Lane | Strategy | None:
     """The scheduler's lane, or the built-in strategy it names, or None for the configured one."""
-    found = ex.state.pool.best(plan.tiers, search)
+    found = _best(ex, plan, search)
     if isinstance(found, Exhausted):
         raise _refusal(ex, plan, found)
     tier, total = found

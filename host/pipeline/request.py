@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from msgspec import Struct, field
 
@@ -30,6 +30,22 @@ class Principal(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+class Demands(Struct, frozen=True, kw_only=True):
+    """What an endpoint asks of the credentials that may serve a request. Plugins see it in the metadata."""
+
+    pinned_auth_id: str = ""
+    """The only credential that may serve it; empty: any. There is no falling back to another."""
+    disallow_free_auth: bool = False
+    """Accounts of a free plan cannot do it."""
+    websocket: bool = False
+    """It came over a WebSocket: credentials with `websockets` are preferred where their provider's executor says so."""
+    execution_session_id: str = ""
+    """What ties several requests together, such as the connection they came over."""
+
+
+NO_DEMANDS: Final = Demands()
+
+
 class ClientRequest(Struct, frozen=True, kw_only=True):
     """One authenticated request of a client, body read once and known to be JSON in valid UTF-8 (or empty)."""
 
@@ -48,6 +64,7 @@ class ClientRequest(Struct, frozen=True, kw_only=True):
     query: Headers = EMPTY_HEADERS
     principal: Principal
     client_address: str = ""
+    demands: Demands = NO_DEMANDS
     received_at_s: float = 0.0
     """Monotonic clock."""
     times_s: dict[str, float] | None = None

@@ -61,7 +61,8 @@ def makes_state(ex: Execution, attempt: Attempt) -> bool:
 
 def find_session(ex: Execution, plan: Plan) -> BoundSession | None:
     """The session of a request, with the keys of its bindings: per caller, providers and model."""
-    session = session_of(ex.headers, lambda: ex.content.data)
+    execution = ex.request.demands.execution_session_id
+    session = session_of(ex.headers, lambda: ex.content.data, execution=execution)
     if session is None:
         ex.record("session", outcome="none")
         return None

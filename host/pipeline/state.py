@@ -96,6 +96,7 @@ class LaneKind:
     info: ModelInfo | None
     prepare: Binding | None
     answers_as: str = ""
+    prefers_websockets: bool = False
 
     def lane(self, credential: Credential) -> Lane:
         """The lane of one of the credentials."""
@@ -123,6 +124,8 @@ class Plan:
     providers: tuple[str, ...]
     tiers: tuple[Tier, ...] = ()
     """Best priority first."""
+    websocket_tiers: tuple[Tier, ...] = ()
+    """Of these those who are preferred for requests that came over a WebSocket."""
     kinds: Mapping[Tier, tuple[LaneKind, ...]] = field(default_factory=dict)
     known: bool = True
     """Whether anybody offers the model at all."""
@@ -181,7 +184,7 @@ class GatewayState:
     parts: Parts = field(default_factory=Parts)
     attacher: PoolAttacher = field(init=False)
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
-    _members: dict[tuple[str, ...], Members] = field(default_factory=dict)
+    _members: dict[tuple[tuple[str, ...], frozenset[int] | None], Members] = field(default_factory=dict)
     _listed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -290,13 +293,20 @@ class GatewayState:
             else:
                 unsupported.extend(kind)
         order = {name: index for index, name in enumerate(found.providers)}
-        tiers = [self._tier(ids, kinds, order) for ids in self._by_priority(kinds)]
+        by_priority = self._by_priority(kinds)
+        tiers = [self._tier(ids, kinds, order) for ids in by_priority]
+        for_websockets = [
+            self._tier(ids, kinds, order, for_websockets=True)
+            for ids in by_priority
+            if any(kinds[it].prefers_websockets for it in ids)
+        ]
         return Plan(
             model=found.model,
             suffix=found.suffix,
             providers=found.providers,
             tiers=tuple(tier for tier, _ in tiers),
-            kinds=dict(tiers),
+            websocket_tiers=tuple(tier for tier, _ in for_websockets if len(tier.ready.members)),
+            kinds=dict([*tiers, *for_websockets]),
             known=bool(found.offers),
             unsupported=tuple(dict.fromkeys(unsupported)),
             missing_method=missing_method,
@@ -312,14 +322,23 @@ class GatewayState:
         return [found[priority] for priority in sorted(found, reverse=True)]
 
     def _tier(
-        self, source_ids: Sequence[str], kinds: Mapping[str, LaneKind], order: Mapping[str, int]
+        self,
+        source_ids: Sequence[str],
+        kinds: Mapping[str, LaneKind],
+        order: Mapping[str, int],
+        *,
+        for_websockets: bool = False,
     ) -> tuple[Tier, tuple[LaneKind, ...]]:
         """The credentials of some groups by provider as resolved, then by id; and the kind of lane of each group."""
         ids = tuple(sorted(source_ids, key=lambda it: order[self.groups[it].source.provider]))
-        members = self._members.get(ids)
-        if members is None:
-            members = self._members[ids] = _members_of([self.groups[source_id] for source_id in ids], order)
         of_ids = tuple(kinds[source_id] for source_id in ids)
+        able = frozenset(n for n, kind in enumerate(of_ids) if kind.prefers_websockets) if for_websockets else None
+        members = self._members.get((ids, able))
+        if members is None:
+            members = _members_of([self.groups[source_id] for source_id in ids], order)
+            if able is not None:
+                members = members.only(lambda it, group: group in able and bool(it.websockets))
+            self._members[ids, able] = members
         return self.pool.tier(members, [kind.keys for kind in of_ids]), of_ids
 
     def _routed(self, model: str, provider: str) -> Resolution:
@@ -370,6 +389,7 @@ class GatewayState:
             keys=offer.keys,
             info=None if offer.info is _NO_INFO else offer.info,
             prepare=self.plugins.binding(view.plugin_id, PREPARE) if credential.source_kind != "plugin" else None,
+            prefers_websockets=view.executor is not None and view.executor.prefers_websockets,
         )
 
 

@@ -33,6 +33,8 @@ class ExecutorRegistration(Payload, frozen=True, kw_only=True):
     input_formats: Sequence[str] = ()
     output_formats: Sequence[str] = ()
     scope: str = "both"
+    prefers_websockets: bool = False
+    """Requests that came over a WebSocket go to credentials with `websockets` first, whatever their priority."""
 
 
 class RegisterResponse(Payload, frozen=True, kw_only=True):
