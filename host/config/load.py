@@ -1,7 +1,8 @@
 """From the operator's YAML to the frozen tree: strict, with file, line and the nearest valid key for every mistake."""
 
+import contextlib
 import difflib
-import io
+import functools
 import os
 import re
 import types
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.util import load_yaml_guess_indent
+from ruamel.yaml.comments import CommentedMap
 
 from host.config import sanitise, values
 from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
+from host.config.problems import ConfigError as ConfigError
+from host.config.problems import Problem as Problem
+from host.config.tree import MapNode, SeqNode, read_tree
+from host.config.tree import dump_subtree as dump_subtree
+from host.config.tree import parse_yaml as parse_yaml
+from host.config.tree import to_plain as to_plain
 from host.upstream import InvalidRequest, parse_proxy
 
 SectionT = typing.TypeVar("SectionT", bound=Section)
@@ -29,26 +33,6 @@ _DURATION_KEYS: Final = frozenset(
     {"connect", "first-byte", "idle", "session-affinity-ttl", "shutdown-timeout", "max-retry-interval", "upgrade-drain"}
     | {"ping-interval", "ping-unresponsive", "ping-kill", "hello-timeout"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake or warning, with the place where the operator can mend it."""
-
-    file: str
-    line: int
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
-
-
-class ConfigError(Exception):
-    """The file cannot be used; `problems` are all that were found, in the order of their lines."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +59,12 @@ def load_config(path: str | os.PathLike[str]) -> LoadedConfig:
 
 def parse_config(text: str, *, file: str) -> LoadedConfig:
     """Check a config given as text; `file` names it in messages and its directory anchors relative paths."""
-    tree = parse_yaml(text, file)
+    tree = read_tree(text, file)
     walk = _Walk(file)
     plain = walk.section(tree, Config, path="")
     if walk.problems:
         raise ConfigError(sorted(walk.problems, key=lambda problem: problem.line))
-    plain["plugins"] = _plugin_sections(plain.get("plugins"), tree, walk)
+    plain["plugins"] = _plugin_sections(plain.get("plugins"), tree, walk, text)
     if walk.problems:
         raise ConfigError(walk.problems)
     plain["directory"] = os.path.dirname(os.path.abspath(file))
@@ -98,7 +82,7 @@ def parse_sections(text: str, kind: type[SectionT], *, file: str) -> tuple[Secti
 
     As strict as `parse_config`. Raises ConfigError.
     """
-    tree = parse_yaml(text, file)
+    tree = read_tree(text, file)
     walk = _Walk(file)
     plain = walk.section(tree, kind, path="")
     if walk.problems:
@@ -108,40 +92,6 @@ def parse_sections(text: str, kind: type[SectionT], *, file: str) -> tuple[Secti
     except msgspec.ValidationError as error:
         raise ConfigError([walk.type_problem(tree, error)]) from None
     return value, lambda path: walk.line_of(tree, path)
-
-
-def dump_subtree(tree: Any, *, like: str = "") -> str:
-    """YAML text of one node, comments and order included; lists are indented as in the text `like`."""
-    yaml = _yaml()
-    if like:
-        _, indent, offset = load_yaml_guess_indent(like)
-        yaml.indent(mapping=2, sequence=indent or 2, offset=offset or 0)
-    out = io.StringIO()
-    yaml.dump(tree, out)
-    return out.getvalue()
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="rt")
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    return yaml
-
-
-def parse_yaml(text: str, file: str) -> CommentedMap:
-    """The YAML tree of a config. Raises ConfigError with the line of the mistake."""
-    try:
-        tree = _yaml().load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise ConfigError([Problem(file, line, f"not valid YAML: {error.problem}")]) from None
-    except YAMLError as error:
-        raise ConfigError([Problem(file, 1, f"not valid YAML: {error}")]) from None
-    if tree is None:
-        return CommentedMap()
-    if not isinstance(tree, CommentedMap):
-        raise ConfigError([Problem(file, 1, "the file must be a mapping of keys to values, like `port: 8317`")])
-    return tree
 
 
 @dataclass
@@ -155,14 +105,9 @@ class _Walk:
     def section(self, node: Any, kind: type[Section], *, path: str) -> dict[str, Any]:
         if node is None:
             return {}
-        if not isinstance(node, CommentedMap):
+        if not isinstance(node, MapNode):
             return node  # type: ignore[no-any-return]  # the conversion names the type it expected
-        hints = typing.get_type_hints(kind)
-        known = {
-            name: hints[attribute]
-            for attribute, name in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
-            if not (kind is Config and attribute == "directory")
-        }
+        known = _fields(kind)
         plain: dict[str, Any] = {}
         for key, value in node.items():
             here = f"{path}.{key}" if path else str(key)
@@ -176,17 +121,17 @@ class _Walk:
                 plain[str(key)] = self._value(node, key, known[key], here)
         return plain
 
-    def _warn(self, node: CommentedMap, key: Any, message: str) -> None:
+    def _warn(self, node: MapNode, key: Any, message: str) -> None:
         """Once per key, however many list items have it."""
         if all(warning.message != message for warning in self.warnings):
             self.warnings.append(Problem(self.file, _line(node, key), message))
 
-    def _unknown(self, node: CommentedMap, key: Any, here: str, known: Mapping[str, Any]) -> None:
+    def _unknown(self, node: MapNode, key: Any, here: str, known: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.5)
         hint = f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(sorted(known))}"
         self.problems.append(Problem(self.file, _line(node, key), f"unknown key `{here}`{hint}"))
 
-    def _value(self, node: CommentedMap, key: str, hint: Any, path: str) -> Any:
+    def _value(self, node: MapNode, key: str, hint: Any, path: str) -> Any:
         value = node[key]
         if key == "proxy-url":
             self._check_proxy(node, key, path)
@@ -206,73 +151,73 @@ class _Walk:
         if inner is None:
             return to_plain(value)
         kind, shape = inner
-        if shape == "list" and isinstance(value, CommentedSeq):
+        if shape == "list" and isinstance(value, SeqNode):
             return self._sections(value, kind, path=path)
-        if shape == "map" and isinstance(value, CommentedMap):
+        if shape == "map" and isinstance(value, MapNode):
             return {str(name): self.section(item, kind, path=f"{path}.{name}") for name, item in value.items()}
-        if shape == "map of lists" and isinstance(value, CommentedMap):
+        if shape == "map of lists" and isinstance(value, MapNode):
             return {str(name): self._sections(items, kind, path=f"{path}.{name}") for name, items in value.items()}
         return self.section(value, kind, path=path) if shape == "one" else to_plain(value)
 
     def _sections(self, items: Any, kind: type[Section], *, path: str) -> Any:
-        if not isinstance(items, CommentedSeq):
+        if not isinstance(items, SeqNode):
             return to_plain(items) if items is not None else []
         return [self.section(item, kind, path=path) for item in items]
 
-    def _check_weight(self, node: CommentedMap, key: str, path: str) -> None:
+    def _check_weight(self, node: MapNode, key: str, path: str) -> None:
         value = node[key]
         if isinstance(value, bool) or not isinstance(value, int) or value > MAX_WEIGHT:
             message = f"`{path}` must be a whole number of at most {MAX_WEIGHT}"
             self.problems.append(Problem(self.file, _line(node, key), message))
 
-    def _check_patterns(self, node: CommentedMap, key: str, path: str) -> None:
-        for pattern in node[key] if isinstance(node[key], CommentedSeq) else ():
+    def _check_patterns(self, node: MapNode, key: str, path: str) -> None:
+        for pattern in node[key] if isinstance(node[key], SeqNode) else ():
             try:
                 re.compile(str(pattern))
             except re.error as error:
                 message = f"`{path}`: {pattern!r} is no regular expression: {error}"
                 self.problems.append(Problem(self.file, _line(node, key), message))
 
-    def _check_duration(self, node: CommentedMap, key: str, path: str) -> None:
+    def _check_duration(self, node: MapNode, key: str, path: str) -> None:
         try:
             values.seconds(node[key])
         except (ValueError, AttributeError) as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
 
-    def _check_listen(self, node: CommentedMap, key: str, path: str) -> None:
+    def _check_listen(self, node: MapNode, key: str, path: str) -> None:
         try:
             values.listen_address(str(node[key]))
         except ValueError as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
 
-    def _check_proxy(self, node: CommentedMap, key: str, path: str) -> None:
+    def _check_proxy(self, node: MapNode, key: str, path: str) -> None:
         try:
             parse_proxy(str(node[key]) or None)
         except InvalidRequest as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
 
-    def check_host_keys(self, node: CommentedMap, path: str) -> None:
+    def check_host_keys(self, node: MapNode, path: str) -> None:
         """`enabled` and `priority` belong to the host in every plugin's section."""
         for key, kind, what in (("enabled", bool, "true or false"), ("priority", int, "a whole number")):
             if key in node and (not isinstance(node[key], kind) or (kind is int and isinstance(node[key], bool))):
                 self.problems.append(Problem(self.file, _line(node, key), f"`{path}.{key}` must be {what}"))
 
-    def type_problem(self, tree: CommentedMap, error: msgspec.ValidationError) -> Problem:
+    def type_problem(self, tree: MapNode, error: msgspec.ValidationError) -> Problem:
         """msgspec says where in its message (`… - at `$.tls.enable``); the line is looked up along that path."""
         what, _, where = str(error).partition(" - at `$")
         path = where.rstrip("`").lstrip(".")
         shown = f"`{path}`: " if path else ""
         return Problem(self.file, self.line_of(tree, path), f"{shown}{what[:1].lower()}{what[1:]}")
 
-    def line_of(self, tree: CommentedMap, path: str) -> int:
+    def line_of(self, tree: MapNode, path: str) -> int:
         """Line of the deepest node of `path` (`a.b[2].c`) that exists."""
         node: Any = tree
         line = 1
         for part in _path_parts(path):
-            if isinstance(node, CommentedMap) and isinstance(part, str) and part in node:
+            if isinstance(node, MapNode) and isinstance(part, str) and part in node:
                 line = _line(node, part)
-            elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
-                line = node.lc.item(part)[0] + 1
+            elif isinstance(node, SeqNode) and isinstance(part, int) and part < len(node):
+                line = node.lines[part] + 1
             else:
                 break
             node = node[part]
@@ -284,10 +229,22 @@ def _path_parts(path: str) -> Iterator[str | int]:
         yield int(index) if index else name
 
 
-def _line(node: CommentedMap, key: Any) -> int:
-    return int(node.lc.key(key)[0]) + 1
+def _line(node: MapNode, key: Any) -> int:
+    return node.lines[key] + 1
 
 
+@functools.cache
+def _fields(kind: type[Section]) -> Mapping[str, Any]:
+    """Key of the file -> type of its value."""
+    hints = typing.get_type_hints(kind)
+    return {
+        name: hints[attribute]
+        for attribute, name in zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+        if not (kind is Config and attribute == "directory")
+    }
+
+
+@functools.cache
 def _section_type(hint: Any) -> tuple[type[Section], str] | None:
     """The Section behind a type hint, and whether it stands alone, in a list, in a map or in a map of lists."""
     if isinstance(hint, type) and issubclass(hint, Section):
@@ -304,27 +261,29 @@ def _section_type(hint: Any) -> tuple[type[Section], str] | None:
     return last, "map" if len(arguments) == 2 else "list"
 
 
-def _plugin_sections(plugins: Any, tree: CommentedMap, walk: _Walk) -> Any:
+def _plugin_sections(plugins: Any, tree: MapNode, walk: _Walk, text: str) -> Any:
     """`plugins.configs` as PluginSection values: the host's two keys apart from what belongs to the plugin."""
     if not isinstance(plugins, dict):
         return plugins if plugins is not None else {}
     configs = plugins.get("configs") or {}
-    if not isinstance(configs, Mapping):
+    if not isinstance(configs, MapNode):
         return plugins
+    commented = _with_comments(text, tree, walk.file)["plugins"]["configs"]
     sections: dict[str, Any] = {}
-    for plugin_id, node in configs.items():
-        line = _line(tree["plugins"]["configs"], plugin_id)
+    for (plugin_id, node), as_written in zip(configs.items(), commented.values(), strict=True):
+        line = _line(configs, plugin_id)
         if not PLUGIN_ID.match(str(plugin_id)):
             walk.problems.append(Problem(walk.file, line, f"`{plugin_id}` is no plugin id ({PLUGIN_ID.pattern})"))
             continue
-        node = node if node is not None else CommentedMap()
-        if not isinstance(node, CommentedMap):
+        node = node if node is not None else MapNode()
+        if not isinstance(node, MapNode):
             walk.problems.append(Problem(walk.file, line, f"`plugins.configs.{plugin_id}` must be a mapping"))
             continue
         host_part = {key: node[key] for key in _HOST_KEYS if key in node}
         walk.check_host_keys(node, f"plugins.configs.{plugin_id}")
         own = {str(key): to_plain(value) for key, value in node.items() if key not in _HOST_KEYS}
-        sections[str(plugin_id)] = {**host_part, "config": own, "config-yaml": _section_text(node)}
+        shown = _section_text(as_written if as_written is not None else CommentedMap())
+        sections[str(plugin_id)] = {**host_part, "config": own, "config-yaml": shown}
     return {**plugins, "configs": sections}
 
 
@@ -340,18 +299,27 @@ def _section_text(node: CommentedMap) -> str:
     return text.strip() + "\n"
 
 
-def to_plain(value: Any) -> Any:
-    """Plain dicts, lists and scalars of a YAML node."""
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    if isinstance(value, bool) or value is None:
-        return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return str(value)
+def _with_comments(text: str, tree: MapNode, file: str) -> CommentedMap:
+    """The part `plugins` with its comments; only this part is read again, where its lines can be told apart."""
+    if not tree.is_flow:
+        first = tree.lines["plugins"]
+        behind = min((line for line in tree.lines.values() if line > first), default=None)
+        lines = text.splitlines(keepends=True)
+        with contextlib.suppress(ConfigError):
+            part = parse_yaml("".join(lines[first:behind]), file)
+            # An alias may refer to another part.
+            if to_plain(part.get("plugins")) == to_plain(tree["plugins"]):
+                return part
+        with contextlib.suppress(ConfigError):
+            return parse_yaml(text, file)
+        # Valid, and the library has no place for one of the comments.
+        return CommentedMap({"plugins": _commented(tree["plugins"])})
+    return parse_yaml(text, file)
+
+
+def _commented(value: Any) -> Any:
+    """A node to be written, of plain values."""
+    return CommentedMap({key: _commented(item) for key, item in value.items()}) if isinstance(value, dict) else value
 
 
 def section_of(config: Config, plugin_id: str) -> PluginSection:

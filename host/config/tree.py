@@ -1,0 +1,297 @@
+"""The YAML of a configuration as plain values that know their lines: read by libyaml, with the meaning of YAML 1.2.
+
+The library that keeps comments takes seconds for thousands of keys, so it is asked only where its answer may differ:
+for tags, merge keys, directives, characters that the versions of YAML treat differently, and for whatever is not valid,
+since its messages are the ones that operators see. A text means the same either way.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.scalarbool import ScalarBoolean
+
+from host.config.problems import ConfigError, Problem
+
+UNREADABLE: Final = "the YAML cannot be read"
+_GAVE_UP: Final = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the library raises, besides its own errors."""
+_ODD: Final = re.compile("[\t\r\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+"""Breaks, blanks and forbidden characters of one version of YAML or the other."""
+_WORDS: Final[Mapping[str, bool | None]] = {
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+}
+_STRING_STARTS: Final = frozenset("-+.0123456789=<")
+"""What begins with anything else, and is none of the words, is a string."""
+_WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,17}")
+_BLOCK_HEADER: Final = re.compile(r"[|>][-+1-9]{0,2}(?: *\n| +#|\Z)")
+_ANCHOR: Final = re.compile(r"[&*][A-Za-z0-9_-]+(?=[ \n]|\Z)")
+"""Names and headers that are read in one way only."""
+_BLOCK: Final = ("|", ">")
+_LOADER: Final = getattr(yaml, "CBaseLoader", None)
+"""None where the library was built without libyaml."""
+
+
+class MapNode(dict[Any, Any]):
+    """A mapping; `lines` has the line of each key, from 0."""
+
+    __slots__ = ("is_flow", "lines")
+
+    def __init__(self, *, is_flow: bool = False) -> None:
+        super().__init__()
+        self.lines: dict[Any, int] = {}
+        self.is_flow = is_flow
+
+
+class SeqNode(list[Any]):
+    """A list; `lines` has the line of each item, from 0."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[int] = []
+
+
+class _Unsure(Exception):
+    """The text has something that only the other library is asked about."""
+
+
+def read_tree(text: str, file: str) -> MapNode:
+    """The mapping that a text says. Raises ConfigError with the line of the mistake."""
+    try:
+        return fast_tree(text)
+    except _Unsure:
+        tree: MapNode = slow_tree(parse_yaml(text, file))
+        return tree
+
+
+def fast_tree(text: str) -> MapNode:
+    """As `read_tree`; raises an error of this module's own where the other library has to be asked."""
+    if _LOADER is None or _ODD.search(text) is not None:
+        raise _Unsure
+    try:
+        # Bytes: a text is encoded piece by piece otherwise.
+        tree = _Builder(text, yaml.parse(text.encode(), Loader=_LOADER)).document()
+    except (yaml.YAMLError, RecursionError, UnicodeEncodeError):
+        raise _Unsure from None
+    if tree is None:
+        return MapNode()
+    if not isinstance(tree, MapNode):
+        raise _Unsure
+    return tree
+
+
+class _Builder:
+    """Makes a tree of the events of one document."""
+
+    def __init__(self, text: str, events: Iterator[Any]) -> None:
+        self._text: Final = text
+        self._events: Final = events
+        self._anchors: Final[dict[str, Any]] = {}
+        self._anchor_lines: Final[dict[str, int]] = {}
+
+    def document(self) -> Any:
+        events = self._events
+        next(events)
+        begin = next(events)
+        if isinstance(begin, yaml.StreamEndEvent):
+            return None
+        if begin.version or begin.tags:
+            raise _Unsure
+        tree = self._node(next(events))
+        if next(events).explicit or not isinstance(next(events), yaml.StreamEndEvent):
+            raise _Unsure
+        return tree
+
+    def _node(self, event: Any) -> Any:
+        kind = type(event)
+        if kind is yaml.AliasEvent:
+            self._check(_ANCHOR, event)
+            if event.anchor not in self._anchors:
+                raise _Unsure
+            return self._anchors[event.anchor]
+        if event.tag is not None:
+            raise _Unsure
+        if event.anchor is not None:
+            return self._anchored(event)
+        if kind is yaml.ScalarEvent:
+            if event.style in _BLOCK:
+                self._check(_BLOCK_HEADER, event)
+            return event.value if event.style else scalar(event.value)
+        return self._mapping(event) if kind is yaml.MappingStartEvent else self._sequence()
+
+    def _anchored(self, event: Any) -> Any:
+        name, event.anchor = event.anchor, None
+        self._check(_ANCHOR, event)
+        if name in self._anchors or (type(event) is yaml.ScalarEvent and (event.style in _BLOCK or not event.value)):
+            raise _Unsure
+        found = self._node(event)
+        self._anchors[name] = found
+        self._anchor_lines[name] = event.start_mark.line
+        return found
+
+    def _check(self, pattern: re.Pattern[str], event: Any) -> None:
+        if pattern.match(self._text, event.start_mark.index) is None:
+            raise _Unsure
+
+    def _mapping(self, event: Any) -> MapNode:
+        found = MapNode(is_flow=event.flow_style)
+        events, lines, node = self._events, found.lines, self._node
+        for key_event in events:
+            if type(key_event) is yaml.MappingEndEvent:
+                break
+            if type(key_event) is not yaml.ScalarEvent or (key_event.value == "<<" and not key_event.style):
+                raise _Unsure
+            key = node(key_event)
+            if key in found:
+                raise _Unsure
+            lines[key] = key_event.start_mark.line
+            found[key] = node(next(events))
+        return found
+
+    def _sequence(self) -> SeqNode:
+        found = SeqNode()
+        for event in self._events:
+            if type(event) is yaml.SequenceEndEvent:
+                break
+            found.append(self._node(event))
+            is_alias = type(event) is yaml.AliasEvent
+            found.lines.append(self._anchor_lines[event.anchor] if is_alias else event.start_mark.line)
+        return found
+
+
+def scalar(text: str) -> Any:
+    """The value of a scalar without quotes."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[0] not in _STRING_STARTS:
+        return text
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return _number(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _number(text: str) -> Any:
+    """Numbers of all kinds, times, and strings that begin like one."""
+    if str(_resolver().resolve(ScalarNode, text, (True, False))).endswith(":str"):
+        return text
+    try:
+        return plain_value(round_trip().load(text))
+    except (YAMLError, *_GAVE_UP):
+        raise _Unsure from None
+
+
+@functools.lru_cache(maxsize=1)
+def _resolver() -> Any:
+    return YAML(typ="rt").resolver
+
+
+def slow_tree(node: Any) -> Any:
+    """The same of a tree of the library that keeps comments."""
+    if isinstance(node, dict):
+        mapping = MapNode(is_flow=isinstance(node, CommentedMap) and bool(node.fa.flow_style()))
+        for key, value in node.items():
+            plain_key = plain_value(key)
+            mapping.lines[plain_key] = _line_in(node, key)
+            mapping[plain_key] = slow_tree(value)
+        return mapping
+    if isinstance(node, list):
+        sequence = SeqNode()
+        for index, value in enumerate(node):
+            sequence.lines.append(_line_in(node, index))
+            sequence.append(slow_tree(value))
+        return sequence
+    return plain_value(node)
+
+
+def _line_in(node: Any, place: Any) -> int:
+    """The line of a key, or of an item."""
+    try:
+        return int((node.lc.key if isinstance(node, dict) else node.lc.item)(place)[0])  # type: ignore[attr-defined]
+    except (KeyError, TypeError):
+        return int(node.lc.line or 0)  # merged into it from elsewhere, or below a tag
+
+
+def plain_value(value: Any) -> Any:
+    """A scalar without the memory of how it was written."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, ScalarBoolean):
+        return bool(value)
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    # `str` of a value with a tag is a kind of string of the library again.
+    return "".join(str(value))
+
+
+def to_plain(value: Any) -> Any:
+    """Plain dicts, lists and scalars of a YAML node."""
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(member) for key, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return plain_value(value)
+
+
+def round_trip() -> YAML:
+    """The library that keeps comments, set up for configurations."""
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    return yaml
+
+
+def parse_yaml(text: str, file: str) -> CommentedMap:
+    """The YAML tree of a config, for changing it. Raises ConfigError with the line of the mistake."""
+    try:
+        tree = round_trip().load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise ConfigError([Problem(file, line, f"not valid YAML: {error.problem}")]) from None
+    except YAMLError as error:
+        raise ConfigError([Problem(file, 1, f"not valid YAML: {error}")]) from None
+    except _GAVE_UP as error:
+        # Keys that are lists, days that do not exist, comments where the library has no place for them.
+        raise ConfigError([Problem(file, 1, f"{UNREADABLE}: {error or type(error).__name__}")]) from None
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        raise ConfigError([Problem(file, 1, "the file must be a mapping of keys to values, like `port: 8317`")])
+    return tree
+
+
+def dump_subtree(tree: Any, *, like: str = "") -> str:
+    """YAML text of one node, comments and order included; lists are indented as in the text `like`."""
+    yaml = round_trip()
+    if like:
+        sequence, offset = _list_indent(like)
+        yaml.indent(mapping=2, sequence=sequence, offset=offset)
+    out = io.StringIO()
+    yaml.dump(tree, out)
+    return out.getvalue()
+
+
+def _list_indent(text: str) -> tuple[int, int]:
+    """Where the first list of a text has its content and its dashes, counted from the key that it belongs to."""
+    key_column = 0
+    for line in text.splitlines():
+        content = line.strip()
+        column = len(line) - len(line.lstrip())
+        item = content[1:].lstrip()
+        if content.startswith("- ") and not item.startswith("#"):
+            return max(1, column + len(content) - len(item) - key_column), max(0, column - key_column)
+        if content.endswith(":"):
+            key_column = column
+    return 2, 0
