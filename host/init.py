@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from host.config.edit import write_atomically
+from host.config.rewrite import write_atomically
 
 KEY_PREFIX: Final = "jf-"
 

@@ -1,15 +1,13 @@
 """Changing the operator's file: comments, order and formatting of untouched nodes stay, the write is atomic."""
 
 import os
-import stat
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
 from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
+from host.config.rewrite import rewrite
 
 
 def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> None:
@@ -18,17 +16,20 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
     Raises ConfigError when the file is invalid before or after the change; the file is untouched then.
     """
     file = os.fspath(path)
-    before = Path(file).read_text(encoding="utf-8")
-    tree = parse_yaml(before, file)
-    node = tree
-    for key in keys[:-1]:
-        if not isinstance(node.get(key), CommentedMap):
-            node[key] = CommentedMap()
-        node = node[key]
-    node[keys[-1]] = value
-    text = dump_subtree(tree, like=before)
-    parse_config(text, file=file)
-    write_atomically(file, text)
+
+    def change(before: str) -> tuple[str, None]:
+        tree = parse_yaml(before, file)
+        node = tree
+        for key in keys[:-1]:
+            if not isinstance(node.get(key), CommentedMap):
+                node[key] = CommentedMap()
+            node = node[key]
+        node[keys[-1]] = value
+        text = dump_subtree(tree, like=before)
+        parse_config(text, file=file)
+        return text, None
+
+    rewrite(file, change)
 
 
 def remove_value(path: str | os.PathLike[str], keys: Sequence[str]) -> bool:
@@ -38,21 +39,23 @@ def remove_value(path: str | os.PathLike[str], keys: Sequence[str]) -> bool:
     or after the change; the file is untouched then.
     """
     file = os.fspath(path)
-    before = Path(file).read_text(encoding="utf-8")
-    tree = parse_yaml(before, file)
-    node = tree
-    for key in keys[:-1]:
-        node = node.get(key) if isinstance(node, CommentedMap) else None
-    if not isinstance(node, CommentedMap) or keys[-1] not in node:
-        return False
-    text = _without_lines_of(before, node, keys[-1])
-    del node[keys[-1]]
-    if text is None or not _says(text, tree):
-        # Written in a style whose lines cannot be taken out; the comments behind it are lost then.
-        text = dump_subtree(tree, like=before)
-    parse_config(text, file=file)
-    write_atomically(file, text)
-    return True
+
+    def change(before: str) -> tuple[str, bool]:
+        tree = parse_yaml(before, file)
+        node = tree
+        for key in keys[:-1]:
+            node = node.get(key) if isinstance(node, CommentedMap) else None
+        if not isinstance(node, CommentedMap) or keys[-1] not in node:
+            return before, False
+        text = _without_lines_of(before, node, keys[-1])
+        del node[keys[-1]]
+        if text is None or not _says(text, tree):
+            # Written in a style whose lines cannot be taken out; the comments behind it are lost then.
+            text = dump_subtree(tree, like=before)
+        parse_config(text, file=file)
+        return text, True
+
+    return rewrite(file, change)
 
 
 def _without_lines_of(text: str, node: CommentedMap, key: str) -> str | None:
@@ -88,21 +91,3 @@ def _filled(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _filled(member) for key, member in value.items()}
     return {} if value is None else value
-
-
-def write_atomically(file: str, text: str, *, mode: int | None = None) -> None:
-    """Write beside the file and rename over it; an existing file keeps its mode, a new one gets `mode` or 0600."""
-    target = os.path.realpath(file)
-    if mode is None:
-        mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.exists(target) else 0o600
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise

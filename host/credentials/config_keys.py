@@ -1,14 +1,13 @@
 """Switching a configured key off and on: an edit of its `excluded-models` in the file (spec credentials 1.10)."""
 
 import os
-from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from host.config.edit import write_atomically
 from host.config.load import LoadedConfig, dump_subtree, parse_config, parse_yaml
 from host.config.model import ProviderKey
+from host.config.rewrite import rewrite
 from host.credentials.configured import PROVIDER_LISTS, ConfiguredKeys
 from host.credentials.records import HandleMint
 
@@ -21,11 +20,12 @@ def exclude_key(path: str | os.PathLike[str], credential_id: str, *, excluded: b
     Raises KeyError when there is no such key, ConfigError and OSError; the file is untouched then.
     """
     file = os.fspath(path)
-    before = Path(file).read_text(encoding="utf-8")
-    text = dump_subtree(set_excluded(before, file, credential_id, excluded=excluded), like=before)
-    loaded = parse_config(text, file=file)
-    write_atomically(file, text)
-    return loaded
+
+    def change(before: str) -> tuple[str, LoadedConfig]:
+        text = dump_subtree(set_excluded(before, file, credential_id, excluded=excluded), like=before)
+        return text, parse_config(text, file=file)
+
+    return rewrite(file, change)
 
 
 def set_excluded(text: str, file: str, credential_id: str, *, excluded: bool) -> Any:

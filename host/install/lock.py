@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from host.config.edit import write_atomically
+from host.config.rewrite import write_atomically
 from host.install.tree import Difference, Tree, difference, digest_of, remove_caches, scan
 from host.runtime.discover import PluginSource
 

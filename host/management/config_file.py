@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.edit import write_atomically
 from host.config.load import ConfigError, LoadedConfig, parse_config, parse_yaml, to_plain
 from host.config.model import Config
+from host.config.rewrite import rewrite
 from host.config.splice import spliced
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
@@ -90,19 +90,24 @@ class ConfigFile:
             raise ManagementError(500, "invalid_config", **problems_of(error)) from None
 
     def _edit(self, edit: Edit) -> LoadedConfig:
+        try:
+            return rewrite(os.fspath(self._file), lambda before: self._edited(before, edit))
+        except OSError as error:
+            raise ManagementError(500, f"failed to save config: {error.strerror or error}") from None
+        except UnicodeDecodeError as error:
+            raise ManagementError(500, f"failed to save config: {error}") from None
+
+    def _edited(self, before: str, edit: Edit) -> tuple[str, LoadedConfig]:
         name = os.fspath(self._file)
         try:
-            before = self._file.read_text(encoding="utf-8")
-            parse_config(before, file=name)
+            present = parse_config(before, file=name)
             tree = parse_yaml(before, name)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ManagementError(500, f"failed to save config: {error}") from None
         unchanged = to_plain(tree)
         edit(tree)
         if to_plain(tree) == unchanged:
-            return parse_config(before, file=name)
+            return before, present
         text = spliced(before, tree)
         try:
             loaded = parse_config(text, file=name)
@@ -110,32 +115,25 @@ class ConfigFile:
             raise ManagementError(400, "invalid_config", **problems_of(error)) from None
         if (reason := self._refused(loaded.config)) is not None:
             raise ManagementError(400, "invalid_config", reason)
-        try:
-            write_atomically(name, text)
-        except OSError as error:
-            raise ManagementError(500, f"failed to save config: {error.strerror}") from None
-        return loaded
+        return text, loaded
 
     def _replace(self, make: Callable[[str], str]) -> LoadedConfig:
-        name = os.fspath(self._file)
         try:
-            before = self._file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            before = ""
-        except (OSError, UnicodeDecodeError) as error:
+            return rewrite(os.fspath(self._file), lambda before: self._made(before, make), may_be_missing=True)
+        except OSError as error:
+            raise ManagementError(500, "write_failed", error.strerror or str(error)) from None
+        except UnicodeDecodeError as error:
             raise ManagementError(500, "write_failed", f"the present file cannot be read: {error}") from None
+
+    def _made(self, before: str, make: Callable[[str], str]) -> tuple[str, LoadedConfig]:
         text = make(before)
         try:
-            loaded = parse_config(text, file=name)
+            loaded = parse_config(text, file=os.fspath(self._file))
         except ConfigError as error:
             raise ManagementError(422, "invalid_config", **problems_of(error)) from None
         if (reason := self._refused(loaded.config)) is not None:
             raise ManagementError(422, "invalid_config", reason)
-        try:
-            write_atomically(name, text)
-        except OSError as error:
-            raise ManagementError(500, "write_failed", str(error.strerror)) from None
-        return loaded
+        return text, loaded
 
 
 def problems_of(error: ConfigError) -> Mapping[str, Any]:

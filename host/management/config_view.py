@@ -66,15 +66,23 @@ class ConfigEndpoints:
         return reply(self._masks.masked(document))
 
     async def _show_file(self, call: Call) -> web.Response:
-        shown = self._shown(await self._file.text())
-        return web.Response(text=shown, content_type="application/yaml", charset="utf-8")
+        text = await self._file.text()
+        headers = {"ETag": self._masks.version(text)}
+        return web.Response(text=self._shown(text), content_type="application/yaml", charset="utf-8", headers=headers)
 
     async def _replace(self, call: Call) -> web.Response:
         try:
             sent = (await call.body()).decode("utf-8")
         except UnicodeDecodeError:
             raise ManagementError(400, "invalid_yaml", "the body is no UTF-8 text") from None
-        generation = await self._file.replace(lambda before: self._made(before, sent, local=call.local))
+        wanted = [version.strip() for value in call.headers.get("if-match", ()) for version in value.split(",")]
+
+        def make(before: str) -> str:
+            if wanted and not {"*", self._masks.version(before)} & {*wanted}:
+                raise ManagementError(412, "changed_meanwhile", "the file is not the one that was read: read it again")
+            return self._made(before, sent, local=call.local)
+
+        generation = await self._file.replace(make)
         return reply({"ok": True, "changed": ["config"], "generation": generation})
 
     def _shown(self, text: str) -> str:

@@ -65,6 +65,10 @@ class Masks:
             return secret
         return f"{MASK}-{hmac.digest(self._key(), secret.encode(), hashlib.sha256).hex()[:_DIGITS]}"
 
+    def version(self, text: str) -> str:
+        """An `ETag` of a text, from which its secrets cannot be guessed."""
+        return f'"{hmac.digest(self._key(), text.encode(), hashlib.sha256).hex()[:32]}"'
+
     def places(self, tree: Any) -> Iterator[SecretPlace]:
         """Every secret of a configuration's tree, of plain values or of YAML nodes."""
         for name, value in tree.items() if isinstance(tree, Mapping) else ():

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.edit import write_atomically
 from host.config.load import ConfigError, LoadedConfig, dump_subtree, parse_config, parse_yaml, to_plain
+from host.config.rewrite import rewrite
 from host.management.calls import ManagementError
 from host.runtime.manifest import Manifest, is_plugin_id
 from host.runtime.resolve import MASK, masked_config
@@ -62,27 +62,27 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
     if not is_plugin_id(plugin_id):
         raise ManagementError(400, "invalid_plugin_id", f"{plugin_id!r} is no plugin id")
     name = os.fspath(file)
-    try:
-        before = file.read_text(encoding="utf-8")
-        parse_config(before, file=name)
-        tree = parse_yaml(before, name)
-    except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise ManagementError(500, f"failed to save config: {error}") from None
-    edit(_section_node(tree, plugin_id))
-    if switch_on and tree["plugins"].get("enabled") is not True:
-        tree["plugins"]["enabled"] = True
-    text = dump_subtree(tree, like=before)
-    try:
-        loaded = parse_config(text, file=name)
-    except ConfigError as error:
-        messages = "; ".join(problem.message for problem in error.problems)
-        raise ManagementError(400, "invalid_config", messages) from None
-    if text != before:
+
+    def change(before: str) -> tuple[str, LoadedConfig]:
         try:
-            write_atomically(name, text)
-        except OSError as error:
+            parse_config(before, file=name)
+            tree = parse_yaml(before, name)
+        except ConfigError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
-    return loaded
+        edit(_section_node(tree, plugin_id))
+        if switch_on and tree["plugins"].get("enabled") is not True:
+            tree["plugins"]["enabled"] = True
+        text = dump_subtree(tree, like=before)
+        try:
+            return text, parse_config(text, file=name)
+        except ConfigError as error:
+            messages = "; ".join(problem.message for problem in error.problems)
+            raise ManagementError(400, "invalid_config", messages) from None
+
+    try:
+        return rewrite(name, change)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManagementError(500, f"failed to save config: {error}") from None
 
 
 def replaced_by(values: Mapping[str, Any], secrets: SecretFields, *, references: bool) -> Edit:

@@ -1,11 +1,13 @@
 """The whole configuration over HTTP: shown without secrets, replaced as a whole, checked before it is written."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from host.config.rewrite import rewrite
 from tests.support.management import Managed, managed_proxy
 
 SECRETS = ("client-secret-1", "sk-ant-secret-2", "sk-compat-secret-3", "plugin-secret-4", "argon2id", "old-secret-5")
@@ -92,3 +94,45 @@ async def test_nothing_is_written_of_a_file_that_is_invalid_or_says_more_than_ht
             problem = answer.json["problems"][-1]
             assert problem["file"] == "config.yaml" and problem["line"] == len(sent.splitlines())
         assert managed.file.read_text() == before
+
+
+async def test_a_file_that_somebody_changed_after_it_was_read_is_not_replaced(directory: Path) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        api, shown = managed.api, await managed.api.get("/config.yaml")
+        match = {**api.headers, "If-Match": shown.headers["ETag"]}
+        sent = shown.body.decode() + "request-retry: 3\n"
+        managed.file.write_text(managed.file.read_text() + "# by hand\n")
+        refused = await api.call("PUT", "/config.yaml", data=sent, headers=match)
+        assert refused.error == (412, "changed_meanwhile")
+        assert managed.file.read_text().endswith("# by hand\n")
+        match["If-Match"] = (await api.get("/config.yaml")).headers["ETag"]
+        assert (await api.call("PUT", "/config.yaml", data=sent, headers=match)).status == 200
+        assert "request-retry: 3" in managed.file.read_text()
+
+
+async def test_changes_over_http_and_by_hand_at_the_same_time_are_all_there(directory: Path) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        changes = [
+            ("PUT", "/request-retry", {"value": 4}),
+            ("PATCH", "/api-keys", {"old": "none", "new": "client-secret-9"}),
+            ("PATCH", "/oauth-excluded-models", {"provider": "claude", "models": ["m"]}),
+            ("PATCH", "/plugins/ghost/config", {"priority": 7}),
+            ("PUT", "/max-retry-credentials", {"value": 2}),
+        ]
+        calls = [asyncio.create_task(managed.api.call(how, where, json=body)) for how, where, body in changes]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(rewrite, str(managed.file), lambda text: (text + "# by hand\n", None))
+        answers = [await call for call in calls]
+        assert [answer.status for answer in answers] == [200] * len(changes)
+        generations = [answer.json["generation"] for answer in answers]
+        assert len({*generations}) == len(changes)
+        await managed.settled()
+        assert await managed.running.proxy.reload_config()
+        config = managed.running.proxy.config
+        assert (config.request_retry, config.max_retry_credentials, config.plugins.configs["ghost"].priority) == (
+            4,
+            2,
+            7,
+        )
+        assert "client-secret-9" in {key.key for key in config.api_keys} and config.oauth_excluded_models["claude"]
+        assert "# by hand" in managed.file.read_text()
