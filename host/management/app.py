@@ -15,8 +15,8 @@ from host.config.model import Config
 from host.errors import to_error_body
 from host.management.auth import Authenticator, Origin, offered_key
 from host.management.calls import Call, ManagementError, reply
-from host.management.paths import BASE, RESOURCE_BASE, is_below, segments_of
-from host.management.table import Handler, Table
+from host.management.paths import BASE, RESOURCE_BASE, is_below, landing_path, segments_of
+from host.management.table import READING, Handler, Table
 from host.observe.logs import REQUEST_ID, mask_query
 from host.tasks import TaskGroup
 from host.web.clients import TrustedProxies, peer_address
@@ -88,9 +88,12 @@ class ManagementApp:
         path = unquote(request.raw_path.partition("?")[0])
         if is_below(path, RESOURCE_BASE):
             return await self._resource(request, path)
-        if not is_below(path, BASE) or not self._authenticator.enabled:
+        inside = landing_path(path) if request.method in READING else None
+        if inside is None and is_below(path, BASE):
+            inside = path.removeprefix(BASE) or "/"
+        if inside is None or not self._authenticator.enabled:
             return None
-        call = self._call(request, path.removeprefix(BASE) or "/")
+        call = self._call(request, inside)
         answer = await self._answered(self._managed(call))
         for name, value in self._headers.items():
             answer.headers[name] = value

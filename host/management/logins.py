@@ -43,6 +43,7 @@ class LoginEndpoints:
             Endpoint("DELETE", "/oauth-session", self._cancel),
             Endpoint("GET", CALLBACK_PATH, self._landing, public=True),
             Endpoint("POST", CALLBACK_PATH, self._callback, public=True),
+            Endpoint("GET", f"{CALLBACK_PATH}/{{provider}}", self._landing, public=True),
         )
 
     async def _providers(self, call: Call) -> web.Response:
@@ -102,12 +103,13 @@ class LoginEndpoints:
         return await self._brought(call, redirect)
 
     async def _landing(self, call: Call) -> web.Response:
-        """From the browser itself, which gets a page."""
+        """From the browser itself, which gets a page. An address of the provider's own admits only its logins: who
+        answers cannot be mistaken for another (RFC 9700 section 4.4)."""
         redirect = Redirect(
             state=call.argument("state"),
             code=call.argument("code"),
             error=call.argument("error") or call.argument("error_description"),
-            provider=call.argument("provider"),
+            provider=call.params.get("provider") or call.argument("provider"),
         )
         answer = await self._brought(call, redirect)
         if "text/html" not in ",".join(call.headers.get("accept", ())):
@@ -127,7 +129,8 @@ class LoginEndpoints:
         """What the worker that knows the login answers; None when none does."""
         if self._peers is None or (call.local and call.headers.get(ASKED_BY_A_WORKER)):
             return None
-        target = call.request.raw_path.removeprefix(BASE)
+        query = call.request.raw_path.partition("?")[2]
+        target = f"{call.path}?{query}" if query else call.path
         body = await call.json_value() if await call.body() else None
         for answer in await self._peers.ask(call.method, target, body):
             knows = answer.document.get("error") != UNKNOWN_TEXT and answer.document.get("cancelled") is not False

@@ -7,6 +7,7 @@ BASE: Final = "/v0/management"
 RESOURCE_BASE: Final = "/v0/resource/plugins"
 MAX_PATH: Final = 512
 
+_LANDING: Final = re.compile(r"/([A-Za-z0-9-]+)/callback")
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}")
 _FORBIDDEN: Final = re.compile(r"[\s:*?#%\\\x00-\x1f\x7f]")
 """Beside what would be no path: no parameters and no wildcards, a page is one path."""
@@ -15,6 +16,13 @@ _FORBIDDEN: Final = re.compile(r"[\s:*?#%\\\x00-\x1f\x7f]")
 def is_below(path: str, base: str) -> bool:
     """Whether `path` is `base` or below it."""
     return path == base or path.startswith(f"{base}/")
+
+
+def landing_path(path: str) -> str | None:
+    """The path below the base that serves `/<provider>/callback`, where browsers come back from a login; None for any
+    other path."""
+    found = _LANDING.fullmatch(path)
+    return f"/oauth-callback/{found[1]}" if found is not None else None
 
 
 def segments_of(path: str) -> list[str]:

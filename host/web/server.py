@@ -41,6 +41,8 @@ UNSAFE_KEY_MESSAGE = "api-keys holds a key of the sample configuration; replace 
 
 MANAGED = "/v0/"
 """Where the management API and the pages of plugins are."""
+LANDING = "/callback"
+"""Where browsers come back from a login, behind the provider's name."""
 
 STOP_S = 2.0
 """How long cancelled requests may take to leave."""
@@ -288,7 +290,7 @@ class Frontend:
 
     async def _managed(self, exchange: Exchange) -> web.StreamResponse | None:
         """The management API's answer, which has no CORS headers: no web page of another host may read it."""
-        if self._management is None or not exchange.path.startswith(MANAGED):
+        if self._management is None or not (exchange.path.startswith(MANAGED) or exchange.path.endswith(LANDING)):
             return None
         exchange.client_address = peer_address(exchange.request)
         answer = await self._management(exchange.request)

@@ -105,3 +105,26 @@ async def test_a_login_needs_the_key_and_a_plugin_for_the_provider(managed: Mana
     assert (unknown.status, unknown.json["status"]) == (404, "error")
     malformed = await managed.api.get("/get-auth-status?state=a/../b")
     assert (malformed.status, malformed.json) == (400, {"status": "error", "error": "invalid state"})
+
+
+async def test_a_browser_may_come_back_to_an_address_of_the_providers_own(managed: Managed) -> None:
+    state = await begin(managed)
+    browser = {"Accept": "text/html"}
+    for path, expected in (
+        (f"/other/callback?state={state}&code=c", 400),
+        ("/acme/callback?state=unheard-of&code=c", 404),
+        (f"/acme/callback/more?state={state}&code=c", 404),
+        (f"/ACME/callback?state={state}&code=c&provider=ignored", 200),
+    ):
+        page = await managed.api.call("GET", path, below="", headers=browser)
+        assert page.status == expected, path
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert (page.headers["Cache-Control"], page.headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+    assert await status(managed, state) == {"status": "ok", "credentials": [f"{state}.json"]}
+    assert (await managed.api.call("POST", f"/acme/callback?state={state}", below="", headers={})).status == 404
+
+
+async def test_without_a_management_key_no_browser_comes_back_to_anything(directory: Path) -> None:
+    async with managed_proxy(directory, {"acme": PLUGIN}, remote={"secret-key": ""}) as managed:
+        state = (await managed.running.proxy.credential_parts.logins.start("acme", "http://127.0.0.1:1/x")).state
+        assert (await managed.api.call("GET", f"/acme/callback?state={state}&code=c", below="", headers={})).status == 404
