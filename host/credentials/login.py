@@ -224,7 +224,8 @@ class LoginSessions:
                 # The browser, should it have come back meanwhile, is not kept waiting.
                 session.not_before_s = self._clock() + _pause_s(answer.poll_after_ms)
             return LoginStatus("wait")
-        if not answer.records:
+        records = [record for record in answer.records if record is not None]
+        if not records:
             return LoginStatus("error", FAILED_TEXT)
 
         def admit() -> bool:
@@ -232,7 +233,7 @@ class LoginSessions:
             return session.is_storing
 
         try:
-            saved = await self._editor.save_login(session.provider, answer.records, admit=admit)
+            saved = await self._editor.save_login(session.provider, records, admit=admit)
         except CredentialError as error:
             return LoginStatus("error", str(error))
         ids = tuple(record.id for record in saved)

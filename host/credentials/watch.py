@@ -18,6 +18,7 @@ REPLACE_CHECK_S: Final = 0.05
 """How long a file that went may take to come back before it counts as removed: editors replace files in two steps."""
 RETRY_S: Final = 5.0
 """After a watch that could not be set up, and for files whose plugin cannot be asked right now."""
+MAX_RETRY_S: Final = 60.0
 
 
 class AuthDirWatcher:
@@ -40,11 +41,17 @@ class AuthDirWatcher:
                 await asyncio.sleep(self._retry_s)
 
     async def retry_waiting(self) -> None:
-        """Ask plugins again about the files they could not be asked about, until cancelled."""
+        """Ask plugins again about the files they could not be asked about, until cancelled.
+
+        Less and less often: the file may be what makes its plugin fail.
+        """
+        pause_s = self._retry_s
         while True:
             await self._directory.has_waiting.wait()
-            await asyncio.sleep(self._retry_s)
+            await asyncio.sleep(pause_s)
             await self._directory.retry()
+            is_still_waiting = self._directory.has_waiting.is_set()
+            pause_s = min(2 * pause_s, MAX_RETRY_S) if is_still_waiting else self._retry_s
 
     async def _watch(self) -> None:
         path = self._directory.directory
@@ -77,7 +84,7 @@ class AuthDirWatcher:
     async def _catch_up(self) -> None:
         """What changed between reading the files and watching them was seen by nobody."""
         known = {record.path for record in self._directory.manager.credentials if record.path}
-        await self._refresh({*files.scan(self._directory.directory), *known})
+        await self._refresh({*files.scan(self._directory.directory), *known, *self._directory.problems})
 
     async def _apply(self, paths: Iterable[str]) -> None:
         paths = list(paths)

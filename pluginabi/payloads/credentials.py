@@ -23,9 +23,9 @@ class AuthParseRequest(Payload, frozen=True, kw_only=True):
 
 
 class AuthRecordsResponse(Payload, frozen=True, kw_only=True):
-    """One record, or several (which makes each a virtual credential); none means *not mine*."""
+    """One record, or several (which makes each a virtual credential); none means *not mine*. A null is left out."""
 
-    records: Sequence[CredentialRecord] = ()
+    records: Sequence[CredentialRecord | None] = ()
 
 
 class AuthLoginStartRequest(Payload, frozen=True, kw_only=True):
@@ -62,7 +62,7 @@ class AuthLoginPollRequest(Payload, frozen=True, kw_only=True):
 
 
 class AuthLoginPollResponse(Payload, frozen=True, kw_only=True):
-    """pending (also when empty or unknown), success with records, or error with a message."""
+    """pending (also when empty or unknown), success with records, or error with a message. A null is left out."""
 
     status: str = "pending"
     message: str = ""
@@ -70,7 +70,7 @@ class AuthLoginPollResponse(Payload, frozen=True, kw_only=True):
     """The next poll comes not before."""
     metadata: Metadata = field(default_factory=dict)
     """Replaces what later polls give back; empty keeps it."""
-    records: Sequence[CredentialRecord] = ()
+    records: Sequence[CredentialRecord | None] = ()
 
 
 class AuthRefreshRequest(Payload, frozen=True, kw_only=True):

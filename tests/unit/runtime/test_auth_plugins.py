@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from host.runtime.auth_plugins import AuthProviders
@@ -64,6 +65,18 @@ async def test_about_a_file_of_nobody_all_are_asked_in_order_until_one_claims_it
     claimed = await providers(*plugins).parse(AuthParseRequest())
     assert (claimed.plugin_id, claimed.provider) == ("b", "beta")
     assert [len(plugin.seen(PARSE)) for plugin in plugins] == [1, 1, 0]
+
+
+async def test_B1_a_null_among_the_records_is_left_out_whichever_way_it_comes():
+    wire = msgspec.json.decode(b'{"records": [{"label": "a"}, null, {"label": "b"}]}', type=AuthRecordsResponse)
+    assert await labels_of(providers(FakePlugin(id="p", hooks={PARSE: lambda request: wire})), "p") == ["a", "b"]
+    nothing = AuthRecordsResponse(records=[None])
+    assert await labels_of(providers(FakePlugin(id="p", hooks={PARSE: lambda request: nothing})), "p") is None
+
+
+async def test_a_plugin_inside_the_host_that_answers_what_is_no_record_does_not_claim_the_file():
+    wrong: Any = AuthRecordsResponse(records=[CredentialRecord(label="a"), {"label": "b"}])  # type: ignore[list-item]
+    assert await labels_of(providers(FakePlugin(id="p", hooks={PARSE: lambda request: wrong})), "p") is None
 
 
 async def test_a_plugin_that_answers_an_error_does_not_claim_the_file_and_ends_the_asking():
