@@ -299,6 +299,8 @@ class Config(Section, frozen=True, kw_only=True):
     server_timing: bool = False
     """Say in a `Server-Timing` header how long each plugin and the host took until the first byte."""
     auth_dir: str = "auths"
+    auth_dir_subfolders: bool = False
+    """Read the credential files of folders below `auth-dir` too; their names are their paths in it, `team/a.json`."""
     auth_auto_refresh_workers: int = 0
     """How many tokens are refreshed at the same time; 0: 16."""
     auth_refresh_disabled: bool = True

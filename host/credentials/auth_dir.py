@@ -91,13 +91,24 @@ class AuthDirectory:
         """The path of a file by its name. Raises files.InvalidName."""
         return os.path.join(self.directory, files.checked_name(name))
 
+    def paths(self) -> list[str]:
+        """The files that are there now. Blocks. Raises OSError."""
+        return list(files.scan(self.directory, subfolders=self._settings.subfolders))
+
+    def path_known_as(self, name: str) -> str | None:
+        """The path of a file that was read under this name."""
+        return next((path for path in self._contents if self._settings.name_of(path) == name), None)
+
     def content(self, path: str) -> FileContent | None:
         """What was read of a file last."""
         return self._contents.get(path)
 
     async def scan(self) -> None:
-        """Read every file; records are made by `load`. Raises NotADirectoryError."""
-        self._contents = await asyncio.to_thread(_read_all, self.directory)
+        """Read every file; records are made by `load`. Raises OSError, and keeps what it had then."""
+        await self._scan(self._settings)
+
+    async def _scan(self, settings: ParseSettings) -> None:
+        self._contents = await asyncio.to_thread(_read_all, settings)
         self._made_of.clear()
         self._providers = None
         self.problems.clear()
@@ -121,11 +132,11 @@ class AuthDirectory:
         settings = _settings(config)
         if settings == self._settings:
             return CredentialChange()
-        is_elsewhere = settings.auth_dir != self._settings.auth_dir
-        self._settings = settings
+        is_elsewhere = (settings.auth_dir, settings.subfolders) != (self.directory, self._settings.subfolders)
         if is_elsewhere:
-            await self.scan()
+            await self._scan(settings)
             self.moved.set()
+        self._settings = settings
         return await self.load()
 
     async def refresh(self, paths: Iterable[str]) -> CredentialChange:
@@ -344,7 +355,7 @@ class AuthDirectory:
         request = AuthParseRequest(
             provider=provider,
             path=path,
-            file_name=os.path.basename(path),
+            file_name=self._settings.name_of(path),
             file=Raw(msgspec.json.encode(members)),
         )
         try:
@@ -472,9 +483,9 @@ def _members(content: FileContent) -> Mapping[str, Any]:
     return content.members
 
 
-def _read_all(directory: str) -> dict[str, FileContent]:
-    files.prepare_directory(directory)
-    found = (files.read(path) for path in files.scan(directory))
+def _read_all(settings: ParseSettings) -> dict[str, FileContent]:
+    files.prepare_directory(settings.auth_dir)
+    found = (files.read(path) for path in files.scan(settings.auth_dir, subfolders=settings.subfolders))
     return {content.path: content for content in found if content is not None}
 
 

@@ -106,7 +106,7 @@ class CredentialEditor:
     async def delete_all(self) -> int:
         """Delete every file of the auth directory; how many there were. 500 at the first that cannot be."""
         deleted = 0
-        for path in list(files.scan(self._directory.directory)):
+        for path in await asyncio.to_thread(self._directory.paths):
             try:
                 deleted += await self._directory.discard(path)
             except OSError as error:
@@ -249,6 +249,9 @@ class CredentialEditor:
         return next((it for it in self._manager.credentials if it.path and it.file_name.lower() == folded), None)
 
     def _path(self, name: str) -> str:
+        """The path of a file of this name, which may not be there yet; below a folder only of one that is."""
+        if "/" in name and (known := self._directory.path_known_as(name.strip())) is not None:
+            return known
         try:
             return self._directory.path_of(name)
         except InvalidName as error:

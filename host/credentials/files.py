@@ -58,21 +58,36 @@ def is_credential_file(path: str) -> bool:
 
 
 def prepare_directory(directory: str) -> None:
-    """Make the auth directory where it is missing. Raises NotADirectoryError and other OSError."""
+    """Make the auth directory where it is missing. Raises OSError when it is no directory, or cannot be read."""
     if not os.path.isdir(directory):
         if os.path.exists(directory):
             raise NotADirectoryError(f"{directory} is no directory")
         os.makedirs(directory, mode=DIRECTORY_MODE)
+    os.scandir(directory).close()
 
 
-def scan(directory: str) -> Iterator[str]:
-    """The paths of the credential files of a directory, not of those below it; none when it does not exist."""
+def scan(directory: str, *, subfolders: bool = False) -> Iterator[str]:
+    """The paths of the credential files of a directory, sorted; none when it does not exist. Those below it only with
+    `subfolders`: not of hidden folders, nor of linked ones, which could lead round in a circle. Raises OSError."""
     try:
         with os.scandir(directory) as entries:
-            found = [entry.path for entry in entries if is_credential_file(entry.name) and entry.is_file()]
+            found = list(entries)
     except FileNotFoundError:
         return
-    yield from sorted(found)
+    names = [entry.path for entry in found if is_credential_file(entry.name) and entry.is_file()]
+    if subfolders:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                names += scan_below(entry.path)
+    yield from sorted(names)
+
+
+def scan_below(folder: str) -> list[str]:
+    """As `scan` with `subfolders`, of a folder that may be gone or not be readable: then there are none."""
+    try:
+        return list(scan(folder, subfolders=True))
+    except OSError:
+        return []
 
 
 def read_bytes(path: str) -> bytes | None:

@@ -38,7 +38,8 @@ async def listing(manager: CredentialManager, directory: AuthDirectory) -> list[
             entries.append(_entry(manager, directory, record, sizes.get(record.path)))
         if number % _YIELD_EVERY == 0:
             await asyncio.sleep(0)  # requests go on while thousands are listed
-    entries += [_unusable_entry(path, reason, sizes.get(path)) for path, reason in unusable.items()]
+    name_of = directory.settings.name_of
+    entries += [_unusable_entry(name_of(path), path, reason, sizes.get(path)) for path, reason in unusable.items()]
     return sorted(entries, key=lambda entry: (entry["name"].lower(), entry["name"]))
 
 
@@ -130,8 +131,7 @@ def _refresh_text(record: Credential) -> str:
     return "unauthorized" if _refresh_ended(record) else f"refresh failed: {record.refresh_error.message}"
 
 
-def _unusable_entry(path: str, reason: str, stat: os.stat_result | None) -> Entry:
-    name = os.path.basename(path)
+def _unusable_entry(name: str, path: str, reason: str, stat: os.stat_result | None) -> Entry:
     entry: Entry = {"id": name, "auth_index": "", "name": name, "type": "", "provider": "", "label": name}
     entry |= {"status": "error", "status_message": reason, "disabled": False, "unavailable": True}
     entry |= {"runtime_only": False, "virtual": False, "path": path, "success": 0, "failed": 0, "recent_requests": []}

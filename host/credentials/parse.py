@@ -57,12 +57,18 @@ class ParseSettings:
     """What of the configuration concerns credential files."""
 
     auth_dir: str
+    subfolders: bool = False
+    """Whether files below it count too."""
     excluded: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """`oauth-excluded-models`: provider -> patterns."""
     compat: Mapping[str, CompatProvider] = field(default_factory=dict)
     """Provider key -> the OpenAI-compatible provider of the configuration with that key."""
     rules: Mapping[str, Sequence[ErrorRule]] = field(default_factory=dict)
     """`oauth-request-scoped-errors`: provider -> rules."""
+
+    def name_of(self, path: str) -> str:
+        """What a file is called: its name, or below the directory its path in it."""
+        return file_id(path, self.auth_dir) if self.subfolders else os.path.basename(path)
 
 
 def parse_settings(config: Config, auth_dir: str) -> ParseSettings:
@@ -71,7 +77,13 @@ def parse_settings(config: Config, auth_dir: str) -> ParseSettings:
     for provider in config.openai_compatibility:
         compat.setdefault(compat_provider_key(provider.name), provider)
     excluded = {name.strip().lower(): folded_patterns(found) for name, found in config.oauth_excluded_models.items()}
-    return ParseSettings(auth_dir=auth_dir, excluded=excluded, compat=compat, rules=rules_by_provider(config))
+    return ParseSettings(
+        auth_dir=auth_dir,
+        subfolders=config.auth_dir_subfolders,
+        excluded=excluded,
+        compat=compat,
+        rules=rules_by_provider(config),
+    )
 
 
 def provider_of_document(document: Mapping[str, Any]) -> str:
@@ -159,7 +171,7 @@ def record_of_document(
         status_message="" if provider else "the file has no `type`",
         unsupported_formats=frozenset({"openai-response"}) if compat and not responses else frozenset(),
         path=identity.path,
-        file_name=os.path.basename(identity.path),
+        file_name=settings.name_of(identity.path),
         auth_plugin=identity.auth_plugin,
         metadata=SecretDocument(document),
         note=text(document.get("note")),

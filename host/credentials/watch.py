@@ -70,13 +70,15 @@ class AuthDirWatcher:
     async def _follow(self, path: str) -> None:
         async for found in awatch(
             path,
-            watch_filter=_is_relevant,
+            watch_filter=self._is_relevant,
             stop_event=self._directory.moved,
             debounce=DEBOUNCE_MS,
-            recursive=False,
+            recursive=self._directory.settings.subfolders,
             yield_on_timeout=True,
         ):
-            if found:
+            if any(not files.is_credential_file(name) for _, name in found):
+                await self._catch_up()  # a folder came or went, and nobody says what was in it
+            elif found:
                 await self._apply({name for _, name in found})
             if not os.path.isdir(path):
                 return  # the watch went with the directory
@@ -84,7 +86,7 @@ class AuthDirWatcher:
     async def _catch_up(self) -> None:
         """What changed between reading the files and watching them was seen by nobody."""
         known = {record.path for record in self._directory.manager.credentials if record.path}
-        await self._refresh({*files.scan(self._directory.directory), *known, *self._directory.problems})
+        await self._refresh({*await asyncio.to_thread(self._directory.paths), *known, *self._directory.problems})
 
     async def _apply(self, paths: Iterable[str]) -> None:
         paths = list(paths)
@@ -102,6 +104,15 @@ class AuthDirWatcher:
                 removed=len(change.removed),
             )
 
-
-def _is_relevant(_: Change, path: str) -> bool:
-    return files.is_credential_file(path)
+    def _is_relevant(self, change: Change, path: str) -> bool:
+        """Whether an event is of a credential file, or of a folder that may have had some."""
+        folder = self._directory.directory
+        if not self._directory.settings.subfolders:
+            return files.is_credential_file(path)
+        inside = os.path.relpath(path, folder).split(os.sep)
+        if any(part.startswith(".") for part in inside):
+            return False
+        if files.is_credential_file(path):
+            return True
+        known = self._directory.manager.credentials
+        return os.path.isdir(path) or any(it.path.startswith(path + os.sep) for it in known)

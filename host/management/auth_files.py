@@ -1,6 +1,7 @@
 """Endpoints for credential files (spec credentials 8.3, 5.11). No answer but a download holds a secret."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -110,16 +111,16 @@ class AuthFileEndpoints:
 
     async def _download(self, call: Call) -> web.Response:
         """The file as it is, secrets included: the one answer that has them, and every such call is logged."""
-        name = _plain_name(call.argument("name"))
+        name = call.argument("name").strip()
         known = self._by_file_name(name)
-        path = known.path if known is not None else self._directory.path_of(name)
+        path = known.path if known is not None else self._directory.path_of(_plain_name(name))
         content = await asyncio.to_thread(files.read_bytes, path)
         if content is None:
             raise ManagementError(404, "auth file not found")
         log.warning("management.secrets_read", caller=call.caller, client=call.address, name=name)
         headers = {
             "Content-Type": "application/json",
-            "Content-Disposition": f'attachment; filename="{name.replace(chr(34), chr(95))}"',
+            "Content-Disposition": f'attachment; filename="{os.path.basename(name).replace(chr(34), chr(95))}"',
         }
         return web.Response(body=content, headers=headers)
 
@@ -170,7 +171,7 @@ class AuthFileEndpoints:
         return reply({**answer, "failed": failed}, status=207) if failed else reply(answer)
 
     async def _delete_one(self, name: str) -> None:
-        if name not in self._manager.by_id:
+        if name not in self._manager.by_id and self._by_file_name(name) is None:
             _plain_name(name)
         with _as_answers():
             await self._editor.delete(name)

@@ -127,4 +127,6 @@ async def test_a_browser_may_come_back_to_an_address_of_the_providers_own(manage
 async def test_without_a_management_key_no_browser_comes_back_to_anything(directory: Path) -> None:
     async with managed_proxy(directory, {"acme": PLUGIN}, remote={"secret-key": ""}) as managed:
         state = (await managed.running.proxy.credential_parts.logins.start("acme", "http://127.0.0.1:1/x")).state
-        assert (await managed.api.call("GET", f"/acme/callback?state={state}&code=c", below="", headers={})).status == 404
+        assert (
+            await managed.api.call("GET", f"/acme/callback?state={state}&code=c", below="", headers={})
+        ).status == 404
