@@ -140,6 +140,13 @@ def _headers(value: Any) -> Any:
 def _list(item: Any, value: Any) -> Any:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise _expected("a list", value)
+    if (item_of := _without_null(item)) is not item:
+        present = [each for each in value if each is not None]
+        meant = _list(item_of, present)
+        if meant is present:
+            return value
+        fixed = iter(meant)
+        return tuple(None if each is None else next(fixed) for each in value)
     if not value or not isinstance(item, type):
         return value
     if not issubclass(item, Struct):
@@ -148,6 +155,12 @@ def _list(item: Any, value: Any) -> Any:
         return value
     meant = [_struct(item, each) for each in value]
     return value if all(map(operator.is_, meant, value)) else tuple(meant)
+
+
+def _without_null(hint: Any) -> Any:
+    """What a list's items are where they may be null; `hint` itself where they may not."""
+    parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return parts[0] if isinstance(hint, types.UnionType) and len(parts) == 1 else hint
 
 
 def _one_of(words: tuple[Any, ...], value: Any) -> Any:

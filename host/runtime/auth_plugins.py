@@ -31,7 +31,6 @@ REFRESH: Final = "auth.refresh"
 SAVE: Final = "auth.save"
 LOGIN_START: Final = "auth.login.start"
 LOGIN_POLL: Final = "auth.login.poll"
-_NO_RECORD: Final = "the answer has something else than a CredentialRecord in `records`"
 METHODS: Final = (PARSE, REFRESH, SAVE, LOGIN_START, LOGIN_POLL)
 
 
@@ -77,10 +76,6 @@ class AuthProviders:
                 log.warning("credential.parse_failed", plugin_id=binding.plugin_id, path=request.path, error=str(error))
                 return None
             records = tuple(record for record in answer.records if record is not None)
-            if not all(isinstance(record, CredentialRecord) for record in records):
-                # Only a plugin inside the host can answer what is no record; it must not harm other files.
-                log.warning("credential.parse_failed", plugin_id=binding.plugin_id, path=request.path, error=_NO_RECORD)
-                return None
             if records:
                 own = next(iter(provider_names(view)), "")
                 return ClaimedFile(binding.plugin_id, own, records)

@@ -8,7 +8,9 @@ from msgspec import UNSET, Raw
 
 from pluginabi.methods import PLUGIN_METHODS
 from pluginapi import (
+    AuthRecordsResponse,
     Body,
+    CredentialRecord,
     ExecutorResponse,
     FrontendAuthResponse,
     ModelInfo,
@@ -28,6 +30,7 @@ WRONG: Any = SimpleNamespace(
     Register=RegisterResponse,
     Auth=FrontendAuthResponse,
     Terminate=Termination,
+    Records=AuthRecordsResponse,
 )
 """The constructors without their types: the mistakes are the point."""
 
@@ -42,6 +45,7 @@ WRONG: Any = SimpleNamespace(
         StreamInterceptResponse(items=[StreamItem(event="e", body=Body(text="x")), StreamItem(raw=Body(text="y"))]),
         RegisterResponse(models=[ModelInfo(id="m", created=5)], providers=("p",), capabilities=None),
         FrontendAuthResponse(decision="deny", status=418, metadata={"a": "b"}),
+        AuthRecordsResponse(records=[None, CredentialRecord(label="a")]),
     ],
     ids=lambda answer: type(answer).__name__,
 )
@@ -77,6 +81,12 @@ def test_a_patch_may_be_a_mapping_or_its_json(given: Any) -> None:
     assert bytes(patch) == b'{"user":"x"}'
 
 
+def test_a_list_keeps_its_nulls_where_it_may_have_some() -> None:
+    wrong: Any = {"token": "t"}
+    answer = tidy(AuthRecordsResponse(records=[None, CredentialRecord(storage=wrong)]))
+    assert answer.records == (None, CredentialRecord(storage=Raw(b'{"token":"t"}')))
+
+
 def test_a_headers_value_may_be_one_string() -> None:
     headers = tidy(WRONG.Executor(headers={"X-A": "yes", "x-b": ["1", "2"]})).headers
     assert headers == {"x-a": ("yes",), "x-b": ("1", "2")}
@@ -96,6 +106,7 @@ def test_a_headers_value_may_be_one_string() -> None:
         (lambda: WRONG.Intercept(terminate={"status": 200}), "terminate: expected Termination"),
         (lambda: WRONG.Intercept(terminate=WRONG.Terminate(status="4")), "terminate: status: expected int"),
         (lambda: WRONG.Register(models=["m"]), "models: expected ModelInfo, got 'm'"),
+        (lambda: WRONG.Records(records=[None, {"label": "a"}]), "records: expected CredentialRecord, got {"),
         (lambda: WRONG.Auth(decision="perhaps"), "decision: expected 'allow' or 'abstain' or 'deny'"),
         (lambda: WRONG.Route(target_kind=["x" * 500]), "…"),
     ],

@@ -74,11 +74,6 @@ async def test_B1_a_null_among_the_records_is_left_out_whichever_way_it_comes():
     assert await labels_of(providers(FakePlugin(id="p", hooks={PARSE: lambda request: nothing})), "p") is None
 
 
-async def test_a_plugin_inside_the_host_that_answers_what_is_no_record_does_not_claim_the_file():
-    wrong: Any = AuthRecordsResponse(records=[CredentialRecord(label="a"), {"label": "b"}])  # type: ignore[list-item]
-    assert await labels_of(providers(FakePlugin(id="p", hooks={PARSE: lambda request: wrong})), "p") is None
-
-
 async def test_a_plugin_that_answers_an_error_does_not_claim_the_file_and_ends_the_asking():
     plugins = [
         FakePlugin(id="a", hooks={PARSE: failing()}, priority=2),
