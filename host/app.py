@@ -317,6 +317,7 @@ class Proxy:
             worker=self._worker,
             amend=self.credential_parts.renewer.amend,
             rebuild=lambda: self._swap(self.config, self.registry.snapshot),
+            list_models=self.registry.refresh_models,
         )
 
     def _attacher_of(self, scope: CallScope) -> PoolAttacher:

@@ -22,9 +22,9 @@ from host.runtime.auth_plugins import PARSE, REFRESH, AuthProviders
 from host.runtime.bundled import bundled_for, bundled_needed
 from host.runtime.callback_auth import AuthRefused
 from host.runtime.handle import PluginSnapshot
+from host.runtime.host_summary import host_summary
 from host.runtime.invoke import Invoker
 from host.tasks import TaskGroup
-from pluginabi.payloads.common import HostSummary, ModelAlias
 
 log = structlog.get_logger("host.credentials")
 
@@ -213,17 +213,3 @@ class CredentialParts:
         """A new file belongs to a bundled plugin that does not run yet."""
         await self._reapply()
         log.info("credential.plugins_started", plugins=sorted(bundled_for(self.directory.providers())))
-
-
-def host_summary(config: Config) -> HostSummary:
-    """What auth plugins may know of the configuration."""
-    return HostSummary(
-        auth_dir=config_path(config, config.auth_dir),
-        proxy_url=config.proxy_url,
-        force_model_prefix=config.force_model_prefix,
-        oauth_model_alias={
-            name.strip().lower(): [ModelAlias(name=it.name, alias=it.alias) for it in rules if it.name and it.alias]
-            for name, rules in config.oauth_model_alias.items()
-        },
-        excluded_models={name.strip().lower(): found for name, found in config.oauth_excluded_models.items()},
-    )

@@ -18,7 +18,7 @@ from host import control
 from host.cli_flags import NATIVE
 from host.config.load import ConfigError, load_config
 from host.config.model import Config, config_path
-from host.credential_parts import CredentialParts, host_summary
+from host.credential_parts import CredentialParts
 from host.credentials.editor import CredentialError
 from host.flags.parse import CommandLine
 from host.flags.table import FlagTable, PluginFlag
@@ -33,6 +33,7 @@ from host.runtime.callback_kv import KvCallbacks
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.carriers import Carriers
 from host.runtime.handle import PluginState
+from host.runtime.host_summary import host_summary
 from host.runtime.invoke import Invoker
 from host.runtime.processes import Processes, timings_of
 from host.state.local import LocalState

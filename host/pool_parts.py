@@ -1,18 +1,21 @@
 """What surrounds the credential pool of one proxy: models of single credentials, cooldowns that are kept."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from host.config.model import Config
-from host.credential_parts import host_summary
 from host.pipeline.auth_models import Amend, AuthModels
 from host.pipeline.cooldowns import Cooldowns
 from host.pipeline.state import GatewayState
+from host.runtime.host_summary import host_summary
 from host.runtime.invoke import Invoker
 from host.state.bindings import SharedBindings
 from host.state.store import SharedState
 from host.tasks import TaskGroup
 from host.worker import Worker
+
+REFRESH_MODELS_EVERY_S: Final = 3 * 3600.0
 
 
 class PoolParts:
@@ -27,7 +30,10 @@ class PoolParts:
         worker: Worker,
         amend: Amend,
         rebuild: Callable[[], None],
+        list_models: Callable[[], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`list_models` asks plugins for the models they list for everybody."""
         first = state()
         is_shared = bool(first.config.state.url or worker.state_url)
         tasks = self._tasks = TaskGroup("pool")
@@ -43,6 +49,8 @@ class PoolParts:
             amend=amend,
             rebuild=rebuild,
         )
+        self._list_models: Final = list_models
+        tasks.start(self._refresh(sleep), name="model-refresh")
         # Of several workers one writes the files; nodes on a server of the operator's find everything there.
         keeps_files = worker.number == 1 and not first.config.state.url
         self._cooldowns: Final = Cooldowns(state, keeps_files=keeps_files, tasks=tasks)
@@ -54,6 +62,16 @@ class PoolParts:
     async def follow(self, config: Config) -> None:
         """`config` is the present one, and so are the credentials."""
         await self._cooldowns.follow(config)
+
+    async def refresh_models(self) -> None:
+        """Ask plugins again which models there are, and which of them each credential serves."""
+        await self._list_models()
+        self._models.refresh()
+
+    async def _refresh(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        while True:
+            await sleep(REFRESH_MODELS_EVERY_S)
+            await self.refresh_models()
 
     async def stop(self) -> None:
         """Write what is left and end what runs."""

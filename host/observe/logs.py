@@ -80,6 +80,7 @@ EVENTS: Final = (
     "management.route_taken",
     "management.secrets_read",
     "management.write",
+    "models.changed",
     "pick.refused",
     "plugin.blocked",
     "plugin.call_failed",

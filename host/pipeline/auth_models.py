@@ -43,6 +43,12 @@ class AuthModels:
         self._state = first
         self._registrar: Final = Registrar(first.parts.listed, self._models_of, publish=rebuild, tasks=tasks)
         self._rebuild: Final = rebuild
+        self._turn = 0
+
+    def refresh(self) -> None:
+        """Ask about every credential again; what is known stays until something else is."""
+        self._turn += 1
+        self.follow(self._state)
 
     def follow(self, state: GatewayState) -> None:
         """`state` is the present one: ask about credentials that are new in it, or whose plugin is."""
@@ -64,7 +70,7 @@ class AuthModels:
                 handles = tuple(id(binding.handle) for binding in found)
                 # A renewed token changes the record, and nothing about its models.
                 known = (credential.attributes, credential.auth_kind, credential.source_kind, credential.base_url)
-                yield Question(credential, (handles, known))
+                yield Question(credential, (handles, known, self._turn))
 
     async def _models_of(self, credential: Credential) -> Sequence[ModelInfo] | None:
         """Raises LookupError when a plugin failed; what was known of the credential stays then."""

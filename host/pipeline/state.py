@@ -23,7 +23,8 @@ from host.credentials.ready import Members
 from host.credentials.records import Credential, CredentialChange
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
-from host.pipeline.model_lists import PluginListings
+from host.pipeline.model_lists import PluginListings, handed_out_models
+from host.registry.changes import log_changes
 from host.registry.groups import Group, Grouper, Infos
 from host.registry.listing import listed_models
 from host.registry.models import (
@@ -32,6 +33,7 @@ from host.registry.models import (
     ModelSource,
     Offer,
     Resolution,
+    by_id,
     canonical,
     image_only_name,
 )
@@ -48,7 +50,6 @@ EXECUTE_STREAM: Final = "executor.execute_stream"
 COUNT: Final = "executor.count_tokens"
 PREPARE: Final = "executor.prepare"
 EXHAUSTED: Final = "executor.on_exhausted"
-EXECUTOR_METHODS: Final = (EXECUTE, EXECUTE_STREAM, COUNT)
 _NOBODY: Final = ModelSource(id="", provider="")
 _NO_INFO: Final = ModelInfo(id="")
 
@@ -182,6 +183,8 @@ class GatewayState:
     groups: Mapping[str, Group] = field(default_factory=dict)
     """By source."""
     parts: Parts = field(default_factory=Parts)
+    handed_out_models: tuple[ModelInfo, ...] = ()
+    """Models that nobody serves here, by what the sources of credentials say; for lists only."""
     attacher: PoolAttacher = field(init=False)
     _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
     _members: dict[tuple[tuple[str, ...], frozenset[int] | None], Members] = field(default_factory=dict)
@@ -200,7 +203,8 @@ class GatewayState:
         """The models that clients are shown: without those that no credential can serve for long."""
         version = self.pool.book.version
         if self._listed.get("version") != version or self.pool.book.is_due:
-            self._listed["models"] = listed_models(self.registry, self.groups, self.pool.book)
+            own = listed_models(self.registry, self.groups, self.pool.book)
+            self._listed["models"] = by_id((*own, *self.handed_out_models)) if self.handed_out_models else own
             self._listed["version"] = self.pool.book.version
         found: tuple[ModelInfo, ...] = self._listed["models"]
         return found
@@ -415,14 +419,18 @@ def build_state(
     pool.settle()
     parts = previous.parts if previous is not None else Parts()
     groups = parts.grouper.groups(credentials, model_rules(config), PluginListings(plugins, parts.listed))
+    registry = _registry(groups, config, previous.registry if previous is not None else None)
     state = GatewayState(
         config=config,
         plugins=plugins,
-        registry=_registry(groups, config, previous.registry if previous is not None else None),
+        registry=registry,
         pool=pool,
         manager=manager,
         groups={group.source.id: group for group in groups},
         parts=parts,
+        handed_out_models=tuple(
+            info for info in handed_out_models(plugins) if info.id.lower() not in registry.catalogue.entries
+        ),
     )
     manager.health = state
     return state
@@ -432,11 +440,13 @@ def _registry(groups: Sequence[Group], config: Config, previous: ModelRegistry |
     """The registry of these groups: over the catalogue that there is, when they offer the same."""
     sources = tuple(group.source for group in groups)
     sizes = {group.source.id: len(group.members) for group in groups}
-    if previous is not None:
-        known = previous.catalogue
-        if known.force_model_prefix == config.force_model_prefix and known.sources == sources:
-            return ModelRegistry(known, sizes=sizes)
-    return ModelRegistry(Catalogue(sources, force_model_prefix=config.force_model_prefix), sizes=sizes)
+    known = previous.catalogue if previous is not None else None
+    if known is not None and known.force_model_prefix == config.force_model_prefix and known.sources == sources:
+        return ModelRegistry(known, sizes=sizes)
+    catalogue = Catalogue(sources, force_model_prefix=config.force_model_prefix)
+    if known is not None:
+        log_changes(known, catalogue)
+    return ModelRegistry(catalogue, sizes=sizes)
 
 
 def _members_of(groups: Sequence[Group], order: Mapping[str, int]) -> Members:
@@ -452,11 +462,6 @@ def provider_of(view: PluginView) -> str:
     return next(
         (key.strip().lower() for key in view.providers if key.strip() and not key.endswith("*")), view.plugin_id
     )
-
-
-def executes(view: PluginView) -> bool:
-    """Whether the plugin has an executor."""
-    return any(method in view.capabilities for method in EXECUTOR_METHODS)
 
 
 def _plugin_credential(view: PluginView, provider: str) -> Credential:
@@ -478,7 +483,7 @@ def _plugin_credentials(plugins: PluginSnapshot, configured: set[str]) -> Iterat
         scope = view.executor.scope if view.executor is not None else "both"
         provider = provider_of(view)
         alone = scope == "static" or (scope != "oauth" and provider not in configured)
-        if view.models and executes(view) and alone:
+        if view.models and view.executes and alone:
             yield _plugin_credential(view, provider)
 
 

@@ -113,7 +113,7 @@ class Catalogue:
     @cached_property
     def listing(self) -> tuple[ModelInfo, ...]:
         """Every model, by id."""
-        return tuple(sorted((entry.info for entry in self.entries.values()), key=lambda info: info.id))
+        return by_id(entry.info for entry in self.entries.values())
 
     def _add(self, source: ModelSource) -> None:
         for offer in source.offers:
@@ -200,6 +200,11 @@ class ModelRegistry:
     def _newest(self) -> str | None:
         newest = max(self.catalogue.listing, key=lambda info: (info.created or 0, info.id), default=None)
         return newest.id if newest is not None else None
+
+
+def by_id(infos: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:
+    """In the order of lists."""
+    return tuple(sorted(infos, key=lambda info: info.id))
 
 
 def matches(model: str, patterns: Sequence[str]) -> bool:

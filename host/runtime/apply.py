@@ -401,6 +401,28 @@ class PluginRegistry:
         if found is not None:
             generation.models_provider, generation.models = found
 
+    async def refresh_models(self) -> None:
+        """Ask every plugin that runs for its models again; what fails keeps the ones it had. Publishes what changed.
+
+        Plugins are asked beside everything else: one that is slow holds up no reload.
+        """
+        running = [it.current for it in self._slots.values() if it.current.handle.state is PluginState.READY]
+        before = [(it, it.plan, it.models) for it in running]
+        answers = await asyncio.gather(
+            *(list_models(self._invoker, it.plan, it.declaration, it.handle, self._config) for it in running)
+        )
+        async with self._lock:
+            current = [slot.current for slot in self._slots.values()]
+            is_new = False
+            for (generation, plan, models), answer in zip(before, answers, strict=True):
+                # One that was replaced or configured anew meanwhile has been asked since.
+                is_same = generation.plan is plan and generation.models is models
+                if answer is not None and is_same and any(it is generation for it in current):
+                    is_new = is_new or answer != (generation.models_provider, generation.models)
+                    generation.models_provider, generation.models = answer
+            if is_new:
+                self._changed()
+
     def _publish(self) -> PluginSnapshot:
         """Make the new snapshot, and let go of what it no longer names."""
         generations = [slot.current for slot in self._slots.values()]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -14,6 +14,8 @@ from pluginabi.frames import Usage
 from pluginabi.methods import OnError
 from pluginabi.payloads.common import ModelInfo, Payload
 from pluginabi.payloads.lifecycle import ExecutorRegistration, FrontendAuthRegistration
+
+EXECUTOR_METHODS: Final = ("executor.execute", "executor.execute_stream", "executor.count_tokens")
 
 
 class PluginState(StrEnum):
@@ -148,6 +150,11 @@ class PluginView:
     models: tuple[ModelInfo, ...] = ()
     bundled: bool = False
 
+    @property
+    def executes(self) -> bool:
+        """Whether it has an executor."""
+        return not self.capabilities.isdisjoint(EXECUTOR_METHODS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class PluginSnapshot:
@@ -176,15 +183,19 @@ class PluginSnapshot:
         return None
 
     def executor_of_provider(self, provider: str) -> PluginView | None:
-        """The plugin that executes `provider`: an exact key beats a pattern (`x-*`), then priority."""
-        pattern_match: PluginView | None = None
+        """The plugin that executes `provider`: an exact key beats a pattern (`x-*`), then priority.
+
+        One without an executor, which logs in or lists models for the provider, only where nobody executes it.
+        """
+        found: tuple[tuple[bool, bool], PluginView] | None = None
         for view in self.plugins.values():
             for key in view.providers:
-                if key == provider:
-                    return view
-                if pattern_match is None and key.endswith("*") and provider.startswith(key[:-1]):
-                    pattern_match = view
-        return pattern_match
+                is_exact = key == provider
+                if is_exact or (key.endswith("*") and provider.startswith(key[:-1])):
+                    rank = (view.executes, is_exact)
+                    if found is None or rank > found[0]:
+                        found = rank, view
+        return found[1] if found is not None else None
 
 
 EMPTY_SNAPSHOT = PluginSnapshot()

@@ -3,13 +3,14 @@
 import structlog
 from msgspec.structs import replace
 
-from host.config.model import Config, config_path
+from host.config.model import Config
 from host.runtime.handle import Binding, Inputs, PluginHandle
+from host.runtime.host_summary import host_summary
 from host.runtime.invoke import Invoker
 from host.runtime.plan import Plan
 from host.runtime.snapshot import Declaration
 from pluginabi.errors import AbiError
-from pluginabi.payloads.common import HostSummary, ModelInfo
+from pluginabi.payloads.common import ModelInfo
 from pluginabi.payloads.models import ModelListRequest, ModelListResponse
 
 log = structlog.get_logger("host.runtime.model_lists")
@@ -35,13 +36,7 @@ async def list_models(
         inputs=Inputs(),
         permissions=plan.policy.permissions,
     )
-    request = ModelListRequest(
-        host=HostSummary(
-            auth_dir=config_path(config, config.auth_dir),
-            proxy_url=config.proxy_url,
-            force_model_prefix=config.force_model_prefix,
-        )
-    )
+    request = ModelListRequest(host=host_summary(config))
     try:
         answer = (await invoker.call(binding, lambda _: request, None)).value
     except AbiError as error:

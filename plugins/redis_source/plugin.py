@@ -23,6 +23,9 @@ from pluginapi import (
     CredentialRecord,
     CredentialSourceRequest,
     CredentialSourceResponse,
+    ModelInfo,
+    ModelListRequest,
+    ModelListResponse,
     Plugin,
     PluginError,
     RegisterRequest,
@@ -42,6 +45,8 @@ class Settings(Struct, frozen=True, rename="kebab"):
     url: str = ""
     prefix: str = "jackfield"
     timeout_ms: int = 3000
+    list_models: bool = False
+    """Ask the coordinator which models it has credentials for."""
 
 
 class Question(Struct, frozen=True):
@@ -57,6 +62,21 @@ class Question(Struct, frozen=True):
     session_id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     type: str = "auth"
+
+
+class ModelsQuestion(Struct, frozen=True):
+    """Which models there are."""
+
+    id: str
+    reply_to: str
+    deadline_ms: int
+    type: str = "models"
+
+
+class ModelsAnswer(Struct, frozen=True):
+    """For the lists that clients see."""
+
+    models: list[ModelInfo] = field(default_factory=list)
 
 
 class Refusal(Struct, frozen=True):
@@ -87,6 +107,7 @@ class Answer(Struct, frozen=True):
 
 
 _ANSWER: Final = msgspec.json.Decoder(Answer | None)
+_MODELS: Final = msgspec.json.Decoder(ModelsAnswer | None)
 
 
 class RedisSource(Plugin):
@@ -114,11 +135,25 @@ class RedisSource(Plugin):
     async def credential_source_next(
         self, request: CredentialSourceRequest, ctx: Context
     ) -> CredentialSourceResponse | None:
-        question = self._question(request)
+        return _response_of(await self._answer_to(self._question(request), ctx))
+
+    async def model_static(self, request: ModelListRequest, ctx: Context) -> ModelListResponse | None:
+        if not self._settings.list_models:
+            return None
+        question = ModelsQuestion(**self._envelope())
+        answer = await self._answer_to(question, ctx)
+        try:
+            found = _MODELS.decode(answer)
+        except msgspec.DecodeError as error:
+            raise PluginError(f"the coordinator's list of models cannot be read: {error}") from None
+        return ModelListResponse(provider=self.id, models=found.models) if found is not None else None
+
+    async def _answer_to(self, question: Question | ModelsQuestion, ctx: Context) -> bytes:
+        """Raises PluginError `credential_source_unavailable` when nobody answers in time."""
         data = msgspec.json.encode(question)
         try:
             async with asyncio.timeout(self._settings.timeout_ms / 1000):
-                answered = await self._ask(question, data)
+                return await self._ask(question, data)
         except TimeoutError:
             await self._withdraw(data)
             raise unavailable(f"the coordinator did not answer within {self._settings.timeout_ms} ms") from None
@@ -126,21 +161,25 @@ class RedisSource(Plugin):
             # Where the server is concerns the operator, not the client.
             ctx.log.error("redis_source.unreachable", reason=str(error) or type(error).__name__)
             raise unavailable("the server of the coordinator cannot be reached") from error
-        return _response_of(answered)
+
+    def _envelope(self) -> dict[str, Any]:
+        name = secrets.token_hex(12)
+        return {
+            "id": name,
+            "reply_to": f"{self._settings.prefix}:credential-answer:{name}",
+            "deadline_ms": int(self._clock() * 1000) + self._settings.timeout_ms,
+        }
 
     def _question(self, request: CredentialSourceRequest) -> Question:
-        name = secrets.token_hex(12)
         return Question(
-            id=name,
-            reply_to=f"{self._settings.prefix}:credential-answer:{name}",
-            deadline_ms=int(self._clock() * 1000) + self._settings.timeout_ms,
+            **self._envelope(),
             model=request.model,
             count=request.count,
             session_id=request.session,
             headers={name.lower(): values[0] for name, values in request.headers.items() if values},
         )
 
-    async def _ask(self, question: Question, data: bytes) -> bytes:
+    async def _ask(self, question: Question | ModelsQuestion, data: bytes) -> bytes:
         client = self._client
         if client is None:
             raise unavailable("`plugins.configs.redis-source.url` is not set")

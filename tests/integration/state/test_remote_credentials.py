@@ -37,16 +37,20 @@ async def asked(server: RedisServer) -> AsyncIterator[Coordinator]:
 
 @pytest.fixture
 async def proxy(server: RedisServer, upstream: FakeUpstream) -> AsyncIterator[RunningProxy]:
+    async with running_proxy(config_of(server, upstream)) as running:
+        yield running
+
+
+def config_of(server: RedisServer, upstream: FakeUpstream, **section: Any) -> str:
+    """A provider of the node's own, and the plugin."""
     local = {
         "name": "acme",
         "base-url": f"{upstream.url}/v1",
         "api-key-entries": [{"api-key": "local"}],
         "models": [{"name": "m1"}],
     }
-    section = {"enabled": True, "url": server.url, "timeout-ms": 1000}
-    config = {"openai-compatibility": [local], "plugins": {"configs": {"redis-source": section}}}
-    async with running_proxy(json.dumps(config)) as running:
-        yield running
+    section |= {"enabled": True, "url": server.url, "timeout-ms": 1000}
+    return json.dumps({"openai-compatibility": [local], "plugins": {"configs": {"redis-source": section}}})
 
 
 @pytest.fixture
@@ -160,3 +164,31 @@ async def test_errors_of_the_coordinator_keep_their_meaning(
     asked.decide = lambda question: answer
     found, body, _ = await ask(client, proxy)
     assert (found, body["error"]["code"]) == (status, code)
+
+
+async def test_models_of_a_coordinator_are_in_every_list_and_follow_it(
+    server: RedisServer, upstream: FakeUpstream, client: aiohttp.ClientSession
+):
+    listed: list[dict[str, Any]] = [{"id": "remote-1", "display_name": "Remote", "context_length": 7, "odd": 1}]
+
+    def decide(question: dict[str, Any]) -> Any:
+        return {"models": listed} if question["type"] == "models" else {"credential": credential(upstream, "r1")}
+
+    config = config_of(server, upstream, **{"list-models": True})
+    async with coordinator(server.url, decide), running_proxy(config) as proxy:
+
+        async def shown(path: str, **headers: str) -> Any:
+            async with client.get(f"{proxy.url}{path}", headers=headers) as answer:
+                return await answer.json()
+
+        assert [it["id"] for it in (await shown("/v1/models"))["data"]] == ["m1", "remote-1"]
+        claude, _ = (await shown("/v1/models", **{"anthropic-version": "2023-06-01"}))["data"]
+        assert (claude["display_name"], claude["max_input_tokens"]) == ("Remote", 7)
+        assert (await shown("/v1beta/models/remote-1"))["inputTokenLimit"] == 7
+        assert (await ask(client, proxy))[0] == 200
+        listed[0]["id"] = "remote-2"
+        await proxy.proxy.pool_parts.refresh_models()
+        assert [it["id"] for it in (await shown("/v1/models"))["data"]] == ["m1", "remote-2"]
+        await server.stop()
+        await proxy.proxy.pool_parts.refresh_models()
+        assert [it["id"] for it in (await shown("/v1/models"))["data"]] == ["m1", "remote-2"]

@@ -1,5 +1,7 @@
 """model.for_auth."""
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -165,3 +167,40 @@ async def test_without_the_plugin_what_it_listed_is_gone():
     )
     site.state = build_state(site.config, snapshot(executor), previous=site.state, manager=site.manager)
     assert await site.settle() == ["s"]
+
+
+async def test_everybody_is_asked_again_and_only_another_answer_makes_a_new_state():
+    answers = {"a.json": models("m"), "b.json": models("m")}
+    plugin = provider(lambda request: answers[request.credential.label])
+    site = Site(plugin, accounts=(account("a.json"), account("b.json")))
+    await site.settle()
+    before = site.rebuilt
+    site.models.refresh()
+    await site.tasks.join()
+    assert (len(plugin.seen(FOR_AUTH)), site.rebuilt) == (4, before)
+    answers |= {"a.json": models("m", "new"), "b.json": PluginError("busy", http_status=503)}
+    site.models.refresh()
+    await site.tasks.join()
+    assert [site.state.models_of(it) for it in ("a.json", "b.json")] == [("m", "new"), ("m",)]
+    assert site.rebuilt == before + 1
+
+
+async def test_a_refresh_in_the_middle_of_a_batch_asks_each_credential_once_more():
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_):
+        asked.set()
+        await go.wait()
+        return models("m")
+
+    plugin = provider(slowly)
+    site = Site(plugin)
+    site.models.follow(site.state)
+    async with asyncio.timeout(5):
+        await asked.wait()
+        site.models.refresh()
+        site.models.refresh()
+        go.set()
+        await site.tasks.join()
+    assert len(plugin.seen(FOR_AUTH)) == 2
+    assert [info.id for info in site.state.listing()] == ["m"]

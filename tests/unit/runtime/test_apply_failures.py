@@ -1,5 +1,6 @@
 """Plugins that fail while the configuration is applied, and what registrations may say."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -186,3 +187,57 @@ async def test_a_model_list_without_provider_or_models_registers_nothing(stage: 
     view = (await stage.registry.apply(stage.config(a={}))).plugins["a"]
     assert (view.models, view.providers) == ((), ())
     assert stage.status("a").state == "ready"
+
+
+async def test_an_executor_beats_a_plugin_that_only_names_the_provider_whatever_their_priorities(stage: Bench):
+    stage.process_plugin("lists", Script(registration=RegisterResponse(providers=["x"])))
+    stage.process_plugin(
+        "runs", Script(capabilities=("executor.execute",), registration=RegisterResponse(providers=["x*"]))
+    )
+    sections = {"lists": PluginSection(enabled=True, priority=9), "runs": PluginSection(enabled=True)}
+    snapshot = await stage.registry.apply(stage.config(**sections))
+    view = snapshot.executor_of_provider("x")
+    assert view is not None and view.plugin_id == "runs"
+
+
+def listing(*names: str) -> Reply:
+    return Reply(result=ModelListResponse(provider="p", models=[ModelInfo(id=name) for name in names]))
+
+
+async def test_models_are_asked_for_again_and_what_changed_is_published(stage: Bench):
+    stage.process_plugin("a", Script(capabilities=("model.static",), answers={"model_static": listing("a")}))
+    await stage.registry.apply(stage.config(a={}))
+    answers = stage.made[0].answers
+    published: list[Any] = []
+    stage.registry.on_change = published.append
+    for answer in (listing("a"), PluginError("busy")):
+        answers["model_static"] = answer
+        await stage.registry.refresh_models()
+    assert published == []
+    answers["model_static"] = listing("b")
+    await stage.registry.refresh_models()
+    (snapshot,) = published
+    assert [model.id for model in snapshot.plugins["a"].models] == ["b"]
+
+
+async def test_an_answer_that_comes_after_the_plugin_was_replaced_changes_nothing(stage: Bench):
+    asked, go = asyncio.Event(), asyncio.Event()
+    answers: dict[str, Any] = {"model_static": listing("a")}
+    stage.process_plugin("a", Script(capabilities=("model.static",), answers=answers))
+    await stage.registry.apply(stage.config(a={}))
+
+    async def late(*_: Any) -> Reply:
+        asked.set()
+        await go.wait()
+        return listing("old")
+
+    stage.made[0].answers["model_static"] = late
+    answers["model_static"] = listing("new")
+    refreshing = asyncio.create_task(stage.registry.refresh_models())
+    async with asyncio.timeout(5):
+        await asked.wait()
+        # A slow answer holds up no reload.
+        await stage.registry.reload("a")
+        go.set()
+        await refreshing
+    assert [model.id for model in stage.registry.snapshot.plugins["a"].models] == ["new"]
