@@ -32,8 +32,10 @@ class Route:
 
 
 async def route(invoker: Invoker, ex: Execution) -> Route | None:
-    """Ask the routers; None when none exists or none decided. One that chose a plugin that is down leaves it to the next,
-    and the registry; `ex.unavailable` tells of it when nobody else can serve the request either."""
+    """Ask the routers; None when none exists or none decided.
+
+    One that chose a plugin that is down leaves it to the next, and to the registry; `ex.unavailable` says so.
+    """
     routers = ex.state.plugins.implementers("model.route", ex.scope.skip)
     if not routers:
         return None
