@@ -306,12 +306,15 @@ def mark_failed(
     if ex.session is not None and verdict.fault not in ("request", "connection"):
         unbind_session(ex, credential.id)
     if rest_s and ex.trace is not None:
+        model = "" if verdict.whole_credential else key
+        # Another failure may have set it aside for longer already: that one is why it rests.
+        state = pool.book.states(credential.id).get(model)
         ex.trace.record(
             "cooldown",
             credential=credential.id,
-            model="" if verdict.whole_credential else key,
+            model=model,
             seconds=round(rest_s, 3),
-            reason=verdict.reason,
+            reason=verdict.reason if state is None else state.reason,
         )
 
 

@@ -354,8 +354,7 @@ class GatewayStream:
         """The client has everything."""
         self.usage = self._items.usage or self._watch.usage
         if (error := self._watch.error) is not None:
-            self._mark_failed(PluginError(error))
-            self._settle_failed(error, upstream=True)
+            self._settle_failed(error, upstream=True, cause=PluginError(error))
             return
         mark_succeeded(self._ex, self._attempt)
         self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage)
@@ -384,17 +383,17 @@ class GatewayStream:
             return
         self._ended = True
         self.usage = self._items.usage or self._watch.usage
-        if upstream and isinstance(error, (PluginError, PluginTransportError)):
-            self._mark_failed(error)
-        self._settle_failed(to_error_body(error), upstream=upstream)
+        cause = error if upstream and isinstance(error, (PluginError, PluginTransportError)) else None
+        self._settle_failed(to_error_body(error), upstream=upstream, cause=cause)
 
-    def _mark_failed(self, error: PluginError | PluginTransportError) -> None:
-        """The upstream broke off an answer of which the client has a part: nothing to retry, but it is a failure."""
-        ex, lane = self._ex, self._attempt.lane
-        mark_failed(ex, lane, self._attempt.key, verdict_on(ex, lane, error), error)
-
-    def _settle_failed(self, body: ErrorBody, *, upstream: bool) -> None:
+    def _settle_failed(
+        self, body: ErrorBody, *, upstream: bool, cause: PluginError | PluginTransportError | None = None
+    ) -> None:
+        """`cause`: the upstream broke off an answer of which the client has a part; nothing to retry, but a failure."""
         self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage, error=body if upstream else None)
+        if cause is not None:
+            ex, lane = self._ex, self._attempt.lane
+            mark_failed(ex, lane, self._attempt.key, verdict_on(ex, lane, cause), cause)
         self._settler.request_ended(self._ex, "failed", status=body.http_status, error=body, usage=self.usage)
 
     async def _close(self, reason: str) -> None:

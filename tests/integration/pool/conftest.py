@@ -3,10 +3,13 @@
 import asyncio
 import json
 import random
+import re
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,12 @@ from typing import Any
 import pytest
 import trustme
 import uvloop
-from anthropic import AsyncAnthropic
+from aiohttp import web
+from anthropic import AnthropicError, AsyncAnthropic
 from google import genai
+from google.genai.errors import APIError as GeminiError
 from google.genai.types import HttpOptions
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, OpenAIError
 
 from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
 from tests.support.families import CLAUDE, GEMINI, OPENAI, Family
@@ -30,7 +35,6 @@ RESET_S = 40
 FIRST_BYTE_S = 1.5
 PATIENT = {"executor.execute": "15s", "executor.execute_stream": "15s"}
 CLIENT_KEY = "client-key-1"
-ASK: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Fault:
     only_stream: bool = False
     doubles: bool = False
     """Each time it happens again the rest is twice as long."""
+    is_late: bool = False
+    """The client has a part of the answer already: it is told in the stream, and nobody else is asked."""
 
 
 def _reset(family: Family) -> Behaviour:
@@ -63,8 +69,12 @@ def _reset(family: Family) -> Behaviour:
 
 
 def faults(family: Family) -> list[Fault]:
-    """Everything that may go wrong before the first byte."""
-    return [
+    """Everything that may go wrong, before the first byte and after it."""
+    late = {"openai": 3, "claude": 4, "gemini": 1}[family.name]  # events until there is some text
+    overload = {"openai": 500, "claude": 529, "gemini": 503}[family.name]
+    # Gemini's protocol has no end marker: whatever ends cleanly is whole.
+    ended = [Fault("ended late", Behaviour(end_after_events=late), 502, only_stream=True, is_late=True)]
+    return (ended if family is not GEMINI else []) + [
         Fault("key refused", Behaviour(status=401), 401, "unauthorized", 1800),
         Fault("forbidden", Behaviour(status=403), 403, "payment_required", 1800),
         Fault("limit", Behaviour(status=429, headers={"Retry-After": str(RESET_S)}), 429, "quota", RESET_S),
@@ -74,20 +84,53 @@ def faults(family: Family) -> list[Fault]:
         Fault("unavailable", Behaviour(status=503), 503, "transient", 60),
         Fault("overloaded", Behaviour(status=529), 529, "transient", 60),
         Fault("stream cut", Behaviour(cut_after_events=0), 502, only_stream=True),
+        Fault("error first", Behaviour(error_after_events=0), overload, "transient", 60, only_stream=True),
+        Fault("cut late", Behaviour(cut_after_events=late), 502, only_stream=True, is_late=True),
+        Fault(
+            "error late", Behaviour(error_after_events=late), overload, "transient", 60, only_stream=True, is_late=True
+        ),
     ]
 
 
 class PlannedUpstream(FakeUpstream):
-    """A provider that writes down which behaviour it chose for whom."""
+    """A provider that writes down which behaviour it chose for which request and key."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.chosen: list[tuple[str, Behaviour]] = []
+        self.chosen: dict[str, list[tuple[str, Behaviour]]] = defaultdict(list)
+        """By the number that the request says, in order."""
+        self._asked: ContextVar[str] = ContextVar("asked")
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        found = re.search(rb"Hello (\d+)", await request.read())
+        assert found is not None
+        self._asked.set(found[1].decode())
+        return await super().handle(request)
 
     def _next(self, model: str, key: str) -> Behaviour:
         behaviour = super()._next(model, key)
-        self.chosen.append((key, behaviour))
+        self.chosen[self._asked.get()].append((key, behaviour))
         return behaviour
+
+    def arrived(self, said: str) -> None:
+        """The client has the beginning of the answer."""
+        behaviour = self.chosen[said.removeprefix("Hello ")][-1][1]
+        if behaviour.release is not None:
+            behaviour.release.set()
+
+
+@dataclass
+class Told:
+    """What an SDK made of an answer."""
+
+    text: str = ""
+    request_id: str = ""
+    error: Exception | None = None
+
+
+Arrived = Callable[[], None]
+Ask = Callable[[str, bool, Arrived], Awaitable[Told]]
+"""A request (streamed or not) that says the text; tells when the beginning of its answer is there."""
 
 
 @dataclass
@@ -95,10 +138,8 @@ class Seat:
     """One provider, the SDK that talks to it through the proxy, and the plan of its failures."""
 
     family: Family
-    upstream: FakeUpstream
-    ask: Callable[[bool], Awaitable[tuple[str, str]]]
-    """A request (streamed or not) by the SDK: the text it got, and the id of the request."""
-    chosen: list[tuple[str, Behaviour]]
+    upstream: PlannedUpstream
+    ask: Ask
     known: Mapping[int, Fault]
     """By the identity of its behaviour."""
 
@@ -118,19 +159,24 @@ class Pool:
 
 
 def _plan(family: Family, upstream: FakeUpstream, luck: random.Random) -> dict[int, Fault]:
-    """Give each key its failures in order, and a good answer after them."""
+    """Give each key its failures in order, and a good answer after them. Every kind is the first of some key's."""
     known: dict[int, Fault] = {}
     kinds = faults(family)
-    healthy = set(luck.sample(range(KEYS), HEALTHY))
-    late = luck.choice(sorted(set(range(KEYS)) - healthy))
-    for number in range(KEYS):
-        planned = [] if number in healthy else luck.choices(kinds, k=luck.randint(1, 3))
-        if number == late:
-            # One is enough: each costs the whole limit for the first byte.
-            planned = [Fault("silent", Behaviour(hang=True), 504)]
+    # One that is silent is enough: each costs the whole limit for the first byte.
+    first = [Fault("silent", Behaviour(hang=True), 504), *kinds]
+    numbers = luck.sample(range(KEYS), KEYS)
+    for place, number in enumerate(numbers):
+        planned = [first[place] if place < len(first) else luck.choice(kinds)] + luck.choices(
+            kinds, k=luck.randint(0, 2)
+        )
+        if place == 0:
+            planned = first[:1]
+        elif place >= KEYS - HEALTHY:
+            planned = []
         script = []
         for fault in planned:
-            behaviour = Behaviour(**{name: getattr(fault.behaviour, name) for name in Behaviour.__dataclass_fields__})
+            release = asyncio.Event() if fault.is_late else None
+            behaviour = replace(fault.behaviour, release=release)
             known[id(behaviour)] = fault
             script.append(behaviour)
         upstream.behave_for_key(key_of(family, number), *script, Behaviour())
@@ -141,33 +187,59 @@ def key_of(family: Family, number: int) -> str:
     return f"up-{family.name}-{number:02d}"
 
 
-def _sdk_calls(
-    openai: AsyncOpenAI, claude: AsyncAnthropic, gemini: Any
-) -> dict[str, Callable[[bool], Awaitable[tuple[str, str]]]]:
-    async def ask_openai(stream: bool) -> tuple[str, str]:
-        raw: Any = await openai.chat.completions.with_raw_response.create(model="m-openai", messages=ASK, stream=stream)
-        answer = raw.parse()
+def _sdk_calls(openai: AsyncOpenAI, claude: AsyncAnthropic, gemini: Any) -> dict[str, Ask]:
+    async def ask_openai(said: str, stream: bool, arrived: Arrived) -> Told:
+        raw: Any = await openai.chat.completions.with_raw_response.create(
+            model="m-openai", messages=_messages(said), stream=stream
+        )
+        answer, request_id = raw.parse(), raw.headers["x-request-id"]
         if not stream:
-            return answer.choices[0].message.content, raw.headers["x-request-id"]
-        pieces = [it.choices[0].delta.content async for it in answer if it.choices and it.choices[0].delta.content]
-        return " ".join(pieces), raw.headers["x-request-id"]
+            return Told(answer.choices[0].message.content, request_id)
+        texts = (it.choices[0].delta.content async for it in answer if it.choices and it.choices[0].delta.content)
+        return await _told(texts, request_id, OpenAIError, arrived)
 
-    async def ask_claude(stream: bool) -> tuple[str, str]:
+    async def ask_claude(said: str, stream: bool, arrived: Arrived) -> Told:
+        asked: Any = {"model": "m-claude", "max_tokens": 50, "messages": _messages(said)}
         if not stream:
-            raw: Any = await claude.messages.with_raw_response.create(model="m-claude", max_tokens=50, messages=ASK)
-            return (await raw.parse()).content[0].text, raw.headers["x-request-id"]
-        async with claude.messages.stream(model="m-claude", max_tokens=50, messages=ASK) as events:
-            pieces = [text async for text in events.text_stream]
-            return " ".join(pieces), events.response.headers["x-request-id"]
+            raw: Any = await claude.messages.with_raw_response.create(**asked)
+            return Told((await raw.parse()).content[0].text, raw.headers["x-request-id"])
+        async with claude.messages.stream(**asked) as events:
+            request_id = events.response.headers["x-request-id"]
+            return await _told(events.text_stream, request_id, AnthropicError, arrived)
 
-    async def ask_gemini(stream: bool) -> tuple[str, str]:
+    async def ask_gemini(said: str, stream: bool, arrived: Arrived) -> Told:
         if not stream:
-            answer = await gemini.models.generate_content(model="m-gemini", contents="Hello")
-            return answer.text, _header(answer, "x-request-id")
-        chunks = [it async for it in await gemini.models.generate_content_stream(model="m-gemini", contents="Hello")]
-        return " ".join(it.text for it in chunks), _header(chunks[0], "x-request-id")
+            answer = await gemini.models.generate_content(model="m-gemini", contents=said)
+            return Told(answer.text, _header(answer, "x-request-id"))
+        told = Told()
+
+        async def texts() -> AsyncIterator[str]:
+            async for it in await gemini.models.generate_content_stream(model="m-gemini", contents=said):
+                told.request_id = _header(it, "x-request-id")
+                yield it.text
+
+        found = await _told(texts(), "", GeminiError, arrived)
+        return Told(found.text, told.request_id, found.error)
 
     return {"openai": ask_openai, "claude": ask_claude, "gemini": ask_gemini}
+
+
+async def _told(texts: AsyncIterator[str], request_id: str, of_sdk: type[Exception], arrived: Arrived) -> Told:
+    """What comes of a stream, with the error that the SDK found in it."""
+    told = Told(request_id=request_id)
+    pieces = []
+    try:
+        async for text in texts:
+            pieces.append(text)
+            arrived()
+    except of_sdk as error:
+        told.error = error
+    told.text = " ".join(pieces)
+    return told
+
+
+def _messages(said: str) -> list[Any]:
+    return [{"role": "user", "content": said}]
 
 
 def _header(answer: Any, name: str) -> str:
@@ -211,7 +283,7 @@ async def _started(seed: int, directory: Path) -> AsyncIterator[Pool]:
         calls = _sdk_calls(openai, claude, gemini)
         yield Pool(
             proxy,
-            [Seat(family, upstream, calls[family.name], upstream.chosen, known) for family, upstream, known in seats],
+            [Seat(family, upstream, calls[family.name], known) for family, upstream, known in seats],
         )
 
 
