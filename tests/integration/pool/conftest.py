@@ -166,9 +166,8 @@ def _plan(family: Family, upstream: FakeUpstream, luck: random.Random) -> dict[i
     first = [Fault("silent", Behaviour(hang=True), 504), *kinds]
     numbers = luck.sample(range(KEYS), KEYS)
     for place, number in enumerate(numbers):
-        planned = [first[place] if place < len(first) else luck.choice(kinds)] + luck.choices(
-            kinds, k=luck.randint(0, 2)
-        )
+        further = luck.choices(kinds, k=luck.randint(0, 2))
+        planned = [first[place] if place < len(first) else luck.choice(kinds), *further]
         if place == 0:
             planned = first[:1]
         elif place >= KEYS - HEALTHY:
