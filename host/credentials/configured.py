@@ -210,6 +210,7 @@ def _of_compat_key(
         attributes=visible_attributes(
             base_url=base_url,
             compat_name=name,
+            provider_key=compat_provider_key(name),
             source=f"config:{name.lower()}[{short}]",
             priority=provider.priority,
             responses="true" if provider.responses else "",

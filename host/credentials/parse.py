@@ -200,6 +200,7 @@ def _attributes(
         "base_url": base_url,
         "auth_kind": kind,
         "compat_name": compat.name if compat else "",
+        "provider_key": identity.provider if compat else "",
         "responses": "true" if responses and identity.provider.startswith("openai-compat") else "",
         "path": identity.path,
         "source": identity.path,

@@ -35,6 +35,8 @@ ON_DEMAND_PAUSE_S: Final = 30.0
 """After a failure, requests do not ask for another refresh for so long."""
 ON_DEMAND_WAIT_S: Final = 30.0
 """How long a request waits for a refresh: behind hundreds of others it had better try another credential."""
+CLOCK_STEP_S: Final = 60.0
+"""A wall clock that was set back by more makes everybody's next refresh be worked out anew."""
 WORKERS: Final = 16
 UNAUTHORIZED_CODES: Final = frozenset({"unauthorized", "invalid_grant"})
 LEAD_ATTRIBUTE: Final = "refresh_lead_seconds"
@@ -67,6 +69,8 @@ def due_at(record: Credential, *, now_s: float, lead_s: float | None) -> float |
     if record.attributes.get(ASKED_ATTRIBUTE) == "plugin":
         return now_s + CHECK_S
     expires_s, last_s = record.expires_at_s, record.last_refreshed_at_s
+    # A refresh in the future was before the wall clock was set back.
+    last_s = min(last_s, now_s) if last_s is not None else None
     if (interval_s := record.refresh_interval_s) is not None:
         if last_s is None:
             return now_s
@@ -137,8 +141,15 @@ class Refresher:
 
     async def run(self) -> None:
         """Refresh whatever is due, until cancelled."""
+        ahead_s = self._manager.clock() - self._monotonic()
         while True:
             self._woken.clear()
+            was_s, ahead_s = ahead_s, self._manager.clock() - self._monotonic()
+            if ahead_s < was_s - CLOCK_STEP_S:
+                # What was due so many seconds later is due at a time that is far away now.
+                log.warning("credential.clock_set_back", seconds=round(was_s - ahead_s))
+                self.schedule_all()
+                self._woken.clear()
             self.start_due()
             wait_s = self._until_next_s()
             try:
@@ -252,7 +263,7 @@ class Refresher:
         if at_s is None:
             return
         if record.refresh_error is not None:
-            at_least_s = max(at_least_s, record.refresh_error.at_s + FAILURE_S)
+            at_least_s = max(at_least_s, min(record.refresh_error.at_s, now_s) + FAILURE_S)
         self._due[credential_id] = at_s = max(at_s, at_least_s)
         heapq.heappush(self._heap, (at_s, credential_id))
         self._woken.set()

@@ -21,6 +21,7 @@ from msgspec import Struct
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
+from host.credentials.virtual import KEPT_MEMBERS
 from host.state.store import SharedState, StateError
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 
@@ -161,8 +162,9 @@ async def _bounded(record: Credential) -> AsyncIterator[None]:
 
 
 def _digest(record: Credential) -> str:
-    """Of what a refresh changes; never stored in clear."""
-    document = msgspec.json.encode(record.metadata.reveal(), order="sorted")
+    """Of what a refresh changes; never stored in clear. An operator who writes a note has renewed nothing."""
+    members = {name: value for name, value in record.metadata.reveal().items() if name not in KEPT_MEMBERS}
+    document = msgspec.json.encode(members, order="sorted")
     secret = record.secret.reveal() if record.secret is not None else ""
     return hashlib.sha256(secret.encode() + b"\0" + document).hexdigest()
 

@@ -35,7 +35,16 @@ _MEMBER_ATTRIBUTES: Final = frozenset(
 )
 """Attributes that mean the same as the file's member of that name; the secret ones would be shown otherwise."""
 _DECIDED_ATTRIBUTES: Final = frozenset(
-    {"auth_kind", "compat_name", "path", "source", "excluded_models_hash", "plugin_virtual", "virtual_source"}
+    {
+        "auth_kind",
+        "compat_name",
+        "provider_key",
+        "path",
+        "source",
+        "excluded_models_hash",
+        "plugin_virtual",
+        "virtual_source",
+    }
 )
 """Attributes that the host makes, whatever a plugin says."""
 _HEADER_ATTRIBUTE: Final = "header:"

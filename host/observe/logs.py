@@ -36,6 +36,7 @@ EVENTS: Final = (
     "cooldowns.too_late",
     "cooldowns.unreadable",
     "credential.amendment_refused",
+    "credential.clock_set_back",
     "credential.file_rejected",
     "credential.files_changed",
     "credential.login_not_saved",

@@ -145,3 +145,16 @@ async def test_a_process_that_died_with_the_turn_is_not_waited_for_longer_than_i
     provider.go_on.set()
     async with asyncio.timeout(10):
         assert await nodes[0].refresher.refresh_now("a.json")
+
+
+async def test_a_note_that_was_written_while_a_process_waited_for_its_turn_is_no_new_token(
+    nodes: list[Node], provider: Provider
+):
+    provider.go_on.set()
+    path = nodes[0].site.put(
+        "a.json", type="acme", access_token="old", refresh_token="r1", expires_at=1500, note="new", priority=3
+    )
+    assert await nodes[0].refresher.refresh_now("a.json") is True
+    assert (provider.calls, nodes[0].secret) == (1, Secret("new2"))
+    assert nodes[0].site.manager.by_id["a.json"].note == "new"
+    assert Path(path).read_text().count("r2") == 1

@@ -37,6 +37,7 @@ async def test_an_entry_says_everything_but_secrets_and_keys_of_the_configuratio
     assert first.keys() >= ALWAYS
     assert second["account_type"], second["account"] == ("oauth", "me@x.test")
     assert (second["note"], second["priority"], second["source"]) == ("n", 2, "file")
+    assert [(it["source_kind"], it["auth_kind"]) for it in (first, second)] == [("file", "apikey"), ("file", "oauth")]
     assert second["expires_at"] == expiry
     assert second["size"] == os.stat(second["path"]).st_size
     assert "hidden" not in json.dumps([first, second]) and "sk-config" not in json.dumps([first, second])

@@ -71,7 +71,7 @@ def test_A3_the_same_key_twice_gets_a_second_id_and_shares_the_index():
 
 def test_A7_a_compat_credential_says_its_name_and_A8_a_keyless_one_has_no_secret():
     (found,) = records(openai_compatibility=[CompatProvider(name="Acme", base_url="https://acme.test/v1")])
-    assert found.attributes["compat_name"] == "Acme"
+    assert (found.attributes["compat_name"], found.attributes["provider_key"]) == ("Acme", "openai-compatible-acme")
     assert (found.secret, found.secret_place) == (None, "none")
 
 

@@ -344,3 +344,24 @@ async def test_the_scheduler_wakes_for_a_credential_that_is_due_and_for_one_that
         await done.wait()
     running.cancel()
     assert bench.asked[0].credential.id == "b.json"
+
+
+async def test_a_wall_clock_that_is_set_back_puts_no_refresh_off_for_as_long(tmp_path, tasks):
+    answers: list[Any] = [PluginError(ErrorBody(message="busy", http_status=503)), renewed()(None)]
+    bench = await Bench(tmp_path, lambda request: answers.pop(0), tasks).opened(refresh_interval=900)
+    await bench.tick(300)
+    assert bench.due_in() == 300.0
+    running = tasks.start(bench.refresher.run(), name="run")
+    await asyncio.sleep(0)
+    bench.site.now_s -= 3000.0
+    path = bench.site.put("b.json", type="other")
+    await bench.site.directory.refresh([path])  # wakes it, as the next check would
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert bench.due_in() == 300.0
+    await bench.tick(300)
+    assert bench.record().secret == Secret("new2")
+    bench.site.now_s -= 3000.0
+    bench.refresher.schedule_all()
+    assert bench.due_in() == 900.0
+    running.cancel()
