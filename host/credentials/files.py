@@ -38,7 +38,14 @@ class FileContent:
 def checked_name(name: str) -> str:
     """`name` as the plain name of a credential file. Raises InvalidName: no separators, no drive, no hidden file."""
     plain = name.strip()
-    if not plain or "/" in plain or "\\" in plain or "\0" in plain or plain[1:2] == ":" or plain.startswith("."):
+    if (
+        not plain
+        or "/" in plain
+        or "\\" in plain
+        or not plain.isprintable()
+        or plain[1:2] == ":"
+        or plain.startswith(".")
+    ):
         raise InvalidName("invalid auth file name")
     if not plain.lower().endswith(SUFFIX):
         raise InvalidName("auth file name must end with .json")

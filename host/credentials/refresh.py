@@ -18,6 +18,7 @@ from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential, CredentialChange, RefreshError
 from host.credentials.refresh_turns import NoTurns, Turns
 from host.credentials.renew import Renewer
+from host.credentials.unwritten import token_of
 from host.credentials.values import int_like, refresh_token_of
 from host.tasks import TaskGroup
 from pluginabi.errors import PluginError, PluginTransportError
@@ -187,7 +188,9 @@ class Refresher:
                 return False
             flight = self._fly(credential_id)
         await asyncio.wait({flight}, timeout=self._on_demand_wait_s)
-        return flight.done() and not flight.cancelled() and flight.result()
+        if not flight.done() or flight.cancelled() or flight.exception() is not None:
+            return False
+        return flight.result()
 
     def refreshable(self, record: Credential) -> bool:
         """Whether a refresh could help."""
@@ -199,8 +202,15 @@ class Refresher:
         if flight is None:
             flight = self._tasks.start(self._refresh(credential_id), name=f"refresh:{credential_id}")
             self._flights[credential_id] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(credential_id, None))
+            flight.add_done_callback(lambda done: self._landed(credential_id, done))
         return flight
+
+    def _landed(self, credential_id: str, flight: asyncio.Task[bool]) -> None:
+        self._flights.pop(credential_id, None)
+        if not flight.cancelled() and flight.exception() is not None:
+            # Its owner has logged what it was; the credential must not be forgotten for it.
+            self._outcomes[credential_id] = _Outcome(self._monotonic(), False)
+            self._plan(credential_id, at_least_s=self._manager.clock() + FAILURE_S)
 
     async def _refresh(self, credential_id: str) -> bool:
         """One refresh; whether it succeeded. Its failure is written down, never raised."""
@@ -211,17 +221,23 @@ class Refresher:
             try:
                 async with self.turns.taken(record) as mine:
                     if mine is not None:
+                        record = mine
                         await self._renewer.renew(mine)
             except (PluginError, PluginTransportError) as error:
-                self._failed(record, error)
-                return False
+                return self._failed(record, error)
         self._outcomes[credential_id] = _Outcome(self._monotonic(), True)
         if mine is not None:
             log.info("credential.refreshed", credential=credential_id, provider=record.provider)
         self._plan(credential_id, at_least_s=self._manager.clock() + INEFFECTIVE_S)
         return True
 
-    def _failed(self, record: Credential, error: PluginError | PluginTransportError) -> None:
+    def _failed(self, record: Credential, error: PluginError | PluginTransportError) -> bool:
+        """Write down why, and whether the credential has another token by now: then nothing is wrong with that one."""
+        known = self._manager.by_id.get(record.id)
+        if known is not None and token_of(known) != token_of(record):
+            log.info("credential.refresh_superseded", credential=record.id, provider=record.provider)
+            self._plan(record.id, at_least_s=self._manager.clock() + INEFFECTIVE_S)
+            return True
         self._outcomes[record.id] = _Outcome(self._monotonic(), False)
         body = error.body if isinstance(error, PluginError) else error.to_error_body()
         refused = body.http_status == 401 or body.code in UNAUTHORIZED_CODES
@@ -241,10 +257,10 @@ class Refresher:
             http_status=401 if refused else body.http_status,
             at_s=now_s,
         )
-        known = self._manager.by_id.get(record.id)
         if known is not None:
             self._manager.update(replace(known, refresh_error=reason))
             self._plan(record.id, at_least_s=now_s + FAILURE_S)
+        return False
 
     def _plan_each(self, credential_ids: Iterable[str]) -> None:
         for credential_id in credential_ids:

@@ -18,6 +18,8 @@ REPLACE_CHECK_S: Final = 0.05
 """How long a file that went may take to come back before it counts as removed: editors replace files in two steps."""
 RETRY_S: Final = 5.0
 """After a watch that could not be set up, and for files whose plugin cannot be asked right now."""
+SWAPPED: Final = "..data"
+"""A mounted Kubernetes secret is links into this link, which is all that changes with it."""
 MAX_RETRY_S: Final = 60.0
 
 
@@ -77,7 +79,7 @@ class AuthDirWatcher:
             yield_on_timeout=True,
         ):
             if any(not files.is_credential_file(name) for _, name in found):
-                await self._catch_up()  # a folder came or went, and nobody says what was in it
+                await self._catch_up()  # a folder came, went or was swapped, and nobody says what was in it
             elif found:
                 await self._apply({name for _, name in found})
             if not os.path.isdir(path):
@@ -107,6 +109,8 @@ class AuthDirWatcher:
     def _is_relevant(self, change: Change, path: str) -> bool:
         """Whether an event is of a credential file, or of a folder that may have had some."""
         folder = self._directory.directory
+        if os.path.basename(path) == SWAPPED:
+            return True
         if not self._directory.settings.subfolders:
             return files.is_credential_file(path)
         inside = os.path.relpath(path, folder).split(os.sep)

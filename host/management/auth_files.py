@@ -118,9 +118,10 @@ class AuthFileEndpoints:
         if content is None:
             raise ManagementError(404, "auth file not found")
         log.warning("management.secrets_read", caller=call.caller, client=call.address, name=name)
+        shown = "".join("_" if letter == '"' or not letter.isprintable() else letter for letter in name)
         headers = {
             "Content-Type": "application/json",
-            "Content-Disposition": f'attachment; filename="{os.path.basename(name).replace(chr(34), chr(95))}"',
+            "Content-Disposition": f'attachment; filename="{os.path.basename(shown)}"',
         }
         return web.Response(body=content, headers=headers)
 

@@ -11,7 +11,7 @@ from host.credentials.files import InvalidName
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.json", "a/b.json", "a\\b.json", "C:x.json", "", "  ", ".hidden.json", "a\0.json"]
+    "name", ["../x.json", "a/b.json", "a\\b.json", "C:x.json", "", "  ", ".hidden.json", "a\0.json", "a\nb.json"]
 )
 def test_H123_a_name_with_a_path_in_it_is_no_name_of_a_credential_file(name):
     with pytest.raises(InvalidName, match="invalid auth file name"):

@@ -5,11 +5,13 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import Raw
 
 from host.credentials.refresh import Refresher
 from host.credentials.renew import Renewer
 from host.credentials.secret import Secret
 from host.tasks import TaskGroup
+from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import AuthParseRequest, AuthRefreshRequest, AuthRefreshResponse
 from tests.support.auth_plugins import record
@@ -193,3 +195,40 @@ async def test_a_request_does_not_wait_for_ever_for_a_refresh_which_goes_on(tmp_
     async with asyncio.timeout(10):
         await tasks.join()
     assert bench.record().secret == Secret("new2")
+
+
+async def test_the_refusal_of_an_old_token_is_not_held_against_a_login_meanwhile(tmp_path, tasks):
+    going, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: AuthRefreshRequest) -> PluginError:
+        going.set()
+        await go_on.wait()
+        return PluginError(ErrorBody(message="used before", code="invalid_grant"))
+
+    bench = await Bench(tmp_path, slowly, tasks).opened()
+    async with asyncio.timeout(10):
+        asking = asyncio.create_task(bench.site.manager.refresh_now("a.json"))
+        await going.wait()
+        path = bench.site.put("a.json", type="acme", access_token="login", refresh_token="l1", expires_at=NOW_S + 9000)
+        await bench.site.directory.refresh([path])
+        go_on.set()
+        assert await asking is True
+    assert bench.record().refresh_error is None
+    assert bench.due_in() == 8700.0
+
+
+async def test_a_refresh_that_breaks_the_host_itself_is_tried_again_like_any_that_failed(tmp_path, tasks):
+    bench = await Bench(tmp_path, lambda request: ZeroDivisionError("ours"), tasks).opened()
+    assert await bench.site.manager.refresh_now("a.json") is False
+    assert bench.due_in() == 300.0
+    assert await bench.site.manager.refresh_now("a.json") is False
+    assert len(bench.asked) == 1
+
+
+async def test_a_renewed_record_that_is_nested_too_deeply_is_a_failure_with_a_reason(tmp_path, tasks):
+    deep = CredentialRecord(storage=Raw(b'{"a":' * 5000 + b"1" + b"}" * 5000))
+    bench = await Bench(tmp_path, lambda request: AuthRefreshResponse(record=deep), tasks).opened()
+    assert await bench.site.manager.refresh_now("a.json") is False
+    error = bench.record().refresh_error
+    assert error is not None and "cannot be used" in error.message
+    assert bench.due_in() == 300.0

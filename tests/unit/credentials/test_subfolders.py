@@ -128,3 +128,24 @@ async def test_a_directory_that_cannot_be_read_is_not_taken_over_and_nothing_is_
         await site.directory.apply_config(Site(tmp_path, auth_dir=str(locked)).config)
     assert (site.directory.directory, site.ids()) == (str(site.path), ["a.json"])
     assert await site.directory.load() == CredentialChange()
+
+
+async def test_a_mounted_secret_that_is_swapped_as_a_whole_takes_effect(tmp_path, tasks):
+    site = Site(tmp_path)
+    changed = asyncio.Event()
+    for version in ("..one", "..two"):
+        (site.path / version).mkdir(parents=True)
+        site.put(f"{version}/a.json", note=version)
+    (site.path / "..data").symlink_to("..one")
+    (site.path / "a.json").symlink_to("..data/a.json")
+    await site.opened()
+    site.manager.on_change = lambda change: changed.set()
+    watcher = AuthDirWatcher(site.directory)
+    async with asyncio.timeout(10):
+        tasks.start(watcher.run(), name="watch")
+        await watcher.tried.wait()
+        assert site.manager.by_id["a.json"].note == "..one"
+        (site.path / "..data_tmp").symlink_to("..two")
+        (site.path / "..data_tmp").rename(site.path / "..data")
+        await changed.wait()
+    assert (site.ids(), site.manager.by_id["a.json"].note) == (["a.json"], "..two")
