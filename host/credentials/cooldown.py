@@ -80,7 +80,7 @@ class Shelf:
     def __init__(self) -> None:
         self.blocks: dict[str, CoolState] = {}
         self.log: list[str] = []
-        """Ids of credentials whose block began or ended, the latest last."""
+        """Ids of credentials whose block began, ended, or ends earlier than it was to, the latest last."""
         self.start = 0
         """How many changes came before the log."""
 
@@ -94,7 +94,7 @@ class Shelf:
         return self.log[version - self.start :] if version >= self.start else None
 
     def note(self, credential_id: str) -> None:
-        """Write down that a block began or ended."""
+        """Write down that a block began, ended, or ends earlier."""
         self.log.append(credential_id)
         if len(self.log) > _LOG_MAX:
             del self.log[: _LOG_MAX // 2]
@@ -286,13 +286,16 @@ class CooldownBook:
         return state
 
     def _fill(self, state: CoolState, verdict: Verdict, since_s: float, until_s: float, cause: Cause) -> None:
+        is_told = until_s < state.until_s or verdict.quota != state.quota
         state.since_s, state.until_s, state.cause = since_s, until_s, cause
         state.reason, state.quota = verdict.reason, verdict.quota
         state.exact, state.forced = verdict.exact, verdict.forced
         self._schedule(state, state.until_s)
         if state.blocked:
-            # Nobody's picture of who is free changes, but that of when the first is back.
-            state.shelf.note(state.credential_id)
+            # Nobody's picture of who is free changes, but that of when the first is back. That an end is later is found
+            # out by whoever comes to it; of many that rest it would be told too often.
+            if is_told:
+                state.shelf.note(state.credential_id)
             self.version += 1
         self._set_blocked(state, True)
         self._tell(state)

@@ -8,7 +8,6 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Final
 
 from host.credentials.cooldown import CooldownBook, CoolState, Shelf
@@ -82,22 +81,28 @@ class Members:
 
 
 class _Ends:
-    """When blocked members are back: one change costs the logarithm of how many there are."""
+    """When blocked members are back: one change costs the logarithm of how many there are.
 
-    __slots__ = ("_heap", "_known", "_others")
+    Told of ends that come earlier. One that has moved to later is noticed when its time would have come first.
+    """
 
-    def __init__(self, blocked: Iterable[tuple[int, CoolState | None]]) -> None:
-        self._known = {position: (state.until_s, state.quota) for position, state in blocked if state is not None}
+    __slots__ = ("_heap", "_known", "_look", "_others")
+
+    def __init__(self, blocked: Iterable[int], look: Callable[[int], CoolState | None]) -> None:
+        found = ((position, look(position)) for position in blocked)
+        self._look: Final = look
+        self._known = {position: (state.until_s, state.quota) for position, state in found if state is not None}
         self._heap = [(until_s, position) for position, (until_s, _) in self._known.items()]
         heapq.heapify(self._heap)
         self._others = sum(not quota for _, quota in self._known.values())
         """How many are blocked for another reason than a limit."""
 
-    def set(self, position: int, state: CoolState | None) -> None:
-        """Note what keeps a member away now; None when nothing does."""
+    def set(self, position: int, *, blocked: bool) -> None:
+        """Look at one member again."""
         before = self._known.pop(position, None)
         if before is not None and not before[1]:
             self._others -= 1
+        state = self._look(position) if blocked else None
         if state is None:
             return
         self._known[position] = state.until_s, state.quota
@@ -106,8 +111,8 @@ class _Ends:
         if before is None or before[0] != state.until_s:
             heapq.heappush(self._heap, (state.until_s, position))
         if len(self._heap) > 64 + 4 * len(self._known):
-            # A block that is extended again and again leaves an entry each time.
-            self._heap = [(until_s, position) for position, (until_s, _) in self._known.items()]
+            # A block that is set again and again leaves an entry each time.
+            self._heap[:] = [(until_s, position) for position, (until_s, _) in self._known.items()]
             heapq.heapify(self._heap)
 
     def first(self, *, without: Collection[int]) -> tuple[float, bool] | None:
@@ -119,6 +124,8 @@ class _Ends:
                 heapq.heappop(heap)
             elif position in without:
                 aside.append(heapq.heappop(heap))
+            elif (state := self._look(position)) is not None and state.until_s != until_s:
+                self.set(position, blocked=True)
             else:
                 found = until_s
                 break
@@ -210,7 +217,15 @@ class Ready:
         ids = self.members.ids
         if not self._blocked or self._blocked[0] >= count:
             return ids[:count]
-        return [ids[position] for position in islice(self.free(), count)]
+        found: list[str] = []
+        start = 0
+        for position in self._blocked:
+            if position > start:
+                found += ids[start:position]
+                if len(found) >= count:
+                    return found[:count]
+            start = position + 1
+        return (found + list(ids[start : start + count]))[:count]
 
     def free(self, start: int = 0) -> Iterator[int]:
         """The positions of all who are free, in order, from a position on."""
@@ -226,7 +241,7 @@ class Ready:
         `without`: a few ids that do not count.
         """
         if self._ends is None:
-            self._ends = _Ends((position, self.block_at(position)) for position in self._blocked)
+            self._ends = _Ends(self._blocked, self.block_at)
         positions = self.members.positions if without else {}
         return self._ends.first(without={positions[it] for it in without if it in positions})
 
@@ -281,7 +296,7 @@ class Ready:
         elif was_blocked and not is_blocked:
             del blocked[index]
         if self._ends is not None:
-            self._ends.set(position, self.block_at(position) if is_blocked else None)
+            self._ends.set(position, blocked=is_blocked)
 
     def _is_blocked(self, position: int, credential_id: str) -> bool:
         if credential_id in self._book.everywhere.blocks:

@@ -10,7 +10,10 @@ from tests.bench.lineup import Site
 from tests.bench.procs import PROXY_CORE, ContestantError, child_environment
 from tests.bench.results import FlatResult, significant
 
-REPORTED = ("start_s", "reload_ms", "pick_us", "pick_p99_us", "pick_failing_us", "pick_failing_p99_us", "listing_ms")
+REPORTED = (
+    *("start_s", "reload_ms", "pick_us", "pick_p99_us", "pick_failing_us", "pick_failing_p99_us", "listing_ms"),
+    *("pick_tenth_us", "pick_most_us", "pick_all_us"),
+)
 
 
 def measure(site: Site, *, say: Callable[[str], None]) -> FlatResult:
@@ -31,6 +34,7 @@ def measure(site: Site, *, say: Callable[[str], None]) -> FlatResult:
         say(
             f"pool, {name}: start {found['start_s']:.2f} s, reload of one key {found['reload_ms']:.0f} ms, "
             f"pick {found['pick_us']:.1f} us (p99 {found['pick_p99_us']:.0f}), while one in ten fails "
-            f"{found['pick_failing_us']:.1f} us (p99 {found['pick_failing_p99_us']:.0f})"
+            f"{found['pick_failing_us']:.1f} us (p99 {found['pick_failing_p99_us']:.0f}), "
+            f"while a tenth, most, all rest {found['pick_tenth_us']:.1f}, {found['pick_most_us']:.1f}, {found['pick_all_us']:.1f} us"
         )
     return {f"pool_{key}": significant(max(found[key] for found in shapes.values())) for key in REPORTED}

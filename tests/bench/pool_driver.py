@@ -1,12 +1,14 @@
 """A pool of 10,000 credentials and 2,000 models, in a process of its own: start, reload, picks while credentials fail.
 
-    python tests/bench/pool_driver.py
+    python tests/bench/pool_driver.py [--blocked]
 
-Prints one JSON object. Start and reload are processor time: neighbours must not count. Times of picks are those of the
-whole step `pick` of the pipeline, decision trace included.
+With `--blocked` only picks while a tenth, most, or all of the credentials rest: a matter of seconds. Prints one JSON
+object. Start and reload are processor time: neighbours must not count. Times of picks are those of the whole step `pick`
+of the pipeline, decision trace included.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import sys
@@ -24,6 +26,7 @@ from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.credentials.manager import CredentialManager
+from host.credentials.records import Credential
 from host.credentials.retry import Search
 from host.observe.trace import DecisionTrace
 from host.pipeline.execute import Gateway
@@ -40,6 +43,9 @@ PICKS = 40_000
 RELOADS = 7
 FAILING = 0.1
 """Part of the attempts that fail."""
+BLOCKED = {"tenth": 0.1, "most": 0.9, "all": 1.0}
+"""Parts of the credentials that rest as a whole."""
+BLOCKED_PICKS = 4_000
 REST_MS = 1_500
 """Of a failed credential and model: thousands rest at any moment, and thousands come back while picks are timed."""
 
@@ -126,6 +132,35 @@ async def pick_times_us(state: GatewayState, models: list[str], *, failing: floa
     return iter(times)
 
 
+async def blocked_times_us(site: Site, part: float, *, models: int = 20) -> list[float]:
+    """The times of single picks while `part` of all credentials rest as a whole, and after each pick one of those that
+    rest is told to rest longer: pictures of who is free are never up to date."""
+    dice, plugins = random.Random(8), site.plugins
+    state = build_state(site.config, plugins, manager=site.manager)
+    names = [entry.name for entry in site.config.openai_compatibility[0].models][:models]
+    plans = [state.plan(name, method=EXECUTE, source="openai", wanted="openai") for name in names]
+    gateway = Gateway(invoker=Invoker(), state=state, tasks=TaskGroup("bench"), trace=DecisionTrace())
+    resting = dice.sample(state.pool.credentials, int(len(state.pool.credentials) * part))
+    invoker, times, longer_ms = Invoker(), [], 3_600_000
+    for credential in resting:
+        _rest(state, credential, longer_ms)
+    for number in range(BLOCKED_PICKS + 100):
+        ex = gateway.begin(client_request(b"{}", model="m", request_id=str(number)), EXECUTE)
+        plan, search = plans[number % len(plans)], Search(state.policy)
+        began_ns = time.perf_counter_ns()
+        with contextlib.suppress(NoCredential):
+            await pick(invoker, ex, plan, search)
+        times.append((time.perf_counter_ns() - began_ns) / 1000)
+        longer_ms += 1
+        _rest(state, dice.choice(resting), longer_ms)
+    return times[100:]
+
+
+def _rest(state: GatewayState, credential: Credential, rest_ms: int) -> None:
+    verdict = classify(ErrorBody(http_status=429, retry_after_ms=rest_ms, scope="credential"))
+    state.pool.failed(credential, "m", verdict, cause=NO_CAUSE)
+
+
 def percentile(times: list[float], part: float) -> float:
     """The time that so many picks needed at most."""
     return sorted(times)[min(len(times) - 1, int(len(times) * part))]
@@ -144,7 +179,9 @@ async def measure(shape: tuple[int, int, int]) -> dict[str, Any]:
     began_listing_s = time.perf_counter()
     listed = len(site.state.listing())
     listing_s = time.perf_counter() - began_listing_s
+    blocked = await _blocked(site)
     return {
+        **blocked,
         "start_s": start_s,
         "reload_ms": reload_s * 1000,
         "pick_us": median(calm),
@@ -159,9 +196,25 @@ async def measure(shape: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
+async def measure_blocked(shape: tuple[int, int, int]) -> dict[str, float]:
+    """Only picks while credentials rest."""
+    site = Site(config(*shape))
+    site.apply(site.config)
+    return await _blocked(site)
+
+
+async def _blocked(site: Site) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, part in BLOCKED.items():
+        times = await blocked_times_us(site, part)
+        found |= {f"pick_{name}_us": median(times), f"pick_{name}_p99_us": percentile(times, 0.99)}
+    return found
+
+
 def main() -> None:
     """Measure all shapes, print one JSON object."""
-    print(json.dumps({name: asyncio.run(measure(shape)) for name, shape in SHAPES.items()}))
+    wanted = measure_blocked if "--blocked" in sys.argv[1:] else measure
+    print(json.dumps({name: asyncio.run(wanted(shape)) for name, shape in SHAPES.items()}))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ FLOORS: Final = (
     Floor(key="rss_mb", limit=90.0, direction="at most"),
     Floor(key="cold_start_s", limit=1.5, direction="at most"),
     Floor(key="pool_pick_failing_us", limit=30.0, direction="at most"),
+    Floor(key="pool_pick_tenth_us", limit=30.0, direction="at most"),
+    Floor(key="pool_pick_most_us", limit=30.0, direction="at most"),
+    Floor(key="pool_pick_all_us", limit=30.0, direction="at most"),
     Floor(key="pool_start_s", limit=2.0, direction="at most"),
     Floor(key="pool_reload_ms", limit=100.0, direction="at most"),
 )

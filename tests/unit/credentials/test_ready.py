@@ -2,10 +2,14 @@
 
 import random
 
+import pytest
+
 from host.credentials.classify import classify
 from host.credentials.cooldown import CooldownBook
+from host.credentials.pool import CredentialPool, Exhausted, Health
 from host.credentials.ready import Members, Ready
 from host.credentials.records import Credential
+from host.credentials.retry import Search
 from pluginabi.errors import ErrorBody
 from tests.support.pipeline import Clock
 
@@ -50,3 +54,37 @@ def test_the_free_ones_can_be_gone_through_from_any_place():
     assert [list(ready.free(start)) for start in range(9)] == [
         [1, 2, 5, 6], [1, 2, 5, 6], [2, 5, 6], [5, 6], [5, 6], [5, 6], [6], [], []
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("blocked", [(), (0,), (3, 4), (0, 1, 2, 3, 4, 5, 6), (7,), (1, 3, 5, 7), tuple(range(8))])
+def test_the_first_ids_are_those_of_the_free_ones(blocked):
+    book = CooldownBook(clock=Clock())
+    members = Members([Credential(id=f"c{number}", provider="p", label="") for number in range(8)])
+    ready = Ready(members, [(book.shelf("m"),)], book)
+    for number in blocked:
+        book.failed(f"c{number}", "m", classify(ErrorBody(http_status=429)))
+    ready.sync()
+    free = [members.ids[position] for position in ready.free()]
+    assert [list(ready.first_ids(count)) for count in range(10)] == [free[:count] for count in range(10)]
+
+
+def test_while_everybody_rests_a_pick_looks_at_a_few_only_however_often_rests_grow(monkeypatch):
+    looked: list[int] = []
+    block_at = Ready.block_at
+    monkeypatch.setattr(Ready, "block_at", lambda self, position: looked.append(position) or block_at(self, position))
+    clock, dice = Clock(), random.Random(3)
+    book = CooldownBook(clock=clock)
+    members = Members([Credential(id=f"c{number:04}", provider="p", label="") for number in range(2000)])
+    pool = CredentialPool(members.credentials, health=Health(book=book))
+    tier = pool.tier(members, [("m",)])
+    for name in members.ids:
+        book.failed(name, "m", classify(ErrorBody(http_status=429, retry_after_ms=60_000)))
+    search = Search(pool.policy)
+    assert pool.choose([tier], search, strategy="round-robin", cursor="c") == Exhausted("cooling", 60.0)
+    looked.clear()
+    for number in range(1, 200):
+        name = dice.choice(members.ids)
+        book.failed(name, "m", classify(ErrorBody(http_status=429, retry_after_ms=60_000 + number)))
+        search.note_tried(name)
+        assert isinstance(pool.choose([tier], search, strategy="round-robin", cursor="c"), Exhausted)
+    assert len(looked) < 2000
