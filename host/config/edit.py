@@ -8,6 +8,8 @@ from ruamel.yaml.comments import CommentedMap
 
 from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
 from host.config.rewrite import rewrite
+from host.config.splice import spliced
+from host.config.tree import open_tree
 
 
 def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> None:
@@ -18,14 +20,14 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
     file = os.fspath(path)
 
     def change(before: str) -> tuple[str, None]:
-        tree = parse_yaml(before, file)
+        tree = open_tree(before, file)
         node = tree
         for key in keys[:-1]:
             if not isinstance(node.get(key), CommentedMap):
                 node[key] = CommentedMap()
             node = node[key]
         node[keys[-1]] = value
-        text = dump_subtree(tree, like=before)
+        text = spliced(before, tree)
         parse_config(text, file=file)
         return text, None
 

@@ -1,6 +1,5 @@
 """From the operator's YAML to the frozen tree: strict, with file, line and the nearest valid key for every mistake."""
 
-import contextlib
 import difflib
 import functools
 import os
@@ -20,7 +19,7 @@ from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.config.problems import ConfigError as ConfigError
 from host.config.problems import Problem as Problem
-from host.config.tree import MapNode, SeqNode, read_tree
+from host.config.tree import MapNode, SeqNode, parse_part, read_tree
 from host.config.tree import dump_subtree as dump_subtree
 from host.config.tree import parse_yaml as parse_yaml
 from host.config.tree import to_plain as to_plain
@@ -300,21 +299,12 @@ def _section_text(node: CommentedMap) -> str:
 
 
 def _with_comments(text: str, tree: MapNode, file: str) -> CommentedMap:
-    """The part `plugins` with its comments; only this part is read again, where its lines can be told apart."""
-    if not tree.is_flow:
-        first = tree.lines["plugins"]
-        behind = min((line for line in tree.lines.values() if line > first), default=None)
-        lines = text.splitlines(keepends=True)
-        with contextlib.suppress(ConfigError):
-            part = parse_yaml("".join(lines[first:behind]), file)
-            # An alias may refer to another part.
-            if to_plain(part.get("plugins")) == to_plain(tree["plugins"]):
-                return part
-        with contextlib.suppress(ConfigError):
-            return parse_yaml(text, file)
+    """The part `plugins` with its comments."""
+    try:
+        return parse_part(text, tree, "plugins", file)
+    except ConfigError:
         # Valid, and the library has no place for one of the comments.
         return CommentedMap({"plugins": _commented(tree["plugins"])})
-    return parse_yaml(text, file)
 
 
 def _commented(value: Any) -> Any:

@@ -4,7 +4,8 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.load import ConfigError, dump_subtree, parse_yaml, to_plain
+from host.config.problems import ConfigError
+from host.config.tree import MapNode, alike, dump_subtree, parse_yaml, read_tree, to_plain
 
 
 def spliced(before: str, tree: CommentedMap) -> str:
@@ -12,36 +13,45 @@ def spliced(before: str, tree: CommentedMap) -> str:
 
     Comments of what stays are kept, and so are those between keys. Raises ConfigError when `before` is not valid YAML.
     """
-    old = parse_yaml(before, "")
+    old = read_tree(before, "")
     text = _spliced(before, old, tree)
+    if text is not None and says(text, tree):
+        return text
     # A style whose lines cannot be told apart is written as a whole: some comments may move then.
-    return text if text is not None and says(text, tree) else dump_subtree(tree, like=before)
+    whole = parse_yaml(before, "")
+    for key in [key for key in whole if key not in tree]:
+        del whole[key]
+    for key, value in tree.items():
+        if key not in whole or not alike(whole[key], value):
+            whole[key] = tree[key]
+    return dump_subtree(whole, like=before)
 
 
 def says(text: str, tree: CommentedMap) -> bool:
     """Whether a text means this tree; a key whose mapping lost its last member may have no value."""
     try:
-        found = to_plain(parse_yaml(text, ""))
+        found = to_plain(read_tree(text, ""))
     except ConfigError:
         return False
-    return bool(_without_empty(found) == _without_empty(to_plain(tree)))
+    return alike(_without_empty(found), _without_empty(to_plain(tree)))
 
 
-def _spliced(before: str, old: CommentedMap, tree: CommentedMap) -> str | None:
-    if old.fa.flow_style():
+def _spliced(before: str, old: MapNode, tree: CommentedMap) -> str | None:
+    if old.is_flow:
         return None
     lines = before.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
-    starts = {key: old.lc.key(key)[0] for key in old}
+    starts = old.lines
     ordered = sorted(starts, key=lambda key: starts[key])
     found = lines[: starts[ordered[0]]] if ordered else list(lines)
+    present = dict(tree.items())
     for place, key in enumerate(ordered):
         end = starts[ordered[place + 1]] if place + 1 < len(ordered) else len(lines)
         content, behind = _parted(lines[starts[key] : end])
         if key not in tree:
             content = []
-        elif to_plain(old[key]) != to_plain(tree[key]):
+        elif not alike(old[key], present[key]):
             content = _parted(_lines_of(key, tree[key], before))[0]
         found += content + behind
     for key in tree:

@@ -5,6 +5,7 @@ for tags, merge keys, directives, characters that the versions of YAML treat dif
 since its messages are the ones that operators see. A text means the same either way.
 """
 
+import contextlib
 import functools
 import io
 import re
@@ -245,11 +246,22 @@ def to_plain(value: Any) -> Any:
     return plain_value(value)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two nodes mean the same: `1`, `1.0` and `true`, which are equal to Python, do not."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    one, other = plain_value(one), plain_value(other)
+    return type(one) is type(other) and (one == other or (one != one and other != other))
+
+
 def round_trip() -> YAML:
     """The library that keeps comments, set up for configurations."""
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 4096
+    yaml.composer.warn_double_anchors = False  # YAML allows it
     return yaml
 
 
@@ -270,6 +282,48 @@ def parse_yaml(text: str, file: str) -> CommentedMap:
     if not isinstance(tree, CommentedMap):
         raise ConfigError([Problem(file, 1, "the file must be a mapping of keys to values, like `port: 8317`")])
     return tree
+
+
+def parse_part(text: str, tree: MapNode, key: Any, file: str) -> CommentedMap:
+    """The YAML tree of the lines of one key of `tree`, which is what `text` says; of the whole text where its lines
+    cannot be told apart, or refer to others. Raises ConfigError when the library has no place for a comment."""
+    if not tree.is_flow:
+        first = tree.lines[key]
+        behind = min((line for line in tree.lines.values() if line > first), default=None)
+        lines = text.splitlines(keepends=True)
+        with contextlib.suppress(ConfigError):
+            part = parse_yaml("".join(lines[first:behind]), file)
+            if list(part) == [key] and alike(part[key], tree[key]):
+                return part
+    return parse_yaml(text, file)
+
+
+class Editable(CommentedMap):
+    """A tree to be edited, of which only the parts that are looked at are read with their comments."""
+
+    def __init__(self, text: str, tree: MapNode, file: str) -> None:
+        super().__init__(tree)
+        self._source = text, tree, file
+
+    def __getitem__(self, key: Any) -> Any:
+        value = super().__getitem__(key)
+        if isinstance(value, (MapNode, SeqNode)):
+            text, tree, file = self._source
+            value = self[key] = parse_part(text, tree, key, file)[key]
+        return value
+
+    def items(self) -> Any:
+        """For comparing, not for editing: parts as they are."""
+        return [(key, dict.__getitem__(self, key)) for key in self]
+
+
+def open_tree(text: str, file: str) -> CommentedMap:
+    """As `parse_yaml`, for changing single parts of a large file; write it with `host.config.splice.spliced`."""
+    try:
+        tree = fast_tree(text)
+    except _Unsure:
+        return parse_yaml(text, file)
+    return parse_yaml(text, file) if tree.is_flow else Editable(text, tree, file)
 
 
 def dump_subtree(tree: Any, *, like: str = "") -> str:

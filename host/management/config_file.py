@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.load import ConfigError, LoadedConfig, parse_config, parse_yaml, to_plain
+from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.model import Config
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
+from host.config.tree import alike, open_tree, read_tree
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
 from host.observe.logs import redact
@@ -53,8 +54,8 @@ class ConfigFile:
         except (OSError, UnicodeDecodeError) as error:
             raise ManagementError(404, "not_found", f"the configuration file cannot be read: {error}") from None
 
-    async def tree(self) -> CommentedMap:
-        """The file's YAML. Raises ManagementError 404, and 500 when it is not valid."""
+    async def tree(self) -> Mapping[str, Any]:
+        """What the file says. Raises ManagementError 404, and 500 when it is not valid."""
         return await asyncio.to_thread(self._parse, await self.text())
 
     async def change(self, edit: Edit) -> dict[str, Any]:
@@ -83,9 +84,9 @@ class ConfigFile:
     def _load(self) -> LoadedConfig:
         return parse_config(self._file.read_text(encoding="utf-8"), file=os.fspath(self._file))
 
-    def _parse(self, text: str) -> CommentedMap:
+    def _parse(self, text: str) -> Mapping[str, Any]:
         try:
-            return parse_yaml(text, os.fspath(self._file))
+            return read_tree(text, os.fspath(self._file))
         except ConfigError as error:
             raise ManagementError(500, "invalid_config", **problems_of(error)) from None
 
@@ -101,12 +102,12 @@ class ConfigFile:
         name = os.fspath(self._file)
         try:
             present = parse_config(before, file=name)
-            tree = parse_yaml(before, name)
+            tree = open_tree(before, name)
+            unchanged = to_plain(tree)
+            edit(tree)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
-        unchanged = to_plain(tree)
-        edit(tree)
-        if to_plain(tree) == unchanged:
+        if alike(to_plain(tree), unchanged):
             return before, present
         text = spliced(before, tree)
         try:

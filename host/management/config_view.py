@@ -1,5 +1,6 @@
 """Endpoints for the whole configuration: as JSON and as the file, secrets masked, and replacing the file (spec 8.2)."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final

@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.load import ConfigError, LoadedConfig, dump_subtree, parse_config, parse_yaml, to_plain
+from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.rewrite import rewrite
+from host.config.splice import spliced
+from host.config.tree import open_tree, read_tree
 from host.management.calls import ManagementError
 from host.runtime.manifest import Manifest, is_plugin_id
 from host.runtime.resolve import MASK, masked_config
@@ -39,18 +41,18 @@ class SecretFields:
         return masked_config(section, self.names)
 
 
-def section_in(tree: CommentedMap, plugin_id: str) -> Mapping[str, Any]:
+def section_in(tree: Mapping[str, Any], plugin_id: str) -> Mapping[str, Any]:
     """The plugin's section as plain values, the host's own keys included; empty when there is none."""
     node: Any = tree
     for key in ("plugins", "configs", plugin_id):
-        node = node.get(key) if isinstance(node, CommentedMap) else None
-    plain: Mapping[str, Any] = to_plain(node) if isinstance(node, CommentedMap) else {}
+        node = node.get(key) if isinstance(node, dict) else None
+    plain: Mapping[str, Any] = to_plain(node) if isinstance(node, dict) else {}
     return plain
 
 
 def read_section(file: Path, plugin_id: str) -> Mapping[str, Any]:
     """The same from the file. Raises ConfigError or OSError."""
-    return section_in(parse_yaml(file.read_text(encoding="utf-8"), os.fspath(file)), plugin_id)
+    return section_in(read_tree(file.read_text(encoding="utf-8"), os.fspath(file)), plugin_id)
 
 
 def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = False) -> LoadedConfig:
@@ -66,13 +68,13 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
     def change(before: str) -> tuple[str, LoadedConfig]:
         try:
             parse_config(before, file=name)
-            tree = parse_yaml(before, name)
+            tree = open_tree(before, name)
         except ConfigError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
         edit(_section_node(tree, plugin_id))
         if switch_on and tree["plugins"].get("enabled") is not True:
             tree["plugins"]["enabled"] = True
-        text = dump_subtree(tree, like=before)
+        text = spliced(before, tree)
         try:
             return text, parse_config(text, file=name)
         except ConfigError as error:

@@ -54,3 +54,8 @@ def test_a_key_that_goes_leaves_the_comments_behind_it_and_a_new_one_comes_last(
 def test_a_style_whose_lines_cannot_be_told_apart_is_written_as_a_whole(text):
     assert says(changed(text, lambda tree: tree.__setitem__("port", 2)), parse_yaml(text.replace("1", "2"), ""))
     assert "debug" not in changed(text, lambda tree: tree.pop("debug"))
+
+
+def test_a_value_of_another_type_is_a_change():
+    for value, shown in ((True, "true"), (1.0, "1.0"), ("1", "'1'")):
+        assert changed("a: 1\nb: 2\n", lambda tree, value=value: tree.__setitem__("a", value)) == f"a: {shown}\nb: 2\n"
