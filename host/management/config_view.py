@@ -69,7 +69,9 @@ class ConfigEndpoints:
     async def _show_file(self, call: Call) -> web.Response:
         text = await self._file.text()
         headers = {"ETag": self._masks.version(text)}
-        return web.Response(text=self._shown(text), content_type="application/yaml", charset="utf-8", headers=headers)
+        # Reading and writing all of a large file takes seconds.
+        shown = await asyncio.to_thread(self._shown, text)
+        return web.Response(text=shown, content_type="application/yaml", charset="utf-8", headers=headers)
 
     async def _replace(self, call: Call) -> web.Response:
         try:
