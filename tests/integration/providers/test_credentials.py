@@ -100,7 +100,7 @@ async def test_an_alias_is_what_clients_say_and_only_the_models_name_changes_in_
         assert sent.path == "/v1beta/models/up/model-7:generateContent"
         assert sent.body == odd
     else:
-        assert sent.body == b'{"zz":1.50,"model" :  "up/model-7","messages":[{"model":"m1"}],"input":"\\u00e9"}'
+        assert sent.body == odd.replace(b'"model" :  "m1"', b'"model" :  "up/model-7"')
 
 
 async def test_a_prefix_picks_the_credential_and_is_not_told_to_the_upstream(
