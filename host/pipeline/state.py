@@ -201,11 +201,11 @@ class GatewayState:
 
     def listing(self) -> tuple[ModelInfo, ...]:
         """The models that clients are shown: without those that no credential can serve for long."""
-        version = self.pool.book.version
-        if self._listed.get("version") != version or self.pool.book.is_due:
-            own = listed_models(self.registry, self.groups, self.pool.book)
-            self._listed["models"] = by_id((*own, *self.handed_out_models)) if self.handed_out_models else own
-            self._listed["version"] = self.pool.book.version
+        book = self.pool.book
+        if self._listed.get("version") != book.version or book.is_due or self._listed["until_s"] <= book.clock():
+            own = listed_models(self.registry, self.groups, book)
+            models = by_id((*own.models, *self.handed_out_models)) if self.handed_out_models else own.models
+            self._listed.update(models=models, until_s=own.until_s, version=book.version)
         found: tuple[ModelInfo, ...] = self._listed["models"]
         return found
 

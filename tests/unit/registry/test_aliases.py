@@ -1,5 +1,8 @@
 """Other names for models, and what clients are shown."""
 
+from dataclasses import replace
+from math import inf
+
 import pytest
 
 from host.credentials.classify import classify
@@ -7,7 +10,7 @@ from host.credentials.cooldown import CooldownBook
 from host.credentials.records import AliasRule, Credential, CredentialModel, with_suffix
 from host.registry.aliases import merged, renamed, sanitised
 from host.registry.groups import Group, Grouper, Infos, ModelRules
-from host.registry.listing import listed_models
+from host.registry.listing import Listing, listed_models
 from host.registry.models import Catalogue, ModelRegistry
 from host.registry.suffix import split_suffix
 from pluginabi.errors import ErrorBody
@@ -247,9 +250,27 @@ def test_2_3_a_used_up_limit_never_hides_a_model_other_suspensions_of_all_do(ver
     found = ModelRegistry(Catalogue([group.source for group in groups]))
     for credential, verdict in zip(credentials, verdicts, strict=False):
         book.failed(credential.id, "m", verdict)
-    shown = {info.id for info in listed_models(found, {it.source.id: it for it in groups}, book)}
+    shown = {info.id for info in listed_models(found, {it.source.id: it for it in groups}, book).models}
     assert ("alias" in shown) is is_listed
     assert ("other" in shown) is (WHOLE not in verdicts or is_listed)
+
+
+def test_2_3_a_limit_that_was_reached_more_than_five_minutes_ago_does_not_count_beside_a_suspension():
+    clock = Clock()
+    book = CooldownBook(clock=clock)
+    groups = Grouper().groups([key(name, (("m", "m"),)) for name in "ab"], ModelRules(), Listed())
+    found = ModelRegistry(Catalogue([group.source for group in groups]))
+    book.failed("a", "m", replace(QUOTA, cooldown_s=3600.0))
+    book.failed("b", "m", UNAUTHORIZED)
+
+    def shown() -> Listing:
+        return listed_models(found, {it.source.id: it for it in groups}, book)
+
+    assert (shown().models, shown().until_s) == ((), clock.now_s + 300)
+    clock.now_s += 299.9
+    assert shown().models == ()
+    clock.now_s += 0.1
+    assert ([info.id for info in shown().models], shown().until_s) == (["m"], inf)
 
 
 def test_a_pool_is_hidden_only_when_all_its_models_are():
@@ -259,7 +280,7 @@ def test_a_pool_is_hidden_only_when_all_its_models_are():
     shown = []
     for model in ("d", "g"):
         book.failed("a", model, UNAUTHORIZED)
-        shown.append(len(listed_models(found, {it.source.id: it for it in groups}, book)))
+        shown.append(len(listed_models(found, {it.source.id: it for it in groups}, book).models))
     assert shown == [1, 0]
 
 
