@@ -115,4 +115,4 @@ def _serves(view: PluginView, provider: str) -> bool:
         return view.auth_provider == provider
     if provider == view.plugin_id.lower():
         return True
-    return any(key == provider or (key.endswith("*") and provider.startswith(key[:-1])) for key in view.providers)
+    return view.names(provider)

@@ -48,7 +48,7 @@ class PluginListings:
     def _added(self, provider: str, executor: PluginView) -> Iterator[ModelInfo]:
         for view in self._plugins.plugins.values():
             if view is not executor and not view.executes and SOURCE not in view.capabilities:
-                yield from view.models if provider in view.providers else ()
+                yield from view.models if view.names(provider) else ()
 
 
 def handed_out_models(plugins: PluginSnapshot) -> Iterator[ModelInfo]:

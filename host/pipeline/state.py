@@ -20,22 +20,26 @@ from host.credentials.manager import CredentialHealth, CredentialManager
 from host.credentials.policy import RoutingPolicy, policy_of
 from host.credentials.pool import CredentialPool, Health, Tier
 from host.credentials.ready import Members
-from host.credentials.records import Credential, CredentialChange
+from host.credentials.records import Credential, CredentialChange, with_suffix
 from host.pipeline.attach import PoolAttacher
 from host.pipeline.formats import negotiate
 from host.pipeline.model_lists import PluginListings, handed_out_models
+from host.pipeline.plugin_credentials import plugin_credential, plugin_credentials
 from host.registry.changes import log_changes
 from host.registry.groups import Group, Grouper, Infos
 from host.registry.listing import listed_models
 from host.registry.models import (
+    MAX_NAME,
     Catalogue,
     ModelRegistry,
     ModelSource,
     Offer,
     Resolution,
+    age_of,
     by_id,
     canonical,
     image_only_name,
+    is_auto,
 )
 from host.registry.rules import model_rules
 from host.registry.suffix import split_suffix
@@ -144,6 +148,13 @@ class Plan:
         """How many credentials there are."""
         return sum(len(tier.ready.members) for tier in self.tiers)
 
+    @property
+    def has_free(self) -> bool:
+        """Whether any of them could serve the model right now."""
+        for tier in self.tiers:
+            tier.ready.sync()
+        return any(tier.ready.count for tier in self.tiers)
+
     def lane(self, tier: Tier, position: int) -> Lane:
         """The lane of the credential at a position of one of the tiers."""
         members = tier.ready.members
@@ -245,13 +256,30 @@ class GatewayState:
         key = (model, method, source, wanted, provider)
         plan = self._plans.get(key)
         if plan is None:
+            if not provider and is_auto(model) and (newest := self._newest(model, method, source, wanted)) is not None:
+                return newest
             plan = self._make_plan(model, method, source, wanted, provider)
             if len(self._plans) >= _PLANS_MAX:
                 self._plans.clear()
                 self._members.clear()
                 self.pool.forget_tiers()
-            self._plans[key] = plan
+            if len(model) <= MAX_NAME:
+                self._plans[key] = plan
         return plan
+
+    def _newest(self, model: str, method: str, source: str, wanted: str) -> Plan | None:
+        """For `auto`: the newest model that can be reached and has a free credential, else the newest of any."""
+        _, suffix = split_suffix(model.strip())
+        first = None
+        for info in sorted(self.listing(), key=age_of, reverse=True):
+            if is_auto(info.id):
+                continue
+            plan = self.plan(with_suffix(info.id, suffix), method=method, source=source, wanted=wanted)
+            if plan.tiers and plan.image_only is None:
+                if plan.has_free:
+                    return plan
+                first = first or plan
+        return first
 
     def plugin_lane(self, plugin_id: str, *, model: str, method: str, source: str, wanted: str) -> Lane | None:
         """A plugin's executor as the target of a router; None unless it is ready and speaks the formats."""
@@ -260,7 +288,7 @@ class GatewayState:
             return None
         if view.executor is not None and view.executor.scope == "oauth":
             return None
-        return self._lane(_plugin_credential(view, provider_of(view)), view, model, method, source, wanted)
+        return self._lane(plugin_credential(view), view, model, method, source, wanted)
 
     def lane_for(self, credential: Credential, *, model: str, method: str, source: str, wanted: str) -> Lane | None:
         """A lane of a credential that is not one of the pool's; None when nobody executes its provider that way."""
@@ -413,7 +441,7 @@ def build_state(
         manager = previous.manager if previous is not None else CredentialManager()
         manager.apply_config(config)
     credentials = [*manager.credentials]
-    credentials.extend(_plugin_credentials(plugins, {found.provider for found in credentials}))
+    credentials.extend(plugin_credentials(plugins, {found.provider for found in credentials}))
     health = previous.pool.health if previous is not None else Health(book=CooldownBook(clock=clock))
     pool = CredentialPool(credentials, policy=policy_of(config), health=health)
     pool.settle()
@@ -455,36 +483,6 @@ def _members_of(groups: Sequence[Group], order: Mapping[str, int]) -> Members:
     found = [(order[each.provider], each.id, index, each) for index, it in enumerate(groups) for each in it.members]
     found.sort(key=lambda row: row[:2])
     return Members([row[3] for row in found], [row[2] for row in found])
-
-
-def provider_of(view: PluginView) -> str:
-    """The provider key a plugin's own executor goes by: its first exact key, else its id."""
-    return next(
-        (key.strip().lower() for key in view.providers if key.strip() and not key.endswith("*")), view.plugin_id
-    )
-
-
-def _plugin_credential(view: PluginView, provider: str) -> Credential:
-    return Credential(
-        id=f"plugin:{view.plugin_id}:{provider}:executor",
-        provider=provider,
-        label=view.plugin_id,
-        source_kind="plugin",
-        attributes={"plugin": view.plugin_id},
-    )
-
-
-def _plugin_credentials(plugins: PluginSnapshot, configured: set[str]) -> Iterator[Credential]:
-    """Plugins that serve models on their own: with models and an executor, and no credential for their provider.
-
-    With `scope = static` also beside credentials; never with `oauth`, which says that a credential is needed.
-    """
-    for view in plugins.plugins.values():
-        scope = view.executor.scope if view.executor is not None else "both"
-        provider = provider_of(view)
-        alone = scope == "static" or (scope != "oauth" and provider not in configured)
-        if view.models and view.executes and alone:
-            yield _plugin_credential(view, provider)
 
 
 def visible(credential: Credential) -> CredentialHandle | None:

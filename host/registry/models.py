@@ -13,6 +13,8 @@ from pluginabi.payloads.common import ModelInfo
 
 IMAGE_ONLY_MODELS: Final = frozenset({"gpt-image-1.5", "gpt-image-2"})
 _RESOLVED_MAX: Final = 4096
+MAX_NAME: Final = 256
+"""Clients name models: a longer name is looked up in the lists, and kept nowhere."""
 
 
 def canonical(model: str) -> str:
@@ -147,7 +149,8 @@ class ModelRegistry:
             found = self._resolve(model)
             if len(self._resolved) >= _RESOLVED_MAX:
                 self._resolved.clear()
-            self._resolved[model] = found
+            if len(model) <= MAX_NAME:
+                self._resolved[model] = found
         return found
 
     def list(self) -> tuple[ModelInfo, ...]:
@@ -175,7 +178,7 @@ class ModelRegistry:
     def _resolve(self, model: str) -> Resolution:
         base, suffix = split_suffix(model.strip())
         base = base.strip()
-        if base == "auto" and (newest := self._newest()) is not None:
+        if is_auto(base) and (newest := self._newest()) is not None:
             base, model = newest, newest if suffix is None else f"{newest}({suffix})"
         offers = self.offers(base) or self._by_pattern(base)
         if not offers and suffix is not None:
@@ -190,16 +193,36 @@ class ModelRegistry:
         return Resolution(model=model, base=base, suffix=suffix, providers=providers, offers=offers)
 
     def _by_pattern(self, base: str) -> tuple[Offer, ...]:
-        found = []
+        found: list[Offer] = []
+        if len(base) > MAX_NAME:
+            return ()
         for source in self.catalogue.patterned:
-            name = base.removeprefix(f"{source.prefix}/") if source.prefix else base
-            if matches(name, source.patterns) and not matches(name, source.excluded):
+            name = self._without_prefix(base, source.prefix)
+            if name and matches(name, source.patterns) and not matches(name, source.excluded):
                 found.append(source.offer(name))
         return tuple(found)
 
+    def _without_prefix(self, base: str, prefix: str) -> str:
+        """The name as the source calls it; empty where only the name with its prefix is offered."""
+        head = f"{prefix}/"
+        if not prefix or base[: len(head)].lower() != head.lower():
+            is_hidden = prefix and self.catalogue.force_model_prefix and base.lower() != prefix.lower()
+            return "" if is_hidden else base
+        return base[len(head) :]
+
     def _newest(self) -> str | None:
-        newest = max(self.catalogue.listing, key=lambda info: (info.created or 0, info.id), default=None)
+        newest = max(self.catalogue.listing, key=age_of, default=None)
         return newest.id if newest is not None else None
+
+
+def is_auto(model: str) -> bool:
+    """Whether the client leaves the choice of the model to us."""
+    return split_suffix(model.strip())[0].strip() == "auto"
+
+
+def age_of(info: ModelInfo) -> tuple[int, str]:
+    """The newest model has the largest."""
+    return info.created or 0, info.id
 
 
 def by_id(infos: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:

@@ -150,6 +150,10 @@ class PluginView:
     models: tuple[ModelInfo, ...] = ()
     bundled: bool = False
 
+    def names(self, provider: str) -> bool:
+        """Whether the provider is one of its own: by an exact key or by a pattern (`x-*`)."""
+        return any(key == provider or (key.endswith("*") and provider.startswith(key[:-1])) for key in self.providers)
+
     @property
     def executes(self) -> bool:
         """Whether it has an executor."""
@@ -187,15 +191,9 @@ class PluginSnapshot:
 
         One without an executor, which logs in or lists models for the provider, only where nobody executes it.
         """
-        found: tuple[tuple[bool, bool], PluginView] | None = None
-        for view in self.plugins.values():
-            for key in view.providers:
-                is_exact = key == provider
-                if is_exact or (key.endswith("*") and provider.startswith(key[:-1])):
-                    rank = (view.executes, is_exact)
-                    if found is None or rank > found[0]:
-                        found = rank, view
-        return found[1] if found is not None else None
+        named = (view for view in self.plugins.values() if view.names(provider))
+        # Of equals `max` takes the first, and plugins stand in the order of their priority.
+        return max(named, key=lambda view: (view.executes, provider in view.providers), default=None)
 
 
 EMPTY_SNAPSHOT = PluginSnapshot()

@@ -1,4 +1,4 @@
-"""Models as the unmodified SDKs see them: lists with names, limits and kinds of content; answers under the asked name."""
+"""Models as the unmodified SDKs see them: lists with names and limits, and answers under the asked name."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -3,7 +3,10 @@
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
+from host.credentials.classify import classify
+from host.credentials.cooldown import NO_CAUSE
 from host.errors import RequestError, to_error_body
+from pluginabi.errors import ErrorBody
 from pluginabi.payloads.common import ModelInfo, ThinkingSupport
 from pluginabi.payloads.credentials import CredentialSourceResponse
 from pluginabi.payloads.executor import ExecutorResponse
@@ -94,3 +97,65 @@ def test_models_of_compatible_providers_keep_their_own_levels_where_nobody_knows
     image, chat = w.gateway.state.listing()
     assert (image.type, image.thinking) == ("openai-image", None)
     assert (chat.type, tuple(chat.thinking.levels)) == ("openai-compatibility", ("low", "medium", "high"))
+
+
+def fail(w: World, status: int, *, model: str, key: int = 0) -> None:
+    pool = w.gateway.state.pool
+    credential = sorted(pool.credentials, key=lambda it: it.id)[key]
+    pool.failed(credential, model, classify(ErrorBody(http_status=status)), cause=NO_CAUSE)
+
+
+async def test_auto_is_the_newest_model_that_somebody_can_serve_now():
+    dated = [ModelInfo(id=name, created=when) for name, when in (("new", 3), ("old", 2), ("gpt-image-2", 9))]
+    runs = executor(answering(), id="gemini", providers=["gemini"], executor=GEMINI, models=dated)
+    w = world(runs, config=Config(gemini_api_key=[ProviderKey(api_key="k")]))
+    for asked, served in (("auto", "new"), ("auto(high)", "new")):
+        await w.gateway.execute(client_request(model=asked))
+        assert runs.seen("executor.execute")[-1].model == served
+    fail(w, 401, model="new")
+    await w.gateway.execute(client_request(model="auto"))
+    assert runs.seen("executor.execute")[-1].model == "old"
+    w.clock.now_s += 1800
+    await w.gateway.execute(client_request(model="auto"))
+    assert runs.seen("executor.execute")[-1].model == "new"
+
+
+async def test_auto_with_nobody_free_is_refused_like_the_newest_model_that_can_be_reached():
+    dated = [ModelInfo(id=name, created=when) for name, when in (("new", 3), ("old", 2))]
+    runs = executor(answering(), id="gemini", providers=["gemini"], executor=GEMINI, models=dated)
+    w = world(runs, config=Config(gemini_api_key=[ProviderKey(api_key="k")]))
+    for model in ("new", "old"):
+        fail(w, 429, model=model)
+    with pytest.raises(RequestError) as refused:
+        await w.gateway.execute(client_request(model="auto"))
+    assert to_error_body(refused.value).details["model"] == "new"
+
+
+async def test_auto_passes_over_models_that_the_client_cannot_reach():
+    speaks = ExecutorRegistration(input_formats=("claude",), output_formats=("claude",))
+    far = executor(answering(), id="far", providers=["far"], executor=speaks, models=[ModelInfo(id="far-1", created=9)])
+    runs = executor(answering(), id="gemini", providers=["gemini"], executor=GEMINI, models=infos("g-1"))
+    w = world(far, runs, config=Config(gemini_api_key=[ProviderKey(api_key="k")]))
+    await w.gateway.execute(client_request(model="auto"))
+    assert [seen.model for seen in runs.seen("executor.execute")] == ["g-1"]
+
+
+async def test_the_list_is_made_anew_when_an_old_limit_stops_to_count():
+    w = world(executor(answering()), config=compat_config(keys=("k1", "k2")))
+    pool = w.gateway.state.pool
+    first = sorted(pool.credentials, key=lambda it: it.id)[0]
+    hour = classify(ErrorBody(http_status=429, retry_after_ms=3_600_000))
+    pool.failed(first, "m", hour, cause=NO_CAUSE)
+    fail(w, 401, model="m", key=1)
+    assert shown(w) == []
+    w.clock.now_s += 299.9
+    assert shown(w) == []
+    w.clock.now_s += 0.2
+    assert shown(w) == ["m"]
+
+
+@pytest.mark.parametrize("model", ["m" * 300, f"m({'9' * 300})"])
+async def test_plans_of_very_long_names_are_not_kept(model):
+    w = world(executor(answering()), config=compat_config())
+    w.gateway.state.plan(model, method="executor.execute", source="openai", wanted="openai")
+    assert w.gateway.state._plans == {}

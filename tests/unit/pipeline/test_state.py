@@ -8,7 +8,8 @@ from host.config.model import CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.pipeline.formats import Formats, declared, negotiate
-from host.pipeline.state import EXECUTE, GatewayState, Plan, build_state, provider_of
+from host.pipeline.plugin_credentials import provider_of
+from host.pipeline.state import EXECUTE, GatewayState, Plan, build_state
 from pluginabi.errors import ErrorBody
 from pluginabi.payloads.common import ModelInfo
 from pluginabi.payloads.lifecycle import ExecutorRegistration

@@ -123,3 +123,31 @@ def test_the_list_is_sorted_and_names_each_model_once():
 )
 def test_a_pattern_is_text_with_stars(model, pattern, expected):
     assert matches(model, (pattern,)) is expected
+
+
+@pytest.mark.parametrize(
+    ("force", "name", "served_as"),
+    [
+        (False, "claude-9", "claude-9"),
+        (False, "T/claude-9", "claude-9"),
+        (False, "t/claude-9(high)", "claude-9"),
+        (True, "t/claude-9", "claude-9"),
+        (True, "claude-9", None),
+        (True, "t", "t"),
+        (True, "t/", None),
+    ],
+)
+def test_the_rules_of_prefixes_hold_for_names_that_nobody_lists(force, name, served_as):
+    found = registry(
+        [ModelSource(id="open", provider="claude", patterns=("claude-*", "t"), prefix="t")], force_model_prefix=force
+    )
+    assert [offer.model for offer in found.resolve(name).offers] == ([served_as] if served_as else [])
+
+
+def test_a_name_of_any_length_is_looked_up_and_only_a_short_one_is_kept():
+    long = "claude-" + "x" * 300
+    found = registry([source("listed", "p", long), ModelSource(id="open", provider="claude", patterns=("claude-*",))])
+    assert found.resolve(long).providers == ("p",)
+    assert found.resolve(f"{long}y").providers == ()
+    assert found.resolve(f"claude-1({'9' * 300})").providers == ("claude",)
+    assert found._resolved == {}
