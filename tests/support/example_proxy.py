@@ -49,7 +49,7 @@ async def reconfigured(running: RunningProxy, configs: dict[str, Any], **top: An
     """Another configuration of the same proxy, applied when this returns."""
     running.config_file.write_text(config_text(configs, **top))
     async with asyncio.timeout(10):
-        assert await running.proxy.reload_config()
+        await running.reload()
 
 
 async def settled() -> None:

@@ -33,6 +33,11 @@ class RunningProxy:
     proxy: Proxy
     config_file: Path
 
+    async def reload(self) -> None:
+        """The file is in force when this returns, whoever read it: the proxy watches it itself."""
+        await self.proxy.reload_config()
+        assert self.proxy.applier.status.state == "applied", self.proxy.applier.status
+
 
 @asynccontextmanager
 async def running_proxy(

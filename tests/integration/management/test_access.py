@@ -60,7 +60,7 @@ async def test_a_plain_key_in_the_file_is_hashed_at_the_start_and_when_it_is_cha
         hashed = managed.file.read_text()
         assert KEY not in hashed and "$argon2id$" in hashed
         managed.file.write_text(hashed.replace("secret-key:", "secret-key: another-key-now #"))
-        assert await managed.running.proxy.reload_config() is True
+        await managed.running.reload()
         assert "another-key-now" not in managed.file.read_text()
         assert matches("another-key-now", managed.running.proxy.config.remote_management.secret_key)
         assert (await managed.api.get("/plugins")).status == 401

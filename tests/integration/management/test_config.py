@@ -127,7 +127,7 @@ async def test_changes_over_http_and_by_hand_at_the_same_time_are_all_there(dire
         generations = [answer.json["generation"] for answer in answers]
         assert len({*generations}) == len(changes)
         await managed.settled()
-        assert await managed.running.proxy.reload_config()
+        await managed.running.reload()
         config = managed.running.proxy.config
         assert (config.request_retry, config.max_retry_credentials, config.plugins.configs["ghost"].priority) == (
             4,

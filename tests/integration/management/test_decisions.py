@@ -73,6 +73,6 @@ async def test_nothing_is_remembered_when_it_is_switched_off_and_it_can_be_switc
         assert (await managed.api.get("/requests")).json == {"requests": []}
         assert (await managed.api.get(f"/requests/{request_id}")).status == 404
         managed.file.write_text(managed.file.read_text().replace("decision-trace: false", "decision-trace: true"))
-        assert await managed.running.proxy.reload_config() is True
+        await managed.running.reload()
         await chat(managed.api, "echo")
         assert len((await managed.api.get("/requests")).json["requests"]) == 1
