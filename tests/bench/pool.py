@@ -35,6 +35,7 @@ def measure(site: Site, *, say: Callable[[str], None]) -> FlatResult:
             f"pool, {name}: start {found['start_s']:.2f} s, reload of one key {found['reload_ms']:.0f} ms, "
             f"pick {found['pick_us']:.1f} us (p99 {found['pick_p99_us']:.0f}), while one in ten fails "
             f"{found['pick_failing_us']:.1f} us (p99 {found['pick_failing_p99_us']:.0f}), "
-            f"while a tenth, most, all rest {found['pick_tenth_us']:.1f}, {found['pick_most_us']:.1f}, {found['pick_all_us']:.1f} us"
+            f"while a tenth, most, all rest {found['pick_tenth_us']:.1f}, {found['pick_most_us']:.1f}, "
+            f"{found['pick_all_us']:.1f} us"
         )
     return {f"pool_{key}": significant(max(found[key] for found in shapes.values())) for key in REPORTED}

@@ -3,8 +3,8 @@
     python tests/bench/pool_driver.py [--blocked]
 
 With `--blocked` only picks while a tenth, most, or all of the credentials rest: a matter of seconds. Prints one JSON
-object. Start and reload are processor time: neighbours must not count. Times of picks are those of the whole step `pick`
-of the pipeline, decision trace included.
+object. Start and reload are processor time: neighbours must not count. Times of picks are those of the whole step
+`pick` of the pipeline, decision trace included.
 """
 
 import asyncio
