@@ -253,6 +253,7 @@ class Proxy:
         self.applier = ConfigApplier(self._apply, tasks)
         self.management = management(self._management_parts(tasks))
         self._stack.callback(self.management.close)
+        self._stack.push_async_callback(self.credential_parts.close)
 
     def _make_gateway(self, state: GatewayState) -> Gateway:
         return Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records)

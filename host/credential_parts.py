@@ -132,6 +132,8 @@ class CredentialParts:
         """Of the records that changed and were not settled yet."""
         self._settles_soon = False
         self._follows = False
+        self._is_closed = False
+        self._starting: asyncio.Task[Any] | None = None
         self.manager.on_change = self._changed
 
     def needed(self, config: Config) -> frozenset[str]:
@@ -145,6 +147,13 @@ class CredentialParts:
         self._tasks.start(self.refresher.run(), name="credentials:refresh")
         self._tasks.start(self.renewer.run(), name="credentials:unwritten")
         await self.watcher.tried.wait()
+
+    async def close(self) -> None:
+        """The plugins are about to stop: what changes from now on needs no new state, and starts none of them again."""
+        self._is_closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
 
     def problem(self, config: Config) -> str | None:
         """Why a configuration cannot be followed, if so."""
@@ -176,7 +185,7 @@ class CredentialParts:
 
     def plugins_changed(self) -> None:
         """The snapshot of plugins is another one: files may belong to somebody else now."""
-        if self._follows or self._parsers is None:
+        if self._follows or self._parsers is None or self._is_closed:
             return
         if self.plugins.signature(PARSE) != self._parsers:
             self._tasks.start(self._load(), name="credentials:parse")
@@ -203,10 +212,12 @@ class CredentialParts:
 
     def _settle(self) -> None:
         self._settles_soon = False
+        if self._is_closed:
+            return
         needed = bundled_for(self._new_providers)
         self._new_providers.clear()
         if not needed <= self._snapshot().plugins.keys():
-            self._tasks.start(self._start_plugins(), name="credentials:plugins")
+            self._starting = self._tasks.start(self._start_plugins(), name="credentials:plugins")
         self._rebuild()
 
     async def _start_plugins(self) -> None:

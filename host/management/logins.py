@@ -114,7 +114,7 @@ class LoginEndpoints:
         answer = await self._brought(call, redirect)
         if "text/html" not in ",".join(call.headers.get("accept", ())):
             return answer
-        return _page(answer.status)
+        return _page(answer.status, refused=bool(redirect.error))
 
     async def _brought(self, call: Call, redirect: Redirect) -> web.Response:
         try:
@@ -143,9 +143,13 @@ def _failed(status: int, error: str) -> web.Response:
     return reply({"status": "error", "error": error}, status=status)
 
 
-def _page(status: int) -> web.Response:
+def _page(status: int, *, refused: bool) -> web.Response:
     """What the browser shows; nothing of what it brought is in it."""
-    title = "You are logged in" if status == 200 else "The login cannot go on"
-    text = "This window can be closed; the login goes on by itself." if status == 200 else "Begin it anew, please."
+    if status != 200:
+        title, text = "The login cannot go on", "Begin it anew, please."
+    elif refused:
+        title, text = "The login was refused", "The provider said no. This window can be closed."
+    else:
+        title, text = "Back from the provider", "This window can be closed; the login goes on by itself."
     page = _PAGE.format(title=html.escape(title), text=html.escape(text))
     return web.Response(text=page, status=status, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)

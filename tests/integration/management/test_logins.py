@@ -120,6 +120,7 @@ async def test_a_browser_may_come_back_to_an_address_of_the_providers_own(manage
         assert page.status == expected, path
     assert page.headers["Content-Type"].startswith("text/html")
     assert (page.headers["Cache-Control"], page.headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+    assert b"the login goes on" in page.body
     assert await status(managed, state) == {"status": "ok", "credentials": [f"{state}.json"]}
     assert (await managed.api.call("POST", f"/acme/callback?state={state}", below="", headers={})).status == 404
 
@@ -130,3 +131,10 @@ async def test_without_a_management_key_no_browser_comes_back_to_anything(direct
         assert (
             await managed.api.call("GET", f"/acme/callback?state={state}&code=c", below="", headers={})
         ).status == 404
+
+
+async def test_a_browser_that_brings_a_refusal_is_not_told_that_all_is_well(managed: Managed) -> None:
+    state = await begin(managed)
+    page = await managed.api.get(f"/oauth-callback?state={state}&error=access_denied", headers={"Accept": "text/html"})
+    assert (page.status, b"The login was refused" in page.body, b"access_denied" in page.body) == (200, True, False)
+    assert await status(managed, state) == {"status": "error", "error": "access_denied"}
