@@ -4,6 +4,7 @@ After a handshake the channel holds back what follows until a `Session` attaches
 """
 
 import asyncio
+import contextlib
 import hmac
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pluginabi.channel import FrameChannel
+from pluginabi.channel import ChannelClosed, FrameChannel
 from pluginabi.codec import BrokenFrame
 from pluginabi.errors import PluginTransportError
 from pluginabi.frames import Frame, Hello, HostInfo
@@ -77,7 +78,9 @@ async def host_handshake(
     `endpoint` and `token` make the plugin listen on a socket; the handshake is then repeated there with the token.
     Raises HandshakeError (no hello in time, closed, nonsense) and HandshakeRefused (no common version, wrong id).
     """
-    channel.send(host_hello(host, limits or Limits(), endpoint, token))
+    # A plugin that ended already is told of like any other that does: with what it printed, by the one who waits.
+    with contextlib.suppress(ChannelClosed):
+        channel.send(host_hello(host, limits or Limits(), endpoint, token))
     hello = await _await_hello(channel, plugin_id, timeout_s, on_stray)
     return judge(hello, plugin_id=plugin_id)
 
