@@ -22,7 +22,7 @@ from host.management.plugin_config import SecretFields, edit_section, merged_wit
 from host.management.secret import is_hashed, weakness
 from host.observe.explain import TracedRequest, tree_lines
 from host.runtime.bundled import bundled_needed
-from host.runtime.discover import Discovery
+from host.runtime.discover import Discovery, why_missing
 from host.runtime.policy import PolicyError, effective_policy
 from host.runtime.status import status_of_source, statuses_of_unusable
 from host.shadow.run import shadow_problems
@@ -229,7 +229,7 @@ def _plugin_problems(config: Config, enabled: Set[str]) -> list[str]:
     problems += [f"plugin {it}: {reason}" for it, reason in _changed_files(config, discovery).items() if it in enabled]
     known = {source.plugin_id for source in discovery.found} | {broken.plugin_id for broken in discovery.broken}
     missing = sorted(enabled - known)
-    return [*problems, *(f"plugin {it} is enabled but was not found in {config.plugins.dir}/" for it in missing)]
+    return [*problems, *(f"plugin {it} is enabled but was {why_missing(config, it)}" for it in missing)]
 
 
 def _rows(config: Config) -> list[Row]:

@@ -15,6 +15,7 @@ from host.management.plugin_config import Edit, SecretFields, edit_section, merg
 from host.management.rows import Menu, plugin_row
 from host.observe.metrics import HookStats, PluginMetrics
 from host.runtime.apply import PluginRegistry
+from host.runtime.discover import why_missing
 from host.runtime.handle import PluginState
 from host.runtime.manifest import is_plugin_id
 from host.runtime.plugin_log import PluginLogs
@@ -55,11 +56,12 @@ class PluginActions:
 
     def listing(self, *, escape: bool) -> dict[str, Any]:
         """Every plugin that was found, runs or is configured, by id; and how the newest configuration fared."""
-        plugins = self._config().plugins
+        config = self._config()
+        plugins = config.plugins
         statuses = self._registry.statuses()
         known = {status.id for status in statuses}
         statuses += [
-            PluginStatus(id=plugin_id, state="missing", reason=f"not found in {plugins.dir}/", enabled=section.enabled)
+            PluginStatus(id=plugin_id, state="missing", reason=why_missing(config, plugin_id), enabled=section.enabled)
             for plugin_id, section in plugins.configs.items()
             if plugin_id not in known
         ]

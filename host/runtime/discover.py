@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from host.config.model import Config, config_path
 from host.runtime.manifest import MANIFEST_NAME, Manifest, ManifestError, is_plugin_id, load_manifest
 
 ENTRY_POINT_GROUP: Final = "jackfield.plugins"
@@ -91,6 +92,22 @@ def installed_entry_points() -> Sequence[importlib.metadata.EntryPoint]:
     return sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
 
 
+def why_missing(config: Config, plugin_id: str) -> str:
+    """What to tell of a configured plugin that was not found: a folder of that name may be there all the same."""
+    shown = config.plugins.dir.rstrip("/")
+    reason = f"not found in {shown}/"
+    directory = Path(config_path(config, shown), plugin_id)
+    if not is_plugin_id(plugin_id) or not os.path.isdir(directory):
+        return reason
+    try:
+        found = load_manifest(directory).id
+    except FileNotFoundError:
+        return f"{reason}: {shown}/{plugin_id} has no {MANIFEST_NAME}"
+    except (ManifestError, OSError):
+        return reason
+    return f"{reason}: {shown}/{plugin_id} holds a plugin with the id {found!r}"
+
+
 def folder_digest(directory: Path) -> str:
     """A digest over names and contents of a plugin's files; caches and hidden files do not count."""
     digest = hashlib.sha256()
@@ -119,7 +136,14 @@ class _Search:
             self.broken.append(BrokenPlugin(plugin_id="", path=str(folder), reason=_os_reason(error), origin=origin))
             return
         for child in children:
-            if not child.name.startswith((".", "__")) and (child / MANIFEST_NAME).is_file():
+            if child.name.startswith((".", "__")):
+                continue
+            try:
+                is_plugin = (child / MANIFEST_NAME).is_file()
+            except OSError as error:  # a folder of another user must not keep the others from being found
+                self._broken(child.name, child, _os_reason(error), origin)
+                continue
+            if is_plugin:
                 inner = f"{package}.{child.name}" if package and child.name.isidentifier() else ""
                 self._plugin(child, origin, package=inner)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from host.runtime.discover import discover, folder_digest
+from host.config.model import Config
+from host.runtime.discover import discover, folder_digest, why_missing
 from tests.support.runtime import plugin_folder
 
 
@@ -138,3 +139,30 @@ def test_the_digest_changes_with_content_and_names_but_not_with_caches(tmp_path:
     second = folder_digest(folder)
     (folder / "data.txt").rename(folder / "other.txt")
     assert len({first, second, folder_digest(folder)}) == 3
+
+
+def test_a_folder_that_may_not_be_looked_into_is_broken_and_hides_no_other(tmp_path: Path, monkeypatch):
+    plugin_folder(tmp_path, "locked")
+    plugin_folder(tmp_path, "open")
+    look = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    found = discover(None, tmp_path)
+    assert ids(found) == ["open"]
+    assert [(it.plugin_id, it.reason) for it in found.broken] == [("locked", "cannot be read: Permission denied")]
+
+
+def test_what_is_said_of_a_missing_plugin_tells_a_folder_of_its_name_from_none(tmp_path: Path):
+    plugins = tmp_path / "plugins"
+    plugin_folder(plugins, "other").rename(plugins / "renamed")
+    (plugins / "empty").mkdir()
+    config = Config(directory=str(tmp_path))
+    assert why_missing(config, "gone") == "not found in plugins/"
+    assert why_missing(config, "empty") == "not found in plugins/: plugins/empty has no plugin.toml"
+    assert why_missing(config, "renamed") == "not found in plugins/: plugins/renamed holds a plugin with the id 'other'"
+    assert why_missing(config, "../plugins/renamed") == "not found in plugins/"
