@@ -68,16 +68,20 @@ def session_of(headers: Headers, body: Callable[[], bytes], *, execution: str = 
     """
     if value := _header(headers, "x-claude-code-session-id"):
         return Session("x-claude-code-session-id", f"claude:{value}")
+    data = body()
+    in_header = next(((name, prefix, value) for name, prefix in _HEADERS if (value := _header(headers, name))), None)
+    if in_header is not None and b"user_id" not in data:
+        # Only that member of a body comes before a header: a body of megabytes is not decoded in vain.
+        return _of_header(*in_header)
     try:
-        parsed = _BODY.decode(body())
+        parsed = _BODY.decode(data)
     except _UNDECODABLE:
         parsed = _Body()
     user = _usable(parsed.metadata.get("user_id")) if isinstance(parsed.metadata, dict) else ""
     if user and (claude := _claude_session(user)):
         return Session("metadata.user_id", f"claude:{claude}")
-    for name, prefix in _HEADERS:
-        if value := _header(headers, name):
-            return Session(name, f"{prefix}:{value}")
+    if in_header is not None:
+        return _of_header(*in_header)
     if named := _named_in_body(parsed, user):
         return named
     return Session("execution", f"execution:{found}") if (found := _usable(execution)) else _by_messages(parsed)
@@ -101,6 +105,10 @@ def _named_in_body(body: _Body, user: str) -> Session | None:
     if found := _usable(body.conversation_id):
         return Session("conversation_id", f"conv:{found}")
     return None
+
+
+def _of_header(name: str, prefix: str, value: str) -> Session:
+    return Session(name, f"{prefix}:{value}")
 
 
 def _header(headers: Headers, name: str) -> str:

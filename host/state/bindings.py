@@ -106,8 +106,9 @@ class SharedBindings:
             value = await self._store.get(self._namespace, key)
         except StateError:
             return own
-        if key in self._writing:
-            return await self._own.get(key)  # bound anew while the store was asked
+        own, before = await self._own.get(key), own
+        if own != before or key in self._writing:
+            return own  # bound while the store was asked
         _note(self._asked_s, key, self._clock())
         if value is None:
             self._written_s.pop(key, None)  # it lost what it was told: the next use tells it again

@@ -119,3 +119,61 @@ def test_the_latest_reference_comes_first_and_a_request_that_stands_alone_has_no
     assert references({"input": [old, new]}) == references({"input": [new]}) + references({"input": [old]})
     assert references({"input": "hi"}) == []
     assert references_in(b'"encrypted_content" but no JSON') == []
+
+
+def everything(value: str) -> tuple[dict[str, str], dict]:
+    """Headers and a body in which every source of a session says something."""
+    names = ("x-claude-code-session-id", "session-id", "session_id", "x-session-id", "x-session-affinity")
+    headers = dict.fromkeys([*names, "x-client-request-id"], value)
+    body = {
+        "metadata": {"user_id": value},
+        "session_id": value,
+        "sessionId": value,
+        "prompt_cache_key": value,
+        "conversation": {"id": value},
+        "conversation_id": value,
+    }
+    return headers, body
+
+
+def found_in(headers: dict[str, str], body: dict, execution: str = "") -> list[str]:
+    """The sources in the order in which they count: each is taken away when it was found."""
+    headers, body, order = dict(headers), dict(body), []
+    texts = {"messages": [{"role": "user", "content": "hi"}]}
+    while True:
+        raw = json.dumps(body | texts).encode()
+        given = {name: (value,) for name, value in headers.items()}
+        found = session_of(given, lambda raw=raw: raw, execution=execution)
+        assert found is not None
+        order.append(f"{found.source} {found.name.partition(':')[0]}")
+        if found.source == "messages":
+            return order
+        if found.source == "execution":
+            execution = ""
+        if headers.pop(found.source, None) is None:
+            body.pop(found.source.partition(".")[0], None)
+
+
+def test_the_sources_of_a_session_count_in_the_order_in_which_they_are_documented():
+    headers, body = everything("v")
+    assert found_in(headers, body, execution="e") == [
+        "x-claude-code-session-id claude", "session-id codex", "session_id codex", "x-session-id header",
+        "x-session-affinity affinity", "x-client-request-id clientreq", "session_id session", "sessionId session",
+        "prompt_cache_key pck", "conversation conv", "metadata.user_id user", "conversation_id conv",
+        "execution execution", "messages msg",
+    ]  # fmt: skip
+    claude = {**body, "metadata": {"user_id": CLAUDE_USER}}
+    assert found_in(headers, claude)[:2] == ["x-claude-code-session-id claude", "metadata.user_id claude"]
+
+
+@pytest.mark.parametrize("value", ["", "  ", "a\x00b", "a\nb", "a\u202eb", "a\x7fb", "x" * 513, "é" * 513])
+def test_a_value_that_is_empty_endless_or_cannot_be_printed_names_nothing(value):
+    headers, body = everything(value)
+    assert found_in(headers, body, execution=value) == ["messages msg"]
+
+
+def test_a_long_body_is_not_decoded_for_a_session_that_a_header_names():
+    body = b'{"messages": [this would be refused'
+    assert session_of({"x-session-id": ("s",)}, lambda: body).name == "header:s"
+    named = json.dumps({"metadata": {"user_id": CLAUDE_USER}}).encode()
+    assert session_of({"x-session-id": ("s",)}, lambda: named).name == f"claude:{UUID}"

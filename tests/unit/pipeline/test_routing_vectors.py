@@ -1,6 +1,7 @@
 """Aliases, pools and mixed providers through the whole pipeline."""
 
 import pytest
+from msgspec.structs import replace
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelAliasEntry, ModelEntry, ProviderKey
 from host.credentials.classify import classify
@@ -133,6 +134,17 @@ async def test_D9_when_several_providers_cool_down_none_is_named():
     error = refused.value.body.body.value()["error"]
     assert "provider" not in error
     assert error["message"] == "All credentials for model m are cooling down"
+
+
+async def test_D13_only_the_provider_of_the_best_priority_serves():
+    config = mixed("a", "b")
+    config = replace(config, openai_compatibility=[replace(it, priority=5 * (it.name == "b"))
+                                                   for it in config.openai_compatibility])  # fmt: skip
+    upstream = executor(answering())
+    w = world(upstream, config=config)
+    for _ in range(3):
+        await w.gateway.execute(client_request())
+    assert {seen.credential.provider for seen in upstream.seen(EXECUTE)} == {"openai-compatible-b"}
 
 
 async def test_D14_a_provider_that_nobody_executes_is_left_out():

@@ -49,6 +49,7 @@ class Counted(MemoryStore):
         self.written = 0
         self.away = False
         self.gates: list[asyncio.Event] = []
+        self.get_gates: list[asyncio.Event] = []
 
     async def set(self, *arguments, **fields) -> bool:
         self.written += 1
@@ -61,7 +62,10 @@ class Counted(MemoryStore):
     async def get(self, namespace: str, key: str) -> bytes | None:
         if self.away:
             raise StateUnavailable("away")
-        return await super().get(namespace, key)
+        found = await super().get(namespace, key)
+        if self.get_gates:
+            await self.get_gates.pop(0).wait()
+        return found
 
 
 class Pair:
@@ -171,3 +175,16 @@ async def test_when_the_proxy_stops_nothing_is_left_to_write(pair):
     await pair.tasks.stop()
     pair.one.put("k", "a", ttl_s=60)
     assert await pair.one.get("k") == "a"
+
+
+async def test_of_two_that_ask_at_once_the_second_hears_what_the_first_has_bound_meanwhile(pair):
+    gate = asyncio.Event()
+    pair.store.get_gates.append(gate)
+    slow = asyncio.create_task(pair.one.get("k"))
+    await asyncio.sleep(0)
+    assert await pair.one.get("k") is None
+    pair.one.put("k", "a", ttl_s=60)
+    await pair.tasks.join()
+    gate.set()
+    async with asyncio.timeout(5):
+        assert await slow == "a"
