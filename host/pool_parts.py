@@ -37,6 +37,7 @@ class PoolParts:
         first = state()
         is_shared = bool(first.config.state.url or worker.state_url)
         tasks = self._tasks = TaskGroup("pool")
+        self._stopped = False
         if is_shared:
             health = first.pool.health
             health.sessions = SharedBindings(shared.store, "sessions", tasks)
@@ -56,8 +57,9 @@ class PoolParts:
         self._cooldowns: Final = Cooldowns(state, keeps_files=keeps_files, tasks=tasks)
 
     def swapped(self, state: GatewayState) -> None:
-        """`state` is the present one."""
-        self._models.follow(state)
+        """`state` is the present one. After `stop` nobody is asked any more: plugins leave one by one."""
+        if not self._stopped:
+            self._models.follow(state)
 
     async def follow(self, config: Config) -> None:
         """`config` is the present one, and so are the credentials."""
@@ -75,5 +77,6 @@ class PoolParts:
 
     async def stop(self) -> None:
         """Write what is left and end what runs."""
+        self._stopped = True
         await self._cooldowns.stop()
         await self._tasks.stop()

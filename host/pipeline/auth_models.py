@@ -67,10 +67,13 @@ class AuthModels:
             if provider not in bindings:
                 bindings[provider] = tuple(bindings_for(state.plugins, provider))
             if found := bindings[provider]:
-                handles = tuple(id(binding.handle) for binding in found)
-                # A renewed token changes the record, and nothing about its models.
-                known = (credential.attributes, credential.auth_kind, credential.source_kind, credential.base_url)
-                yield Question(credential, (handles, known, self._turn))
+                yield self._question(credential, found)
+
+    def _question(self, credential: Credential, bindings: Sequence[Binding]) -> Question:
+        handles = tuple(id(binding.handle) for binding in bindings)
+        # A renewed token changes the record, and nothing about its models.
+        known = (credential.attributes, credential.auth_kind, credential.source_kind, credential.base_url)
+        return Question(credential, (handles, known, self._turn))
 
     async def _models_of(self, credential: Credential) -> Sequence[ModelInfo] | None:
         """Raises LookupError when a plugin failed; what was known of the credential stays then."""
@@ -87,6 +90,9 @@ class AuthModels:
                 continue
             if answer.update is not None:
                 await self._amend(credential.id, answer.update)
+                if (amended := self._state.manager.by_id.get(credential.id)) is not None:
+                    bindings = tuple(bindings_for(self._state.plugins, amended.provider))
+                    self._registrar.settle(self._question(amended, bindings))
             if not (provider or answer.models):
                 continue
             named = ((model, model.id.strip()) for model in answer.models)

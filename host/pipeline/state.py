@@ -376,7 +376,7 @@ class GatewayState:
     def _routed(self, model: str, provider: str) -> Resolution:
         """A router's provider: those of its credentials that map the model, else all of them with the name as it is."""
         found = self.registry.resolve(model)
-        offers = tuple(offer for offer in found.offers if offer.source.provider == provider)
+        offers = tuple(it for it in found.offers if it.source.provider == provider and not is_auto(model))
         base, suffix = split_suffix(model.strip())
         if not offers:
             groups = (group for group in self.groups.values() if group.source.provider == provider)

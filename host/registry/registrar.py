@@ -55,7 +55,9 @@ class Registrar:
         self._publish_every_s: Final = publish_every_s
         self._asked: dict[str, Hashable] = {}
         self._waiting: dict[str, Question] = {}
+        self._settled: dict[str, Hashable] = {}
         self._lists: dict[bytes, Infos] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._running = False
         self._dirty = False
 
@@ -79,8 +81,15 @@ class Registrar:
             self._tasks.start(self._run(), name="model-lists")
         return bool(dropped)
 
+    def settle(self, question: Question) -> None:
+        """The answer that is being given has changed the credential itself: that is no reason to ask again."""
+        credential_id = question.credential.id
+        if credential_id in self._asked:
+            self._asked[credential_id] = self._settled[credential_id] = question.asked
+            self._waiting.pop(credential_id, None)
+
     async def _run(self) -> None:
-        timer = asyncio.get_running_loop().call_later(self._publish_every_s, self._publish_some)
+        self._publish_later()
         try:
             while self._waiting:
                 batch = list(self._waiting.values())
@@ -90,9 +99,10 @@ class Registrar:
                 for phase in (True, False):
                     await self._ask_all([it for it in batch if (it.credential.source_kind == "config") is phase])
         finally:
-            timer.cancel()
             self._running = False
-            self._publish_some()
+            if self._timer is not None:
+                self._timer.cancel()
+        self._publish_some()
 
     async def _ask_all(self, questions: Sequence[Question]) -> None:
         places: dict[str, asyncio.Semaphore] = {}
@@ -116,7 +126,9 @@ class Registrar:
             except LookupError:
                 self._asked.pop(credential_id, None)
                 return
-        if self._asked.get(credential_id) != question.asked:
+            finally:
+                asked = self._settled.pop(credential_id, question.asked)
+        if self._asked.get(credential_id) != asked:
             return
         before = self._listed.pop(credential_id, None)
         if models is not None:
@@ -134,4 +146,7 @@ class Registrar:
             self._dirty = False
             self._publish()
         if self._running:
-            asyncio.get_running_loop().call_later(self._publish_every_s, self._publish_some)
+            self._publish_later()
+
+    def _publish_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._publish_every_s, self._publish_some)

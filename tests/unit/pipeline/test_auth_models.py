@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+import structlog
 
 from host.config.model import Config, ModelAliasEntry
 from host.credentials.manager import CredentialManager
@@ -53,6 +54,7 @@ class Site:
         self.config = Config(**config)
         self.amended: list[tuple[str, CredentialRecord]] = []
         self.rebuilt = 0
+        self.amend_with = None
         self.state = build_state(self.config, snapshot(*plugins), manager=self.manager)
         self.models = AuthModels(
             self.state, invoker=Invoker(), tasks=self.tasks, host=HostSummary, amend=self.amend, rebuild=self.rebuild
@@ -60,6 +62,8 @@ class Site:
 
     async def amend(self, credential_id: str, change: CredentialRecord) -> None:
         self.amended.append((credential_id, change))
+        if self.amend_with is not None:
+            await self.amend_with(credential_id, change)
 
     def rebuild(self) -> None:
         self.rebuilt += 1
@@ -204,3 +208,48 @@ async def test_a_refresh_in_the_middle_of_a_batch_asks_each_credential_once_more
         await site.tasks.join()
     assert len(plugin.seen(FOR_AUTH)) == 2
     assert [info.id for info in site.state.listing()] == ["m"]
+
+
+async def test_a_plugin_that_changes_a_credential_with_every_answer_is_not_asked_for_ever():
+    plugin = provider(models("m", update=CredentialRecord(attributes={"plan": "pro"})))
+    site = Site(plugin)
+    count = 0
+
+    async def amend(credential_id: str, change: CredentialRecord) -> None:
+        nonlocal count
+        count += 1
+        site.manager.update(account(attributes={"checked": str(count)}))
+        site.rebuild()
+        await asyncio.sleep(0)
+
+    site.amend_with = amend
+    async with asyncio.timeout(5):
+        assert await site.settle() == ["m"]
+        assert await site.settle() == ["m"]
+    assert len(plugin.seen(FOR_AUTH)) == 1
+    # What somebody else changes is a reason to ask.
+    site.manager.update(account(attributes={"plan": "free"}))
+    site.state = build_state(site.config, site.state.plugins, previous=site.state, manager=site.manager)
+    await site.settle()
+    assert len(plugin.seen(FOR_AUTH)) == 2
+
+
+async def test_a_host_that_stops_while_somebody_is_asked_publishes_nothing_any_more():
+    asked = asyncio.Event()
+
+    async def answer(request):
+        if request.credential.label == "a.json":
+            return models("m")
+        if request.credential.label == "b.json":
+            raise PluginError("busy", http_status=503)
+        asked.set()
+        return await asyncio.Event().wait()
+
+    site = Site(provider(answer), accounts=(account("a.json"), account("b.json"), account("c.json")))
+    site.models.follow(site.state)
+    with structlog.testing.capture_logs() as logs:
+        async with asyncio.timeout(5):
+            await asked.wait()
+            await site.tasks.stop()
+    assert site.rebuilt == 0
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []

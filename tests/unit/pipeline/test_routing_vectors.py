@@ -61,6 +61,14 @@ async def test_C17_a_routers_provider_gets_a_name_that_is_no_alias_as_it_is():
     assert asked(upstream) == ["gemini-2.5-pro-exp"]
 
 
+async def test_what_a_router_calls_auto_is_a_name_like_any_other():
+    target = ModelRouteResponse(target_kind="provider", target="openai-compatible-acme", target_model="auto")
+    router = FakePlugin(id="router", hooks={"model.route": lambda _: target})
+    upstream = executor(answering())
+    await world(router, upstream, config=acme("k", models={"m": ""})).gateway.execute(client_request())
+    assert asked(upstream) == ["auto"]
+
+
 async def test_C19_after_a_reload_an_alias_leads_to_its_new_target():
     upstream = executor(answering())
     w = world(upstream, config=acme("k", models={"old": "a"}))

@@ -6,6 +6,8 @@ from pathlib import Path
 import structlog
 
 from host.config.model import Config
+from host.credentials.manager import CredentialManager
+from host.credentials.records import Credential
 from host.pipeline.state import build_state
 from host.pool_parts import REFRESH_MODELS_EVERY_S, PoolParts
 from host.registry.changes import log_changes
@@ -15,7 +17,8 @@ from host.runtime.invoke import Invoker
 from host.state.opening import open_state
 from host.worker import Worker
 from pluginabi.payloads.common import ModelInfo
-from tests.support.pipeline import answering, compat_config, executor, snapshot
+from pluginabi.payloads.models import ModelForAuthResponse
+from tests.support.pipeline import FakePlugin, answering, compat_config, executor, snapshot
 
 
 def catalogue(*names: str) -> Catalogue:
@@ -79,4 +82,10 @@ async def test_every_three_hours_plugins_are_asked_for_their_models_again(tmp_pa
     async with asyncio.timeout(5):
         await done.wait()
         await parts.stop()
+    gem = Credential(id="a", provider="gem", label="a", source_kind="file", auth_kind="oauth")
+    manager = CredentialManager()
+    manager.set_source("a", [gem])
+    lists = FakePlugin(id="p", hooks={"model.for_auth": lambda _: ModelForAuthResponse()}, providers=["gem"])
+    parts.swapped(build_state(state.config, snapshot(lists), manager=manager))
+    assert lists.handle.calls == []
     assert asked == [REFRESH_MODELS_EVERY_S] * 2 == [10_800.0] * 2
