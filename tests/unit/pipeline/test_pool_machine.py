@@ -1,4 +1,5 @@
-"""Random lives of a pool: results, time, reloads, resets. What is free is compared with a plain table of all blocks.
+"""Random lives of a pool: results, attempts that outlive a reload, time, resets, and what other nodes and plugins know.
+What is free is compared with a plain table of all blocks.
 
 The table knows the rules and nothing else: no shelves, no positions, no queue. `make lives` runs more and longer ones.
 """
@@ -11,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
+from host.config.model import CompatKey, CompatProvider, Config, ErrorRuleEntry, ModelEntry
 from host.credentials.classify import PASSING, Verdict, classify
 from host.credentials.cooldown import BACKOFF_MAX_LEVEL, FORGET_AFTER_S, NO_CAUSE
-from host.credentials.pool import Exhausted
+from host.credentials.pool import CredentialPool, Exhausted
 from host.credentials.records import Credential, CredentialChange
 from host.credentials.retry import Search
 from host.credentials.select import STRATEGIES
@@ -44,6 +45,23 @@ ERRORS = {
 OFTEN = ("limit", "limit with a time", "busy", "busy with a time")
 """Whose order matters: what the upstream says, and what is guessed."""
 KINDS = (*OFTEN, *OFTEN, *OFTEN, *sorted(ERRORS))
+RULES: dict[int, Any] = {
+    0: {},
+    1: {"status": 429, "action": "stop"},
+    2: {"status": 503, "action": "continue-and-cooldown"},
+    3: {"status": 422, "action": "stop-and-cooldown"},
+}
+"""An operator's rule, by the number that a reload draws."""
+
+
+@dataclass
+class Open:
+    """An attempt that is not over; `pool` is the one that its request began with."""
+
+    pool: CredentialPool
+    credential: Credential
+    upstream: str
+    began_s: float
 
 
 @dataclass
@@ -131,8 +149,9 @@ class PoolLife(RuleBasedStateMachine):
         self.table = Table()
         self.keys: dict[str, dict[str, Any]] = {}
         self.cooling_disabled = False
+        self.transient = 0
         self.state: GatewayState
-        self.free_once: set[str] = set()
+        self.open: list[Open] = []
 
     @initialize(count=st.integers(1, 5))
     def start(self, count: int) -> None:
@@ -149,10 +168,16 @@ class PoolLife(RuleBasedStateMachine):
                 name=f"p-{name}", base_url="https://a.test", models=models, responses=True,
                 api_key_entries=[CompatKey(api_key=name, weight=settings_.get("weight"))],
                 priority=settings_["priority"], disable_cooling=settings_.get("disable_cooling"),
+                disabled=settings_.get("disabled", False),
+                request_scoped_errors=[ErrorRuleEntry(**it)] if (it := RULES[settings_.get("rule", 0)]) else [],
             )
             for name, settings_ in self.keys.items()
         ]  # fmt: skip
-        return Config(openai_compatibility=providers, disable_cooling=self.cooling_disabled)
+        return Config(
+            openai_compatibility=providers,
+            disable_cooling=self.cooling_disabled,
+            transient_error_cooldown_seconds=self.transient,
+        )
 
     def plan(self, model: str) -> Plan:
         return self.state.plan(model, method=EXECUTE, source="openai", wanted="openai")
@@ -219,18 +244,97 @@ class PoolLife(RuleBasedStateMachine):
         assert (found.reason == "cooling") is all(quota for _, quota in blocks)
 
     @rule(data=st.data(), model=st.sampled_from(MODELS), kind=st.sampled_from(KINDS))
+    @precondition(lambda self: bool(self.ids()))
     def fail(self, data: st.DataObject, model: str, kind: str) -> None:
-        credential = self.drawn(data)
         upstream = data.draw(st.sampled_from(self.models_of(model)))
-        verdict = classify(ERRORS[kind])
-        rest_s = self.state.pool.failed(credential, upstream, verdict, cause=NO_CAUSE)
+        self.failed(Open(self.state.pool, self.drawn(data), upstream, self.clock()), kind)
+
+    def failed(self, attempt: Open, kind: str) -> None:
+        """Judged by the rules that the request began with, marked on what is in force now."""
+        credential, policy = attempt.credential, attempt.pool.policy
+        verdict = classify(ERRORS[kind], transient_s=policy.transient_s, rules=credential.error_rules)
+        for rule_ in credential.error_rules:
+            if rule_.status == ERRORS[kind].http_status:
+                assert verdict.rotate is rule_.action.startswith("continue")
+                assert verdict.rests is verdict.forced is rule_.action.endswith("cooldown")
+        rest_s = attempt.pool.failed(credential, attempt.upstream, verdict, cause=NO_CAUSE)
+        now = self.state.pool.by_id.get(credential.id)
+        if now is None or now.disabled:
+            assert rest_s == 0
+            return
         self.table.counts.setdefault(credential.id, [0, 0])[1] += 1
         assert rest_s >= 0
-        if verdict.forced or self.state.policy.cools(credential):
-            self.table.fail(credential.id, upstream, verdict, self.clock())
+        if verdict.forced or self.state.policy.cools(now):
+            self.table.fail(credential.id, attempt.upstream, verdict, self.clock())
         else:
             assert rest_s == 0
 
+    @rule(data=st.data(), model=st.sampled_from(MODELS))
+    @precondition(lambda self: bool(self.ids()) and len(self.open) < 8)
+    def begin(self, data: st.DataObject, model: str) -> None:
+        upstream = data.draw(st.sampled_from(self.models_of(model)))
+        self.open.append(Open(self.state.pool, self.drawn(data), upstream, self.clock()))
+
+    @rule(number=st.integers(0, 7), kind=st.sampled_from(KINDS))
+    @precondition(lambda self: bool(self.open))
+    def end_failed(self, number: int, kind: str) -> None:
+        self.failed(self.open.pop(number % len(self.open)), kind)
+
+    @rule(number=st.integers(0, 7), left=st.booleans(), streamed=st.booleans())
+    @precondition(lambda self: bool(self.open))
+    def end_succeeded(self, number: int, left: bool, streamed: bool) -> None:
+        """`streamed`: it was accepted when it began."""
+        attempt, now_s = self.open.pop(number % len(self.open)), self.clock()
+        seen_s = attempt.began_s if streamed else now_s
+        headers = {"x-ratelimit-remaining-requests": ["5" if left else "0"]}
+        attempt.pool.disprove(
+            attempt.credential.id,
+            attempt.upstream,
+            age_s=now_s - attempt.began_s,
+            seen_ago_s=now_s - seen_s,
+            headers=headers,
+        )
+        self.table.succeed(
+            attempt.credential.id, attempt.upstream, began_s=attempt.began_s, seen_s=seen_s, left=left, now_s=now_s
+        )
+
+    @rule(data=st.data(), model=st.sampled_from([WHOLE, "m-1", "d"]), kind=st.sampled_from(OFTEN), ends=st.booleans())
+    @precondition(lambda self: bool(self.ids()))
+    def another_node_says(self, data: st.DataObject, model: str, kind: str, ends: bool) -> None:
+        """That a block has ended, or that there is one, in place of what is known here."""
+        credential, book, now_s = self.drawn(data), self.state.pool.book, self.clock()
+        if credential.disabled or not self.state.policy.cools(credential):
+            return
+        if ends:
+            book.forget(credential.id, model)
+            self.table.rows.pop((credential.id, model), None)
+            return
+        verdict, until_s = classify(ERRORS[kind]), now_s + 45
+        book.adopt(
+            credential.id, model, verdict, since_s=now_s - 1, until_s=until_s, level=2, cause=NO_CAUSE
+        )  # fmt: skip
+        self.table.rows[credential.id, model] = Row(
+            now_s - 1, until_s, verdict.reason, verdict.quota, verdict.exact, verdict.forced, 2
+        )
+
+    @rule(data=st.data(), model=st.sampled_from(MODELS))
+    @precondition(lambda self: bool(self.ids()))
+    def plugin_knows_better(self, data: st.DataObject, model: str) -> None:
+        provider = self.drawn(data).provider
+        plan = self.plan(model)
+        self.state.pool.lift(plan.tiers, provider, PASSING)
+        kept_away = {
+            lane.credential.id
+            for lane in plan.lanes()
+            if lane.provider == provider
+            and self.table.until_s(lane.credential.id, self.models_of(model), self.clock()) is not None
+        }
+        for key, row in list(self.table.rows.items()):
+            asked = key[0] in kept_away and key[1] in (WHOLE, *self.models_of(model))
+            if asked and row.reason in PASSING and row.until_s > self.clock():
+                del self.table.rows[key]
+
+    @precondition(lambda self: bool(self.ids()))
     @rule(
         data=st.data(),
         ago=st.sampled_from([0.0, 0.4, 3.0, 60.0]),
@@ -254,12 +358,14 @@ class PoolLife(RuleBasedStateMachine):
         self.clock.now_s += seconds
         self.table.forget(self.clock())
 
+    @precondition(lambda self: bool(self.ids()))
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         credential = self.drawn(data)
         assert self.state.reset_quota(credential.auth_index) is not None
         self.table.drop(credential.id)
 
+    @precondition(lambda self: bool(self.ids()))
     @rule(data=st.data())
     def renew_token(self, data: st.DataObject) -> None:
         credential = data.draw(st.sampled_from(self.ids()))
@@ -273,7 +379,9 @@ class PoolLife(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from([f"k{number}" for number in range(7)]),
-        change=st.sampled_from(["remove", "priority", "weight", "cooling", "cooling everywhere", "nothing"]),
+        change=st.sampled_from(
+            ["remove", "priority", "weight", "cooling", "cooling everywhere", "disabled", "rule", "transient", "nothing"]
+        ),
         value=st.integers(0, 3),
     )
     def reload(self, name: str, change: str, value: int) -> None:
@@ -289,13 +397,21 @@ class PoolLife(RuleBasedStateMachine):
                 present["disable_cooling"] = [None, True, False, None][value]
             case "cooling everywhere":
                 self.cooling_disabled = not self.cooling_disabled
+            case "disabled":
+                present["disabled"] = not present.get("disabled", False)
+            case "rule":
+                present["rule"] = value
+            case "transient":
+                self.transient = [0, -1, 5, 0][value]
         before = set(self.ids())
         self.state = build_state(self.config(), self.plugins(), previous=self.state)
         for gone in before - set(self.ids()):
             self.table.drop(gone)
             self.table.counts.pop(gone, None)
         for credential in self.state.pool.credentials:
-            if not self.state.policy.cools(credential):
+            if credential.disabled:
+                self.table.drop(credential.id)
+            elif not self.state.policy.cools(credential):
                 self.table.drop(credential.id, but_forced=True)
 
     @invariant()
