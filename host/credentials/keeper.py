@@ -98,6 +98,10 @@ class CooldownKeeper:
         if self._again is not None:
             self._again.cancel()
             self._try_again()
+        if self._stores:
+            self._look_at_clocks()
+            if self._dirty:
+                self._start_saving()
         await self.flush()
         for timer in (self._again, self._pruning):
             if timer is not None:

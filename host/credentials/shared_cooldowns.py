@@ -7,8 +7,10 @@ travel as Unix seconds: the clocks of the nodes have to agree as well as blocks 
 """
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 from typing import Final, Protocol
 
 import msgspec
@@ -56,6 +58,10 @@ class CooldownRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int = 0
     code: str = ""
     message: str = ""
+    rest_s: float = 0.0
+    """From the evidence to the end: what no clock can change. 0: not told."""
+    origin: str = ""
+    """Names the evidence, whatever the clocks say."""
 
     @property
     def key(self) -> Key:
@@ -100,6 +106,8 @@ class SharedCooldowns:
         self._tasks: Final = tasks
         self._accepts: Final = accepts
         self._wall: Final = wall_clock
+        self._name: Final = secrets.token_hex(4)
+        self._numbers: Final = count()
         self._rows: dict[Key, CooldownRow] = {}
         """The newest picture of everything that anybody told and that has not ended by itself."""
         self._entered: dict[str, dict[str, tuple[float, float, int]]] = {}
@@ -163,8 +171,10 @@ class SharedCooldowns:
     def _take_over(self, rows: Iterable[CooldownRow]) -> None:
         self._collect()
         now_s = self._wall()
-        for row in rows:
-            known = self._rows.get(row.key)
+        for told in rows:
+            known, row = self._rows.get(told.key), _bounded(told, now_s)
+            if known is not None and row.origin and row.origin == known.origin and (known.ended or not row.ended):
+                continue  # known already, even when a clock was set since it was told
             found = row if known is None else merged(known, row)
             if found == known or found.until_s <= now_s:
                 continue
@@ -233,7 +243,7 @@ class SharedCooldowns:
             if entered.get(model) != _mark(state):
                 entered[model] = _mark(state)
                 if state.blocked:
-                    found.append(self._later(_row_of(state, shift_s)))
+                    found.append(self._later(_row_of(state, shift_s, f"{self._name}:{next(self._numbers)}")))
         for model in [model for model in entered if model not in states]:
             del entered[model]
             row = self._rows.get((credential_id, model))
@@ -312,7 +322,14 @@ class SharedCooldowns:
             del self._rows[key]
 
 
-def _row_of(state: CoolState, shift_s: float) -> CooldownRow:
+def _bounded(row: CooldownRow, now_s: float) -> CooldownRow:
+    """The row, lasting no longer than when it was told: whoever told it may have another idea of the time."""
+    if not row.rest_s or row.until_s <= now_s + row.rest_s:
+        return row
+    return replace(row, until_s=now_s + row.rest_s)
+
+
+def _row_of(state: CoolState, shift_s: float, origin: str) -> CooldownRow:
     return CooldownRow(
         credential=state.credential_id,
         model=state.model,
@@ -326,6 +343,8 @@ def _row_of(state: CoolState, shift_s: float) -> CooldownRow:
         status=state.cause.status,
         code=state.cause.code,
         message=state.cause.message,
+        rest_s=state.until_s - state.since_s,
+        origin=origin,
     )
 
 

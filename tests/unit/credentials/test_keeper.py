@@ -19,6 +19,7 @@ from host.registry.models import canonical
 from host.state.cooldowns import CooldownRecord, CooldownSet, QuotaRecord
 from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody
+from tests.support.cooldown_nodes import Counting
 from tests.support.pipeline import Clock
 
 NOW_S = 1_800_000_000.0
@@ -45,27 +46,6 @@ def test_the_file_of_a_credential_lies_beside_its_own_or_is_named_after_it(vecto
 def test_G4_a_path_that_leads_out_of_the_directory_is_rejected():
     with pytest.raises(ValueError, match="missing auth identity"):
         file_name("x", "../escape.json", "/auths")
-
-
-class Counting:
-    """A store in memory that counts."""
-
-    def __init__(self, *kept: CooldownSet) -> None:
-        self.kept = {it.auth_id: it for it in kept}
-        self.saves: list[set[str]] = []
-        self.error: Exception | None = None
-        self.refused, self.stored = asyncio.Event(), asyncio.Event()
-
-    async def load(self) -> list[CooldownSet]:
-        return list(self.kept.values())
-
-    async def save(self, every: Mapping[str, CooldownSet], changed: Collection[str]) -> None:
-        self.saves.append(set(changed))
-        if self.error is not None:
-            self.refused.set()
-            raise self.error
-        self.kept = dict(every)
-        self.stored.set()
 
 
 class Node:

@@ -1,90 +1,19 @@
 """Cooldowns of several nodes that talk to each other: who is right when they disagree, and what is never sent."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from itertools import permutations
 from typing import Any
 
 import pytest
 
 from host.credentials.classify import Verdict
-from host.credentials.cooldown import CooldownBook
-from host.credentials.shared_cooldowns import CooldownRow, SharedCooldowns, merged
+from host.credentials.shared_cooldowns import CooldownRow, merged
 from host.state.memory import MemoryStore
-from host.state.store import StateStore
 from host.tasks import TaskGroup
+from tests.support.cooldown_nodes import Node, World
 
 LIMIT = Verdict(rotate=True, reason="quota", cooldown_s=100.0, exact=True, quota=True)
 GUESS = Verdict(rotate=True, reason="transient", cooldown_s=60.0)
-
-
-class World:
-    """A server and a clock for all nodes."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000_000.0
-        self.step_s = 0.0
-        """By how much the wall clock was set."""
-        self.store = MemoryStore(clock=lambda: self.now_s)
-        self.nodes: list[Node] = []
-
-
-class Node:
-    """A node, and a `SharedState` whose messages arrive at once; its own clock begins where it likes."""
-
-    node = "n"
-    nodes = 2
-
-    def __init__(self, world: World, tasks: TaskGroup, *, ahead_s: float = 0.0) -> None:
-        self.world = world
-        self.available = True
-        self.sent: list[bytes] = []
-        self.known = {"a", "b"}
-        self.store: StateStore = world.store
-        self._handlers: list[Callable[[bytes], None]] = []
-        self._actions: list[Callable[[], None]] = []
-        self.tasks = tasks
-        self.book = CooldownBook(clock=lambda: world.now_s - 999_000.0 + ahead_s)
-        self.cooldowns = SharedCooldowns(
-            self.book, self, tasks, accepts=self._accepts, wall_clock=lambda: world.now_s + world.step_s + ahead_s
-        )
-        self.cooldowns.start()
-        world.nodes.append(self)
-
-    def _accepts(self, credential_id: str, *, forced: bool) -> bool:
-        return credential_id in self.known
-
-    async def publish(self, topic: str, message: bytes) -> bool:
-        self.sent.append(message)
-        for other in self.world.nodes:
-            if other is not self and other.available:
-                for handler in other._handlers:
-                    handler(message)
-        return True
-
-    def subscribe(self, topic: str, handler: Callable[[bytes], None]) -> None:
-        self._handlers.append(handler)
-
-    def on_available(self, action: Callable[[], None]) -> None:
-        self._actions.append(action)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
-
-    async def settle(self) -> None:
-        async with asyncio.timeout(5):
-            await self.tasks.join()
-
-    async def comes_back(self) -> None:
-        self.available = True
-        for action in self._actions:
-            action()
-        await self.settle()
-
-    def rest_s(self, credential_id: str = "a", model: str = "m") -> float:
-        block = self.book.block(credential_id, model)
-        return 0.0 if block is None else round(block.until_s - self.book.clock(), 3)
 
 
 @pytest.fixture

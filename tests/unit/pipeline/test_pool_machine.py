@@ -380,7 +380,17 @@ class PoolLife(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from([f"k{number}" for number in range(7)]),
         change=st.sampled_from(
-            ["remove", "priority", "weight", "cooling", "cooling everywhere", "disabled", "rule", "transient", "nothing"]
+            [
+                "remove",
+                "priority",
+                "weight",
+                "cooling",
+                "cooling everywhere",
+                "disabled",
+                "rule",
+                "transient",
+                "nothing",
+            ]
         ),
         value=st.integers(0, 3),
     )
