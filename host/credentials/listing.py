@@ -12,6 +12,7 @@ from host.credentials.parse import provider_of_document
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
 from host.credentials.values import canonical, rfc3339, text
+from host.observe.logs import redact
 
 _SHOWN: Final = frozenset(
     {
@@ -77,7 +78,7 @@ def entry_of(
         "provider": record.provider,
         "label": record.label,
         "status": status,
-        "status_message": problem or record.status_message or _refresh_text(record) or health.status_message,
+        "status_message": redact(problem or record.status_message or _refresh_text(record) or health.status_message),
         "disabled": record.disabled,
         "unavailable": health.unavailable or _refresh_ended(record),
         "runtime_only": False,
@@ -106,7 +107,7 @@ def entry_of(
     entry.update({name: value for name, value in optional.items() if value not in ("", None)})
     if record.refresh_error is not None:
         error = record.refresh_error
-        entry["refresh_error"] = {"message": error.message, "code": error.code, "status": error.http_status}
+        entry["refresh_error"] = {"message": redact(error.message), "code": error.code, "status": error.http_status}
     return entry
 
 

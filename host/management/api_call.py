@@ -16,7 +16,7 @@ from host.credentials.attach import is_bound
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
-from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.table import Endpoint
 from host.upstream import InvalidRequest, UpstreamClient, UpstreamError, UpstreamRequest, parse_proxy
 
@@ -105,7 +105,8 @@ def _hidden(text: str, token: str) -> str:
 
 def _headers_in(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     headers = fields.get("header") or {}
-    if fields.keys() - _NAMES or not isinstance(headers, dict):
+    only(fields, _NAMES)
+    if not isinstance(headers, dict):
         raise ManagementError(400, INVALID)
     found = []
     for name, value in headers.items():

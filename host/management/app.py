@@ -110,9 +110,11 @@ class ManagementApp:
 
     async def _managed(self, call: Call) -> web.StreamResponse:
         """Admit the caller, unless the endpoint is public, then serve it."""
-        if not self._table.is_public(call.method, segments_of(call.path)):
-            origin = self._origin(call.request, call.headers)
-            call.address = origin.address
+        origin = self._origin(call.request, call.headers)
+        call.address = origin.address
+        if self._table.is_public(call.method, segments_of(call.path)):
+            call.caller = "public"
+        else:
             call.caller = await self._authenticator.admit(origin, offered_key(call.headers))
         return await self._dispatched(call)
 

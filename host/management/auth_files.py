@@ -18,7 +18,7 @@ from host.credentials.files import InvalidName
 from host.credentials.listing import listing
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
-from host.management.calls import Call, ManagementError, reply
+from host.management.calls import Call, ManagementError, only, reply
 from host.management.masks import sounds_secret
 from host.management.table import Endpoint
 from host.management.uploads import Upload, uploads_of
@@ -179,11 +179,12 @@ class AuthFileEndpoints:
 
     async def _set_status(self, call: Call) -> web.Response:
         fields = await _json_of(call)
+        only(fields, ("name", "disabled", "auth_index"), refusal="invalid request body")
         name = self._name_in(fields)
         if "disabled" not in fields:
             raise ManagementError(400, "disabled is required")
         disabled = fields["disabled"]
-        if not isinstance(disabled, bool) or fields.keys() - {"name", "disabled", "auth_index"}:
+        if not isinstance(disabled, bool):
             raise ManagementError(400, "invalid request body")
         with _as_answers():
             done = await self._editor.set_disabled(name, disabled, auth_index=str(fields.get("auth_index") or ""))
@@ -221,6 +222,7 @@ class AuthFileEndpoints:
 
     async def _reset_quota(self, call: Call) -> web.Response:
         fields = await _json_of(call)
+        only(fields, ("auth_index",), refusal="invalid request body")
         index = fields.get("auth_index", "")
         if not isinstance(index, str) or not index.strip():
             raise ManagementError(400, "auth_index is required")
@@ -281,6 +283,7 @@ async def _names(call: Call) -> list[str]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ManagementError(400, "invalid request body") from None
         if isinstance(given, dict):
+            only(given, ("name", "names"), refusal="invalid request body")
             one, several = given.get("name"), given.get("names", [])
             given = [*([one] if one is not None else []), *(several if isinstance(several, list) else [several])]
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):

@@ -1,6 +1,7 @@
 """One call of the management API: what a handler gets, what it raises and what it answers."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,6 +13,10 @@ from host.web.body import read_body
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+MAX_PUBLIC_BODY_BYTES: Final = 64 * 1024
+"""Of a call that nobody has to have a key for."""
+BODY_S: Final = 60.0
+"""Until the whole body has come."""
 INVALID: Final = "invalid body"
 """What endpoints for single values and lists answer for a body that is none of theirs."""
 JSON_TYPE: Final = "application/json; charset=utf-8"
@@ -82,13 +87,17 @@ class Call:
             transport = self.request.transport
             if self.headers.get("expect", ("",))[0].lower() == "100-continue" and transport is not None:
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            limit = MAX_PUBLIC_BODY_BYTES if self.caller == "public" else MAX_BODY_BYTES
             try:
-                self._body = await read_body(
-                    self.request,
-                    encodings=self.headers.get("content-encoding", ()),
-                    max_bytes=MAX_BODY_BYTES,
-                    max_decoded_bytes=MAX_BODY_BYTES,
-                )
+                async with asyncio.timeout(BODY_S):
+                    self._body = await read_body(
+                        self.request,
+                        encodings=self.headers.get("content-encoding", ()),
+                        max_bytes=limit,
+                        max_decoded_bytes=limit,
+                    )
+            except TimeoutError:
+                raise ManagementError(408, "invalid_body", f"it did not come within {BODY_S:.0f} seconds") from None
             except RequestError as error:
                 raise ManagementError(error.body.http_status, "invalid_body", error.body.message) from error
         return self._body
@@ -115,9 +124,14 @@ class Call:
                 raise ManagementError(400, "invalid_body", f"{name} is required")
             if not isinstance(found[name], kind) or (kind is int and isinstance(found[name], bool)):
                 raise ManagementError(400, "invalid_body", f"{name} must be a {kind.__name__}")
-        for name in found.keys() - allowed.keys():
-            raise ManagementError(400, "invalid_body", f"{name!r} cannot be set here")
+        only(found, allowed, refusal="invalid_body")
         return found
+
+
+def only(found: Mapping[str, Any], allowed: Collection[str], *, refusal: str = INVALID) -> None:
+    """Raise ManagementError 400 `refusal`, which names them, for members that nobody may send."""
+    if unknown := sorted(found.keys() - {*allowed}):
+        raise ManagementError(400, refusal, f"{', '.join(map(repr, unknown))} cannot be set here")
 
 
 def reply(value: Any, *, status: int = 200) -> web.Response:

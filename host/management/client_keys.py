@@ -8,7 +8,7 @@ from aiohttp import web
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from host.config.load import to_plain
-from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.config_file import ConfigFile
 from host.management.masks import Masks
 from host.management.provider_keys import items_in
@@ -50,9 +50,10 @@ class ClientKeyEndpoints:
 
     async def _patch(self, call: Call) -> web.Response:
         fields = await call.json_object(INVALID)
+        only(fields, ("old", "new", "index", "value"))
         if fields.keys() == {"old", "new"} and isinstance(fields["old"], str):
             old, value = fields["old"].strip(), _checked(fields["new"])
-        elif fields.keys() == {"index", "value"} and isinstance(fields["index"], int):
+        elif fields.keys() == {"index", "value"} and type(fields["index"]) is int:
             old, value = None, _checked(fields["value"])
         else:
             raise ManagementError(400, "missing fields")
@@ -102,8 +103,10 @@ def _checked(item: Any) -> Any:
     key = item.get("key") if isinstance(item, dict) else item
     if not isinstance(key, str) or not key.strip():
         raise ManagementError(400, INVALID)
-    if isinstance(item, dict) and (item.keys() - {"key", "name"} or not isinstance(item.get("name", ""), str)):
-        raise ManagementError(400, INVALID)
+    if isinstance(item, dict):
+        only(item, ("key", "name"))
+        if not isinstance(item.get("name", ""), str):
+            raise ManagementError(400, INVALID)
     return item
 
 

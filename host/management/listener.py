@@ -16,6 +16,8 @@ from host.config.values import listen_address
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse | None]]
 
 MAX_HEADERS: Final = 100
+KEEP_ALIVE_S: Final = 75.0
+"""Between requests, and from the connection to the end of the first request's head."""
 STOP_S: Final = 1.0
 
 
@@ -65,7 +67,9 @@ class OwnListener:
 
 def serving(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> web.Server:
     """aiohttp's low-level server around a handler; bodies are decoded by ourselves, with a limit."""
-    return web.Server(handler, access_log=None, auto_decompress=False, max_headers=MAX_HEADERS)
+    return web.Server(
+        handler, access_log=None, auto_decompress=False, max_headers=MAX_HEADERS, keepalive_timeout=KEEP_ALIVE_S
+    )
 
 
 def _remove_stale(path: Path) -> None:

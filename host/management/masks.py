@@ -116,7 +116,7 @@ class Masks:
         value = holder[key]
         name = path[-1]
         if isinstance(value, Mapping):
-            here = (*binding, *(self._address(str(value[member])) for member in value if member in _ADDRESS))
+            here = (*binding, *(self.address(str(value[member])) for member in value if member in _ADDRESS))
             for member in value:
                 is_key = name in _VALUES_ARE_SECRET or sounds_secret(str(member))
                 if member == "key" and path == ("api-keys",):
@@ -130,8 +130,8 @@ class Masks:
         elif _hides(value, secret):
             yield SecretPlace(holder, key, path, (*path, *binding))
 
-    def _address(self, url: str) -> str:
-        """An address as part of a binding: the same for one that is masked itself."""
+    def address(self, url: str) -> str:
+        """An address as it is shown; one with a password is masked as a whole."""
         plain = url.strip().rstrip("/")
         return self.mask(plain) if _has_password(plain) else plain
 

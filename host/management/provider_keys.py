@@ -15,7 +15,7 @@ from host.config.load import to_plain
 from host.config.model import CompatKey, CompatProvider, ProviderKey, Section
 from host.credentials.configured import PROVIDER_LISTS
 from host.credentials.ids import COMPAT_FAMILY
-from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.config_file import ConfigFile
 from host.management.key_index import KeyIndexes, key_indexes
 from host.management.masks import Masks
@@ -85,8 +85,9 @@ class ProviderKeyEndpoints:
     def _patches(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:
             fields = await call.json_object(INVALID)
+            only(fields, ("index", "match", "name", "auth-index", "value"))
             value = fields.get("value")
-            if not isinstance(value, dict) or fields.keys() - {"index", "match", "name", "auth-index", "value"}:
+            if not isinstance(value, dict):
                 raise ManagementError(400, INVALID)
             change = _checked(section, value)
             config = await self._file.loaded()
@@ -164,8 +165,9 @@ class ProviderKeyEndpoints:
 async def items_in(call: Call) -> list[Any]:
     """A list, or `{"items": […]}` with at least one. Raises ManagementError 400."""
     value = await call.json_value(INVALID)
-    if isinstance(value, dict) and value.keys() == {"items"} and value["items"]:
-        value = value["items"]
+    if isinstance(value, dict):
+        only(value, ("items",))
+        value = value.get("items") or None
     if not isinstance(value, list):
         raise ManagementError(400, INVALID)
     return value
@@ -176,8 +178,7 @@ def _checked(section: str, item: Any) -> Item:
     if not isinstance(item, dict):
         raise ManagementError(400, INVALID)
     found = {name: value for name, value in item.items() if name not in SHOWN_ONLY}
-    for name in found.keys() - _FIELDS[section]:
-        raise ManagementError(400, INVALID, f"{name!r} cannot be set here")
+    only(found, _FIELDS[section])
     entries = found.get("api-key-entries")
     if isinstance(entries, list):
         found["api-key-entries"] = [_checked_entry(entry) for entry in entries]
@@ -188,8 +189,7 @@ def _checked_entry(entry: Any) -> Item:
     if not isinstance(entry, dict):
         raise ManagementError(400, INVALID)
     found = {name: value for name, value in entry.items() if name not in SHOWN_ONLY}
-    for name in found.keys() - _ENTRY_FIELDS:
-        raise ManagementError(400, INVALID, f"{name!r} cannot be set here")
+    only(found, _ENTRY_FIELDS)
     return found
 
 

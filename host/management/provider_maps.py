@@ -9,7 +9,7 @@ from aiohttp import web
 from ruamel.yaml.comments import CommentedMap
 
 from host.config.load import to_plain
-from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.config_file import ConfigFile
 from host.management.table import Endpoint, Handler
 
@@ -90,8 +90,9 @@ class ProviderMapEndpoints:
             name = _name(fields.get(each.called) or fields.get("provider") or "")
             if not name:
                 raise ManagementError(400, f"invalid {each.called}")
-            if each.items not in fields or fields.keys() - {each.called, "provider", each.items}:
-                raise ManagementError(400, INVALID)
+            only(fields, (each.called, "provider", each.items))
+            if each.items not in fields:
+                raise ManagementError(400, INVALID, f"{each.items} is required")
             items = _items(each, fields[each.items])
 
             def edit(tree: CommentedMap) -> None:
@@ -137,8 +138,9 @@ def _items(each: ProviderMap, value: Any) -> list[Any]:
             raise ManagementError(400, INVALID)
         return list(dict.fromkeys(item.strip().lower() for item in value if item.strip()))
     for item in value:
-        if not isinstance(item, Mapping) or item.keys() - each.fields:
+        if not isinstance(item, Mapping):
             raise ManagementError(400, INVALID)
+        only(item, each.fields)
     return value
 
 

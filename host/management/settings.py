@@ -11,7 +11,7 @@ from ruamel.yaml.comments import CommentedMap
 from host.config.known_keys import no_effect
 from host.config.load import to_plain
 from host.config.model import Config
-from host.management.calls import INVALID, Call, ManagementError, reply
+from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.config_file import ConfigFile
 from host.management.masks import Masks
 from host.management.table import Endpoint, Handler
@@ -127,8 +127,9 @@ class SettingEndpoints:
     def _sets(self, setting: Setting) -> Handler:
         async def handle(call: Call) -> web.Response:
             fields = await call.json_object(INVALID)
-            if fields.keys() != {"value"}:
-                raise ManagementError(400, INVALID)
+            only(fields, ("value",))
+            if "value" not in fields:
+                raise ManagementError(400, INVALID, "value is required")
             try:
                 value = setting.checked(fields["value"])
             except Invalid as error:

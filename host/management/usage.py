@@ -96,7 +96,7 @@ class UsageEndpoints:
                 continue
             name = record.label.lower() if "compat_name" in record.attributes else record.provider
             key = self._masks.mask(record.secret.reveal()) if record.secret is not None else ""
-            found.setdefault(name, {})[f"{record.base_url}|{key}"] = self._results(record)
+            found.setdefault(name, {})[f"{self._masks.address(record.base_url)}|{key}"] = self._results(record)
         return reply(found)
 
     def _results(self, record: Credential) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from host.management.client_keys import ClientKeyEndpoints
 from host.management.config_file import ConfigFile
 from host.management.config_view import ConfigEndpoints
 from host.management.decisions import DecisionEndpoints
+from host.management.elsewhere import elsewhere_endpoints
 from host.management.logins import LoginEndpoints
 from host.management.masks import Masks
 from host.management.peers import Peers, for_all_workers, metrics_endpoint
@@ -34,6 +35,7 @@ from host.management.provider_maps import ProviderMapEndpoints
 from host.management.recordings import RecordingEndpoints
 from host.management.records import Records
 from host.management.rows import Menu
+from host.management.service_accounts import ServiceAccountEndpoints
 from host.management.settings import SettingEndpoints
 from host.management.shared_failures import SharedFailures
 from host.management.shared_usage import SharedUsage
@@ -179,6 +181,8 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]], log_fi
     )
     yield from usage.endpoints()
     yield from ApiCallEndpoints(parts.upstream, known.manager, parts.config).endpoints()
+    yield from ServiceAccountEndpoints(known.editor).endpoints()
+    yield from elsewhere_endpoints()
     yield from LoginEndpoints(known.logins, parts.peers, url=parts.url).endpoints()
     if parts.peers is not None:
         yield metrics_endpoint(parts.metrics)

@@ -166,7 +166,10 @@ _SECRET_TEXTS: Final = (
         rf"\1{_MASKED}",
     ),
     (re.compile(r"([?&](?:key|auth_token)=)[^\s&\"']+"), rf"\1{_MASKED}"),
+    (re.compile(r"(\w://)[^\s/\"'@]*:[^\s/\"'@]+@"), rf"\1{_MASKED}@"),
 )
+_FREE_TEXTS: Final = frozenset({"event", "error", "reason", "message", "why", "cause", "problem"})
+"""Fields of log lines in which plugins and upstreams say what they want, an old key included."""
 
 
 def redact(text: str) -> str:
@@ -203,16 +206,25 @@ def _mask_pair(pair: str) -> str:
 
 
 def mask_fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """structlog processor: values of fields with a secret's name, on two levels, never reach a log."""
+    """structlog processor: values of fields with a secret's name, on two levels, never reach a log, and nothing that
+    looks like a secret in texts that somebody else wrote."""
     for name, value in event.items():
         if isinstance(value, str):
             if _SECRET_FIELD.search(name):
                 event[name] = _MASKED
+            elif name in _FREE_TEXTS:
+                event[name] = redact(value)
         elif isinstance(value, Mapping):
             event[name] = {
                 key: _MASKED if isinstance(key, str) and _SECRET_FIELD.search(key) else member
                 for key, member in value.items()
             }
+    return event
+
+
+def _redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if isinstance(text := event.get("exception"), str):
+        event["exception"] = redact(text)
     return event
 
 
@@ -406,7 +418,7 @@ def configure_logs(
     if readable:
         processors += [structlog.dev.ConsoleRenderer()]
     else:
-        processors += [structlog.processors.format_exc_info, _to_json]
+        processors += [structlog.processors.format_exc_info, _redact_exception, _to_json]
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
     structlog.configure(
         processors=processors,

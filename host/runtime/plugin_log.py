@@ -105,7 +105,8 @@ def write_plugin_log(
     kept: dict[str, Any] = {}
     for name, value in list(fields.items())[:MAX_FIELDS]:
         if field := _name(name):
-            kept[field] = _bounded(value)
+            bounded = _bounded(value)
+            kept[field] = redact(bounded) if isinstance(bounded, str) else bounded
     if request is not None:
         kept["request_id"] = request.request_id
     log.log(level_number, _bounded(event.strip()) or DEFAULT_EVENT, plugin_id=plugin_id, **kept)

@@ -71,6 +71,11 @@ class Managed:
     def file(self) -> Path:
         return self.directory / "config.yaml"
 
+    def endpoints(self) -> list[tuple[str, str]]:
+        """Method and path of every endpoint that the host itself serves."""
+        rows = self.running.proxy.management.app._table._rows.values()
+        return sorted((method, endpoint.path) for row in rows for method, endpoint in row.items())
+
     async def settled(self) -> None:
         """Everything that was saved is applied, and the pages of the plugins are known."""
         proxy = self.running.proxy
