@@ -2,9 +2,9 @@
 
 import os.path
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 DEFAULT_PORT: Final = 8317
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -270,7 +270,8 @@ class Config(Section, frozen=True, kw_only=True):
     """Everything of `config.yaml` that has an effect. A running request keeps the one it started with."""
 
     host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    """0: any free one."""
     tls: Tls = field(default_factory=Tls)
     debug: bool = False
     api_keys: Sequence[ApiKey] = ()

@@ -214,10 +214,12 @@ class RedisState:
         return int(await self._members(keys=[f"{self._prefix}:nodes"], args=arguments))
 
     async def _keep_listening(self) -> None:
+        is_told = False
         while not self._stopped:
             losses = self._losses
             try:
                 async with self._subscription() as messages:
+                    is_told = False
                     # What was published while nobody listened is not delivered: whoever keeps a copy reads it anew.
                     for action in self._on_available:
                         action()
@@ -227,7 +229,9 @@ class RedisState:
                         if message is not None:
                             self._deliver(message)
             except (RedisError, OSError) as error:
-                log.warning("state.subscription_lost", reason=str(error) or type(error).__name__)
+                if not is_told:  # once, not with each try for as long as the server is away
+                    is_told = True
+                    log.warning("state.subscription_lost", reason=str(error) or type(error).__name__)
             await asyncio.sleep(PROBE_INTERVAL_S)
 
     @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.scope import CallScope
@@ -161,6 +162,20 @@ async def test_a_server_that_went_away_and_came_back_is_used_again_without_a_res
     await available(state)
     assert await state.store.get("a", "k") is None
     assert await state.store.set("a", "k", b"2") is True
+
+
+async def test_an_absence_of_the_server_is_one_line_in_the_log_and_not_one_per_try(monkeypatch: pytest.MonkeyPatch):
+    tries: asyncio.Queue[None] = asyncio.Queue()
+    state = RedisState("redis://127.0.0.1:1/0")
+    subscription = state._subscription
+    monkeypatch.setattr(state, "_subscription", lambda: (tries.put_nowait(None), subscription())[1])
+    with capture_logs() as lines:
+        await state.start()
+        async with asyncio.timeout(10):
+            for _ in range(4):
+                await tries.get()
+        await state.stop()
+    assert [line["event"] for line in lines].count("state.subscription_lost") == 1
 
 
 async def test_a_server_that_hangs_holds_a_command_for_the_time_limit_only():

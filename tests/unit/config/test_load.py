@@ -30,6 +30,7 @@ def test_an_empty_file_is_a_config_with_safe_defaults():
     [
         ("prot: 1\n", "config.yaml:1: unknown key `prot`; did you mean `port`?"),
         ("port: abc\n", "config.yaml:1: `port`: expected `int`, got `str`"),
+        ("port: 99999\n", "config.yaml:1: `port`: expected `int` <= 65535"),
         ("port: 1\ntls:\n  enabl: true\n", "config.yaml:3: unknown key `tls.enabl`; did you mean `enable`?"),
         (
             "plugins:\n  configs:\n    x:\n      enabled: yes please\n",
