@@ -32,6 +32,7 @@ from host.management.records import Records
 from host.management.secret import with_hashed_key
 from host.management.shared_usage import SharedUsage
 from host.management.wiring import Parts, management
+from host.observe.logs import set_debug
 from host.observe.metrics import Metrics
 from host.observe.trace import DecisionTrace
 from host.peers import peers_of
@@ -464,6 +465,8 @@ class Proxy:
             return problem
         self._note_restart_keys(config)
         changed = changes(self.config, config)
+        if config.debug != self.config.debug:
+            set_debug(config.debug)
         await self._apply_plugins(config)
         self._loaded = loaded
         if changed:

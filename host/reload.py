@@ -10,12 +10,12 @@ import structlog
 from watchfiles import Change, awatch
 
 from host.config.model import Config, config_path
+from host.config.watch import DEBOUNCE_MS, POLL_S, FileWatch
 from host.runtime.status import PluginStatus
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.reload")
 
-DEBOUNCE_MS: Final = 200
 IGNORED_PARTS: Final = frozenset({"__pycache__", ".git", "node_modules"})
 
 
@@ -48,8 +48,9 @@ class Reloadable(Protocol):
 class Reloader:
     """Owns the watchers; one reload at a time, and the latest state of the files wins."""
 
-    def __init__(self, proxy: Reloadable, *, watch_plugins: bool) -> None:
+    def __init__(self, proxy: Reloadable, *, watch_plugins: bool, poll_s: float = POLL_S) -> None:
         self._proxy = proxy
+        self._watch = FileWatch(proxy.config_path, poll_s=poll_s)
         self._watch_plugins = watch_plugins
         self._tasks = TaskGroup("reload")
         self._stopping = asyncio.Event()
@@ -57,10 +58,12 @@ class Reloader:
 
     async def start(self) -> None:
         """Begin to watch; what changes after this has returned is seen."""
-        self._tasks.start(self._watch_config(), name="config")
+        self._tasks.start(self._watch.run(), name="watch-config")
+        self._tasks.start(self._watch_config(), name="follow-config")
         if self._watch_plugins:
             self._tasks.start(self._watch_plugin_files(), name="plugins")
         # The system is asked to watch in the first step of each task.
+        await self._watch.watching.wait()
         await asyncio.sleep(0)
 
     async def stop(self) -> None:
@@ -87,17 +90,13 @@ class Reloader:
             log.info("plugin.reload", plugin_id=plugin_id, outcome=outcome)
 
     async def _watch_config(self) -> None:
-        # The directory, not the file: editors replace the file, and a watch on the old inode would see nothing more.
-        file = self._proxy.config_path.resolve()
-
-        def is_config(_: Change, path: str) -> bool:
-            return Path(path).name == file.name
-
-        async for _changes in awatch(
-            file.parent, watch_filter=is_config, stop_event=self._stopping, debounce=DEBOUNCE_MS, recursive=False
-        ):
-            if self._is_news(file):
-                await self._reload(reload_plugins=False)
+        changed = self._watch.maybe_changed
+        while True:
+            await changed.wait()
+            changed.clear()
+            if await asyncio.to_thread(self._is_news, self._proxy.config_path):
+                # A task of its own: one that fails is reported, and the next change is applied all the same.
+                await asyncio.wait([self._tasks.start(self._reload(reload_plugins=False), name="config")])
 
     def _is_news(self, file: Path) -> bool:
         """Whether a change of the file matters: it does not when it was only touched, or is empty while it is saved."""

@@ -27,6 +27,7 @@ EVENTS: Final = (
     "config.rejected",
     "config.superseded",
     "config.warning",
+    "config.watch_failed",
     "control.refused",
     "control.unavailable",
     "cooldowns.not_kept",
@@ -431,6 +432,17 @@ def configure_logs(
     return sink
 
 
+def set_debug(debug: bool) -> None:
+    """Show debug lines from now on, or no longer; nothing before `configure_logs`."""
+    if current_sink() is None:
+        return
+    level = logging.DEBUG if debug else logging.INFO
+    structlog.configure(
+        **{**structlog.get_config(), "wrapper_class": structlog.make_filtering_bound_logger(level)},
+    )
+    _route_standard_logging(logging.DEBUG if debug else logging.WARNING)
+
+
 def current_sink() -> LogSink | None:
     """Where the process's lines go; None before `configure_logs`."""
     factory = structlog.get_config().get("logger_factory")
@@ -454,6 +466,8 @@ def _route_standard_logging(level: int) -> None:
         root.removeHandler(handler)
     root.addHandler(_ToStructlog())
     root.setLevel(level)
+    # It tells of every file that it was not asked about; one of them may be the log.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 def _our_handlers(handlers: Iterable[logging.Handler]) -> list[logging.Handler]:

@@ -23,6 +23,18 @@ async def test_I2_an_emptied_file_is_ignored_and_I3_an_edit_is_applied_and_says_
         assert "hidden" not in "".join(served.lines)
 
 
+async def test_debug_lines_are_switched_on_and_off_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    switched: list[bool] = []
+    monkeypatch.setattr("host.app.set_debug", switched.append)
+    async with running_proxy("port: 0\n", directory=tmp_path) as running, asyncio.timeout(10):
+        for text in ("port: 0\ndebug: true\n", "port: 0\ndebug: true\nrequest-retry: 1\n", "port: 0\n"):
+            running.config_file.write_text(text)
+            assert await running.proxy.reload_config() is True
+    assert switched == [True, False]
+
+
 @pytest.mark.parametrize("text", ["port: 0\n", "port: 0\ndebug: false\n"])
 async def test_I1_a_file_that_was_only_touched_is_not_applied_again(tmp_path: Path, text: str) -> None:
     async with running_proxy("port: 0\n", directory=tmp_path) as running:
