@@ -16,7 +16,16 @@ from host.credentials.ready import Members, Ready
 from host.credentials.records import Credential
 from host.credentials.results import Tallies
 from host.credentials.retry import Search
-from host.credentials.select import Allowed, Balance, Cursors, Strategy, first_allowed, first_number, round_robin
+from host.credentials.select import (
+    Accounts,
+    Allowed,
+    Balance,
+    Cursors,
+    Strategy,
+    first_allowed,
+    first_number,
+    round_robin,
+)
 from host.state.bindings import BindingStore, MemoryBindings
 from pluginabi.immutable import Headers
 from pluginapi.upstream import has_quota_left
@@ -47,11 +56,10 @@ class Tier:
         self.ready: Final = ready
         self._balance: Balance | None = None
 
-    @property
-    def balance(self) -> Balance:
-        """Whose turn it is by weight."""
+    def balance(self, accounts: Accounts, key: str) -> Balance:
+        """Whose turn it is by weight. `key`: of the cursor, by which it is remembered."""
         if self._balance is None:
-            self._balance = Balance(self.ready)
+            self._balance = Balance(self.ready, accounts.of(key, self.ready.members))
         return self._balance
 
 
@@ -61,6 +69,7 @@ class Health:
 
     book: CooldownBook = field(default_factory=CooldownBook)
     cursors: Cursors = field(default_factory=Cursors)
+    accounts: Accounts = field(default_factory=Accounts)
     tallies: Tallies = field(default_factory=Tallies)
     sessions: BindingStore = field(default_factory=MemoryBindings)
     """Session to credential."""
@@ -166,7 +175,8 @@ class CredentialPool:
                 return tier, round_robin(ready, self.health.cursors, f"{cursor}#{number}" if number else cursor)
             if strategy == "fill-first":
                 return tier, ready.at(0)
-            if (position := tier.balance.take()) is not None:
+            balance = tier.balance(self.health.accounts, f"{cursor}#{number}")
+            if (position := balance.take()) is not None:
                 return tier, position
         return self.exhausted(tiers, search)
 
@@ -187,7 +197,7 @@ class CredentialPool:
                 return search.allows(credentials[position])
 
             if strategy == "weighted-round-robin":
-                position = tier.balance.take(allowed)
+                position = tier.balance(self.health.accounts, f"{cursor}#{number}").take(allowed)
             elif strategy == "fill-first":
                 position = first_allowed(ready, 0, allowed)
             else:

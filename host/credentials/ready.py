@@ -49,6 +49,11 @@ class Members:
         return all(credential.weight > 0 for credential in self.credentials)
 
     @cached_property
+    def weights(self) -> int:
+        """Differs when somebody comes, goes or has another weight."""
+        return hash(tuple((credential.id, credential.weight) for credential in self.credentials))
+
+    @cached_property
     def by_id(self) -> Sequence[int] | None:
         """The positions in the order of the ids; None when that is the order they stand in."""
         order = sorted(range(len(self.credentials)), key=self.ids.__getitem__)

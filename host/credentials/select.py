@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from host.credentials.ready import Ready
+from host.credentials.ready import Members, Ready
 
 Strategy: TypeAlias = Literal["round-robin", "weighted-round-robin", "fill-first"]
 STRATEGIES: Final[Mapping[str, Strategy]] = {
@@ -72,21 +72,58 @@ def first_allowed(ready: Ready, start: int, allowed: Allowed) -> int | None:
     return None
 
 
+@dataclass(slots=True, eq=False)
+class _Turns:
+    """How often the members of one weight had their turn."""
+
+    taken: int = 0
+    next: int = 0
+    """Where among them the next turn begins."""
+    carry: float = 0.0
+    """Credit from before the set of free members changed, in rounds."""
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """What a `Balance` remembers."""
+
+    turns: list[_Turns]
+    counts: list[int]
+    """Of free members, per weight."""
+    picks: int = 0
+    total: int = 0
+
+
+class Accounts:
+    """What is remembered of turns by weight, per provider, model and members: it survives reloads, and is bounded."""
+
+    def __init__(self, *, limit: int = MAX_CURSORS) -> None:
+        self._limit: Final = limit
+        self._known: Final[dict[tuple[str, int], _Account]] = {}
+
+    def of(self, key: str, members: Members) -> _Account:
+        """That of some members; a new one when somebody came, went, or has another weight."""
+        known, whole = self._known, (key, members.weights)
+        found = known.get(whole)
+        if found is None:
+            if len(known) >= self._limit:
+                known.clear()
+            number = len(members.by_weight)
+            found = known[whole] = _Account([_Turns() for _ in range(number)], [0] * number)
+        return found
+
+
 class _Class:
-    """The members of one weight, and how often they had their turn."""
+    """The members of one weight."""
 
-    __slots__ = ("carry", "next", "origin", "ready", "taken", "weight")
+    __slots__ = ("origin", "ready", "turns", "weight")
 
-    def __init__(self, weight: int, origin: tuple[int, ...], ready: Ready) -> None:
+    def __init__(self, weight: int, origin: tuple[int, ...], ready: Ready, turns: _Turns) -> None:
         self.weight: Final = weight
         self.origin: Final = origin
         """Where each of them stands in the tier."""
         self.ready: Final = ready
-        self.taken = 0
-        self.next = 0
-        """Where among them the next turn begins."""
-        self.carry = 0.0
-        """Credit from before the set of free members changed, in rounds."""
+        self.turns: Final = turns
 
 
 class Balance:
@@ -97,15 +134,14 @@ class Balance:
     on how many weights there are, not on how many members. Members without a weight are never picked.
     """
 
-    __slots__ = ("_classes", "_counts", "_picks", "_total")
+    __slots__ = ("_account", "_classes")
 
-    def __init__(self, ready: Ready) -> None:
+    def __init__(self, ready: Ready, account: _Account) -> None:
+        self._account: Final = account
         self._classes: Final = tuple(
-            _Class(weight, origin, ready.part(members)) for weight, origin, members in ready.members.by_weight
+            _Class(weight, origin, ready.part(members), turns)
+            for (weight, origin, members), turns in zip(ready.members.by_weight, account.turns, strict=True)
         )
-        self._counts: list[int] = [0] * len(self._classes)
-        self._picks = 0
-        self._total = 0
 
     def take(self, allowed: Allowed | None = None) -> int | None:
         """The member whose turn it is; None when no free one has a weight and may be picked.
@@ -113,12 +149,14 @@ class Balance:
         With `allowed` it is a choice out of turn, which nobody's credit pays for.
         """
         self._sync()
-        picks, total, found = self._picks + 1, self._total, -1
+        account = self._account
+        picks, total, found = account.picks + 1, account.total, -1
         best_credit, best = 0.0, None
-        for each, count in zip(self._classes, self._counts, strict=True):
+        for each, count in zip(self._classes, account.counts, strict=True):
             if not count:
                 continue
-            credit = picks * each.weight - each.taken // count * total + each.carry * total
+            turns = each.turns
+            credit = picks * each.weight - turns.taken // count * total + turns.carry * total
             if best is not None and credit < best_credit:
                 continue
             own = _turn_of(each, count, allowed)
@@ -127,9 +165,9 @@ class Balance:
         if best is None:
             return None
         if allowed is None:
-            self._picks = picks
-            best.taken += 1
-            best.next = found + 1
+            account.picks = picks
+            best.turns.taken += 1
+            best.turns.next = found + 1
         return best.origin[found]
 
     def _sync(self) -> None:
@@ -138,22 +176,24 @@ class Balance:
         for each in self._classes:
             each.ready.sync()
             counts.append(each.ready.count)
-        if counts == self._counts:
+        account = self._account
+        if counts == account.counts:
             return
-        for each, before in zip(self._classes, self._counts, strict=True):
+        for each, before in zip(self._classes, account.counts, strict=True):
+            turns = each.turns
             if before:
-                owed = each.carry + self._picks * each.weight / self._total - each.taken // before
-                each.carry = max(-1.0, min(1.0, owed))
-            each.taken = 0
-        self._picks = 0
-        self._counts = counts
-        self._total = sum(each.weight * count for each, count in zip(self._classes, counts, strict=True))
+                owed = turns.carry + account.picks * each.weight / account.total - turns.taken // before
+                turns.carry = max(-1.0, min(1.0, owed))
+            turns.taken = 0
+        account.picks = 0
+        account.counts = counts
+        account.total = sum(each.weight * count for each, count in zip(self._classes, counts, strict=True))
 
 
 def _turn_of(each: _Class, count: int, allowed: Allowed | None) -> int | None:
     """The position among the members of one weight of the one whose turn it is."""
     ready, origin = each.ready, each.origin
-    first = ready.rank(each.next)
+    first = ready.rank(each.turns.next)
     if allowed is None:
         return ready.at(first if first < count else 0)
     return first_allowed(ready, first, lambda position: allowed(origin[position]))

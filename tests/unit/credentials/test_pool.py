@@ -1,5 +1,7 @@
 """Choosing a credential with the built-in strategies."""
 
+import random
+
 import pytest
 
 from host.credentials.classify import classify
@@ -9,7 +11,7 @@ from host.credentials.pool import NOBODY, CredentialPool, Exhausted, Health, Tie
 from host.credentials.ready import Members
 from host.credentials.records import Credential
 from host.credentials.retry import Search
-from host.credentials.select import MAX_CURSORS, STRATEGIES, Cursors
+from host.credentials.select import MAX_CURSORS, STRATEGIES, Accounts, Cursors
 from pluginabi.errors import ErrorBody
 from tests.support.pipeline import Clock
 
@@ -216,3 +218,46 @@ def test_F21_F22_a_credential_is_out_of_order_when_every_model_it_is_known_for_i
     assert (health.unavailable, health.next_retry_at_s, health.failed) == (True, 5010.0, 2)
     bench.clock.now_s += 10
     assert bench.pool.health.health_of("a", ("m1", "m2")).unavailable is False
+
+
+def test_12_1_turns_by_weight_go_on_after_a_reload_unless_a_weight_changed():
+    def lanes(weight: int = 5) -> list[Credential]:
+        return [credential("a", weight=weight), credential("b", weight=1), credential("c", weight=1)]
+
+    def reloaded(before: Bench, given: list[Credential]) -> Bench:
+        after = Bench(given)
+        after.pool = CredentialPool(given, policy=before.pool.policy, health=before.pool.health)
+        after.tiers = [after.pool.tier(Members(given), [("m",)])]
+        return after
+
+    bench = Bench(lanes())
+    found = []
+    for _ in range(7):
+        found.append(bench.choose(strategy="weighted-round-robin"))
+        bench = reloaded(bench, lanes())
+    assert " ".join(found) == "a a b a c a a"
+    bench.ids(2, strategy="weighted-round-robin")
+    assert reloaded(bench, lanes(1)).ids(3, strategy="weighted-round-robin") == "a b c"
+
+
+def test_12_1_accounts_of_turns_are_bounded():
+    accounts = Accounts(limit=3)
+    members = Members(credentials("a"))
+    first = accounts.of("k0", members)
+    assert accounts.of("k0", members) is first
+    for number in range(4):
+        accounts.of(f"k{number}", members)
+    assert accounts.of("k0", members) is not first
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_12_1_turns_by_weight_are_those_of_the_textbook(seed):
+    dice = random.Random(seed)
+    weights = [dice.randrange(7) for _ in range(dice.randrange(1, 9))] + [1]
+    bench = Bench([credential(f"c{number}", weight=weight) for number, weight in enumerate(weights)])
+    credit, total = [0] * len(weights), sum(weights)
+    for _ in range(3 * total):
+        credit = [have + weight for have, weight in zip(credit, weights, strict=True)]
+        turn = max((it for it in range(len(weights)) if weights[it]), key=lambda it: (credit[it], -it))
+        credit[turn] -= total
+        assert bench.choose(strategy="weighted-round-robin") == f"c{turn}"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
+from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, Routing
 from host.pipeline.candidates import shown_attributes
 from host.pipeline.pick import duration_text
-from pluginabi.errors import PluginError, PluginTransportError
+from pluginabi.errors import PluginError, PluginTimeout, PluginTransportError
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.routing import SchedulerPickResponse
 from tests.support.pipeline import FakePlugin, World, answering, client_request, compat_config, executor, world
@@ -65,9 +65,29 @@ async def test_S93_a_schedulers_error_is_a_veto_with_its_status_and_marks_nobody
     assert w.gateway.state.pool.book.empty
 
 
-async def test_S94_a_broken_scheduler_leaves_it_to_the_built_in_strategy():
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(PluginTransportError("s1", PICK, phase=phase, cause="x") for phase in ("exit", "unavailable", "overload")),
+        PluginTimeout("s1", PICK, timeout_ms=250),
+    ],
+    ids=["died", "down", "full", "silent"],
+)
+async def test_S94_a_broken_scheduler_leaves_it_to_the_built_in_strategy_and_nobody_asks_the_next_one(fault):
+    upstream, second = executor(answering()), scheduler(None, name="s2", priority=-1)
+    w = three_keys(scheduler(fault), second, upstream, routing=Routing(session_affinity=True))
+    for _ in range(2):
+        await w.gateway.execute(client_request(headers={"X-Session-ID": "s"}))
+    assert await used(w, upstream) == ids(w)[:1] * 2
+    assert second.seen(PICK) == []
+    [failed, *_] = w.decisions("call")
+    assert (failed["outcome"], failed["failed_open"]) == ("failed_open", True)
+    assert w.decisions("picked")[-1]["by"] == "session"
+
+
+async def test_where_the_operator_says_skip_an_error_of_the_scheduler_is_no_veto():
     upstream = executor(answering())
-    w = three_keys(scheduler(PluginTransportError("s1", PICK, phase="exit", cause="x")), upstream)
+    w = three_keys(scheduler(PluginError("no", http_status=403), on_error={PICK: "skip"}), upstream)
     await w.gateway.execute(client_request())
     assert await used(w, upstream) == ids(w)[:1]
 
