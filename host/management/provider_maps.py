@@ -9,6 +9,7 @@ from aiohttp import web
 from ruamel.yaml.comments import CommentedMap
 
 from host.config.load import to_plain
+from host.config.model import ErrorRuleEntry, ModelAliasEntry
 from host.management.calls import INVALID, Call, ManagementError, only, reply
 from host.management.config_file import ConfigFile
 from host.management.table import Endpoint, Handler
@@ -33,12 +34,10 @@ MAPS: Final = (
         "oauth-model-alias",
         "channel",
         "aliases",
-        frozenset({"name", "alias", "fork", "display-name"}),
+        frozenset(ModelAliasEntry.__struct_encode_fields__),
         stays_empty=True,
     ),
-    ProviderMap(
-        "oauth-request-scoped-errors", "provider", "rules", frozenset({"status", "action", "match", "match-regexr"})
-    ),
+    ProviderMap("oauth-request-scoped-errors", "provider", "rules", frozenset(ErrorRuleEntry.__struct_encode_fields__)),
 )
 
 

@@ -165,7 +165,8 @@ async def test_maps_of_providers_are_replaced_and_changed_one_by_one(directory: 
         assert await ask("DELETE", f"{path}?provider=x") == (404, "provider not found")
         assert await ask("PATCH", path, {"models": ["x"]}) == (400, "invalid provider")
         path = "/oauth-model-alias"
-        await ask.saved("PATCH", path, {"channel": "claude", "aliases": [{"name": "m", "alias": "n", "fork": True}]})
+        alias = {"name": "m", "alias": "n", "fork": True, "display-name": "N", "force-mapping": True}
+        await ask.saved("PATCH", path, {"channel": "claude", "aliases": [alias]})
         assert (await ask("GET", path))["oauth-model-alias"]["claude"][0]["alias"] == "n"
         assert await ask("PATCH", path, {"channel": "claude", "aliases": [{"x": 1}]}) == (400, "invalid body")
         await ask.saved("DELETE", f"{path}?channel=claude")
