@@ -3,13 +3,11 @@
 import asyncio
 import http.client
 import itertools
-import logging
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -17,10 +15,10 @@ from urllib.parse import quote
 
 import click
 import msgspec
-import structlog
 
 from host import control
 from host.config.values import seconds
+from host.observe.trouble import logs_of_trouble
 from host.recording.format import RecordingError, Tail, read_recording
 from host.recording.replay import ReplayedCall, ReplayError, ReplayReport, replay
 
@@ -136,7 +134,7 @@ def replay_file(file: Path, directory: Path, *, plugin_config: str | None, ignor
     try:
         config = None if plugin_config is None else msgspec.json.decode(plugin_config, type=dict[str, Any])
         recording = read_recording(file)
-        with _logs_of_trouble():
+        with logs_of_trouble():
             report = asyncio.run(replay(recording, directory, config=config, ignore=ignore))
     except msgspec.DecodeError as error:
         click.echo(f"--plugin-config is a JSON object: {error}", err=True)
@@ -150,20 +148,6 @@ def replay_file(file: Path, directory: Path, *, plugin_config: str | None, ignor
     else:
         click.echo("\n".join(_lines(report)))
     return 1 if report.changed else 0
-
-
-@contextmanager
-def _logs_of_trouble() -> Iterator[None]:
-    """What goes wrong in the plugin is told on stderr, the rest of its life is not."""
-    before = structlog.get_config()
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
 
 
 def _lines(report: ReplayReport) -> Iterator[str]:

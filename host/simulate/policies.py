@@ -28,6 +28,7 @@ from host.upstream import UpstreamClient
 BUILT_IN: Final[tuple[Strategy, ...]] = ("round-robin", "weighted-round-robin", "fill-first")
 CLASS_ID: Final = "policy"
 """The id of a plugin that is a class in a file."""
+WRAPPER: Final = "jackfield_policy"
 
 
 class PolicyError(Exception):
@@ -116,7 +117,13 @@ def _lay_out(policy: Policy, plugins: Path) -> str:
     folder = plugins / CLASS_ID
     folder.mkdir()
     (folder / policy.file.name).symlink_to(policy.file)
-    entry = f"{policy.file.stem}:{policy.class_name}"
+    # Whatever the class calls itself: its own plugin.toml, where there is one, is not what is tried here.
+    (folder / f"{WRAPPER}.py").write_text(
+        f"from {policy.file.stem} import {policy.class_name}\n\n\n"
+        f"class Policy({policy.class_name}):\n    id, version = {CLASS_ID!r}, '0'\n",
+        encoding="utf-8",
+    )
+    entry = f"{WRAPPER}:Policy"
     lines = (f'id = "{CLASS_ID}"', 'version = "0"', 'runtime = "inprocess"', f'entry = "{entry}"')
     (folder / "plugin.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return CLASS_ID

@@ -1,16 +1,16 @@
 """`jackfield simulate`: a scenario under one policy or several."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-import structlog
 
 from host.config.load import ConfigError
+from host.observe.trouble import logs_of_trouble
 from host.simulate.oracle import oracle
 from host.simulate.policies import BUILT_IN, Policy, PolicyError, built_in, plugin
 from host.simulate.report import SimulationReport, policy_report, table
@@ -56,7 +56,7 @@ def simulate_command(
         path = shipped().get(text, Path(text))
         scenario = load_scenario(path)
         policies = _policies(scenario, strategies, plugins, plugin_config, compare=compare)
-        with _logs_of_trouble():
+        with logs_of_trouble(logging.ERROR):  # a simulated outage is no event
             report = asyncio.run(simulate(scenario, policies, name=path.stem, seed=seed))
     except (ConfigError, PolicyError) as error:
         click.echo(str(error), err=True)
@@ -86,14 +86,3 @@ def _policies(
         wanted = [scenario.gateway.routing.strategy or "round-robin"]
     named = {policy.name: policy for policy in map(built_in, wanted)}
     return [*named.values(), *(plugin(it, config) for it in plugins)]
-
-
-@contextmanager
-def _logs_of_trouble() -> Iterator[None]:
-    """Only errors are worth a line: a simulated outage is no event."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40), cache_logger_on_first_use=False)
-    try:
-        yield
-    finally:
-        structlog.configure(**before)

@@ -167,6 +167,7 @@ async def test_a_server_that_went_away_and_came_back_is_used_again_without_a_res
 async def test_an_absence_of_the_server_is_one_line_in_the_log_and_not_one_per_try(monkeypatch: pytest.MonkeyPatch):
     tries: asyncio.Queue[None] = asyncio.Queue()
     state = RedisState("redis://127.0.0.1:1/0")
+    state.subscribe("t", lambda message: None)
     subscription = state._subscription
     monkeypatch.setattr(state, "_subscription", lambda: (tries.put_nowait(None), subscription())[1])
     with capture_logs() as lines:

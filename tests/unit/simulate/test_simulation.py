@@ -14,7 +14,7 @@ from host.simulate.clock import VirtualTime
 from host.simulate.policies import Policy, PolicyError, built_in, plugin
 from host.simulate.report import PolicyReport, SimulationReport
 from host.simulate.scenario import load_scenario, parse_scenario, shipped
-from host.simulate.simulation import simulate
+from host.simulate.simulation import simulate, simulate_command
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 EVEN = {"per-minute": 6, "arrivals": "even"}
@@ -135,6 +135,34 @@ async def test_a_class_in_a_file_decides_and_what_it_leaves_goes_by_the_scenario
     assert (found.policy, found.served_by) == ("Last", {"acme/b": 6})
     _, found = await one(text, plugin(f"{file}:Last", {"shy": True}))
     assert found.served_by == {"acme/a": 6}
+
+
+def test_a_class_with_an_id_of_its_own_is_tried_too_and_its_failures_do_not_mix_with_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from pluginapi import *\n\n"
+        "class Mine(Plugin):\n"
+        "    id, version = 'mine', '2.0.0'\n\n"
+        "    async def scheduler_pick(self, request):\n"
+        "        raise ValueError('no idea')\n"
+    )
+    (tmp_path / "few.yaml").write_text(text_of({"name": "a"}, work={"per-minute": 60}))
+    done = simulate_command(
+        str(tmp_path / "few.yaml"),
+        strategies=(),
+        plugins=(f"{file}:Mine",),
+        plugin_config=None,
+        compare=False,
+        seed=None,
+        as_json=True,
+    )
+    out, err = capsys.readouterr()
+    assert done == 0
+    assert msgspec.json.decode(out)["policies"][0]["policy"] == "Mine"
+    assert err.count("plugin.exception") == 20
+    assert err.endswith("… and 40 more lines\n")
 
 
 async def test_a_plugin_folder_runs_as_the_process_that_it_is() -> None:
