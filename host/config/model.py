@@ -38,6 +38,8 @@ class Streaming(Section, frozen=True, kw_only=True):
 
     keepalive_seconds: int = 0
     bootstrap_retries: int = 0
+    buffer_handshake: bool = False
+    """Hold back what comes before the answer itself: a failure after it is still nobody's but the credential's."""
 
 
 class ClientAuth(Section, frozen=True, kw_only=True):

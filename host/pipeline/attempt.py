@@ -321,7 +321,8 @@ def mark_failed(
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
     """The credential served this model: its block, if it had one, is over."""
     pool, credential_id = ex.state.pool, attempt.lane.credential.id
-    pool.health.tallies.succeeded(credential_id)
+    if credential_id in pool.by_id:  # what a plugin hands out is counted where it is kept
+        pool.health.tallies.succeeded(credential_id)
     if not pool.book.empty and pool.book.states(credential_id):
         # When a stream began is when the upstream accepted it; of a plain answer only the end is known.
         age_s = time.monotonic() - attempt.started_s

@@ -1,10 +1,15 @@
 """executor.prepare: an executor gets a credential ready before its first request (spec credentials 5.9)."""
 
+from typing import Final
+
 from host.pipeline.execution import Execution
 from host.pipeline.shown import shown_credential
 from host.pipeline.state import Lane
 from host.runtime.invoke import Invoker
 from pluginabi.payloads.executor import ExecutorPrepareRequest
+
+MAX_READY: Final = 32_768
+"""Credentials that plugins hand out come without end: the oldest are forgotten, and made ready once more."""
 
 
 async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
@@ -16,8 +21,9 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     binding, credential_id = lane.prepare, lane.credential.id
     if binding is None:
         return
-    health = ex.state.pool.health
-    state = binding.handle, ex.state.manager.by_id.get(credential_id)
+    health, by_id = ex.state.pool.health, ex.state.manager.by_id
+    # One that a plugin handed out is nobody else's: the same object as long as it says the same.
+    state = binding.handle, by_id.get(credential_id, lane.credential)
     if health.ready.get(credential_id) == state:
         return
     async with ex.state.manager.exclusive(credential_id):
@@ -33,4 +39,6 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
             model=lane.model,
         )
         await invoker.call(binding, lambda _: request, ex.scope)
-        health.ready[credential_id] = binding.handle, ex.state.manager.by_id.get(credential_id)
+        if len(health.ready) >= MAX_READY:
+            del health.ready[next(iter(health.ready))]
+        health.ready[credential_id] = binding.handle, by_id.get(credential_id, lane.credential)

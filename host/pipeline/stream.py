@@ -6,6 +6,7 @@ credential may be tried (spec plugin-abi 4.5, client-api 2.5, 9.3).
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final, Self, TypeVar
@@ -24,6 +25,7 @@ from host.pipeline.attempt import (
     verdict_on,
 )
 from host.pipeline.execution import Attempt, Execution
+from host.pipeline.handshake import MAX_HELD_BYTES, is_handshake, size_of
 from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
 from host.pipeline.sessions import makes_state, note_made
@@ -130,7 +132,8 @@ class GatewayStream:
         renamed = attempt.lane.answers_as if self._hooks is None else ""
         self._shown = ShownModel.of(renamed, is_array=not self._is_framed())
         self._source = self._pass_through() if self._hooks is None else self._through_hooks(self._hooks)
-        self._first: StreamItem | None = None
+        self._held: deque[StreamItem] = deque()
+        """The beginning, which was taken before anything was decided for the client."""
         self._payload_seen = False
         self._committed = False
         self._ended = False
@@ -140,9 +143,8 @@ class GatewayStream:
 
     async def __anext__(self) -> StreamItem:
         """The next item. Raises the stream's one error, after which it has ended."""
-        if (first := self._first) is not None:
-            self._first = None
-            return first
+        if self._held:
+            return self._held.popleft()
         if self._ended:
             raise StopAsyncIteration
         try:
@@ -180,7 +182,7 @@ class GatewayStream:
     async def wait_for_first_item(self) -> None:
         """Until this returns nothing is decided for the client. Raises ExecutorFailed, or what a hook raised."""
         try:
-            self._first = await self._source.__anext__()
+            await self._take_beginning()
         except StopAsyncIteration:
             if not self._payload_seen:
                 empty = ErrorBody(
@@ -194,6 +196,16 @@ class GatewayStream:
             await self._finish()
             return
         self._commit()
+
+    async def _take_beginning(self) -> None:
+        """The first item; with `streaming.buffer-handshake` all up to the first one that says something."""
+        left = MAX_HELD_BYTES if self._ex.state.config.streaming.buffer_handshake else 0
+        while True:
+            item = await self._source.__anext__()
+            self._held.append(item)
+            if left <= 0 or not is_handshake(item):
+                return
+            left -= size_of(item)
 
     def _commit(self) -> None:
         """The first item is known: headers are final, failures are in-band from now on."""

@@ -3,8 +3,11 @@
 import asyncio
 
 import pytest
+from msgspec import Raw
 
 from pluginabi.errors import PluginError
+from pluginabi.payloads.common import CredentialRecord
+from pluginabi.payloads.credentials import CredentialSourceResponse
 from pluginabi.payloads.executor import ExecutorResponse
 from tests.support.pipeline import FakePlugin, World, client_request, compat_config, executor, world
 
@@ -81,6 +84,41 @@ async def test_a_credential_that_was_refused_is_prepared_again():
     w.clock.now_s += 1800
     await w.gateway.execute(client_request())
     assert order(upstream) == ["prepare", "execute", "prepare", "execute"]
+
+
+class HandingOut:
+    """A plugin that hands out one credential after the other, for a provider that is prepared."""
+
+    def __init__(self, *records: CredentialRecord) -> None:
+        left = list(records)
+        self.upstream = preparing(lambda _: None)
+        source = FakePlugin(
+            id="source", hooks={"credential_source.next": lambda _: CredentialSourceResponse(record=left.pop(0))}
+        )
+        self.world = world(self.upstream, source)
+
+    async def asked(self, times: int) -> list[str]:
+        for _ in range(times):
+            await self.world.gateway.execute(client_request(model="remote"))
+        return order(self.upstream)
+
+
+def handed(key: str, name: str = "x") -> CredentialRecord:
+    return CredentialRecord(provider="openai-compatible-acme", id=name, storage=Raw(b'{"api_key":"%s"}' % key.encode()))
+
+
+async def test_what_a_plugin_hands_out_is_prepared_once_as_it_is_and_again_when_it_is_another():
+    handing = HandingOut(handed("k1"), handed("k1"), handed("k2"))
+    assert await handing.asked(3) == ["prepare", "execute", "execute", "prepare", "execute"]
+
+
+async def test_what_plugins_hand_out_without_end_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("host.pipeline.readiness.MAX_READY", 2)
+    handing = HandingOut(*(handed("k", str(number)) for number in range(5)))
+    await handing.asked(5)
+    health = handing.world.gateway.state.pool.health
+    assert len(health.ready) == 2
+    assert not any(health.tallies.of(f"remote:source:{number}")[0] for number in range(5))
 
 
 class Renewing:

@@ -1,6 +1,10 @@
 """Retries of a stream before its first byte."""
 
+import asyncio
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 
 from host.config.model import Streaming
 from host.errors import RequestError
@@ -18,7 +22,7 @@ from tests.support.pipeline import (
     read_all,
     world,
 )
-from tests.support.streams import CHAT, chat_chunk, consume, sse, watcher
+from tests.support.streams import CHAT, CLAUDE, RESPONSES, STREAMS, chat_chunk, config_for, consume, sse, watcher
 
 
 def failing_then(*answers: object, **fields: object) -> tuple[World, FakePlugin]:
@@ -106,3 +110,87 @@ async def test_SB_06_the_last_attempt_is_the_one_whose_credential_is_told():
     (complete,) = seen.seen("request.complete")
     assert complete.metadata["selected_auth_id"] == second.metadata["selected_auth_id"]
     assert [it.failed for it in seen.seen("usage.handle")] == [True, False]
+
+
+OPENINGS = {
+    "openai": sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
+    "claude": b"\n\n".join(CLAUDE.split(b"\n\n")[:2]) + b"\n\n",
+    "openai-response": RESPONSES.split(b"\n\n")[0] + b"\n\n",
+}
+OVERLOADS = {
+    "openai": sse({"error": {"message": "busy", "type": "server_error"}}),
+    "claude": sse({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, names=True),
+    "openai-response": sse({"type": "error", "code": "server_error", "message": "busy"}, names=True),
+}
+
+
+def overloaded_then_fine(protocol: str, opening: list[bytes], **fields: object) -> tuple[World, list[FakeItems]]:
+    """Two keys: the first upstream opens the stream and then reports an overload."""
+    given: list[FakeItems] = []
+
+    def answer(_: object) -> FakeItems:
+        script = [STREAMS[protocol]] if given else [*opening, OVERLOADS[protocol]]
+        given.append(FakeItems(script))
+        return given[-1]
+
+    config = config_for(protocol, **fields)
+    if config.claude_api_key:
+        keys = [*config.claude_api_key, replace(config.claude_api_key[0], api_key="k2")]
+        config = replace(config, claude_api_key=keys)
+    else:
+        config = compat_config(keys=("k1", "k2"), **fields)  # type: ignore[arg-type]
+    return world(executor(stream=answer, providers=["claude", "openai-compatible-*"]), config=config), given
+
+
+@pytest.mark.parametrize("protocol", OPENINGS)
+@pytest.mark.parametrize("pieces", ["together", "apart"])
+async def test_12_10_an_overload_after_the_opening_events_is_served_by_another_credential(protocol, pieces):
+    opening = OPENINGS[protocol]
+    parts = [opening] if pieces == "together" else [it + b"\n\n" for it in opening.split(b"\n\n") if it]
+    w, given = overloaded_then_fine(protocol, parts, streaming=Streaming(buffer_handshake=True))
+    assert await consume(w, protocol) == (STREAMS[protocol], None)
+    assert len(given) == 2
+
+
+@pytest.mark.parametrize("protocol", OPENINGS)
+async def test_12_10_opening_events_are_not_held_back_unless_that_is_wanted(protocol):
+    w, given = overloaded_then_fine(protocol, [OPENINGS[protocol]])
+    out, _ = await consume(w, protocol)
+    assert out.startswith(OPENINGS[protocol])
+    assert len(given) == 1
+
+
+async def test_12_10_only_so_much_is_held_back_and_nothing_of_it_is_lost():
+    ping = b'event: ping\ndata: {"type":"ping","pad":"' + b"x" * 1000 + b'"}\n\n'
+    pings = [ping] * 100
+    w, given = overloaded_then_fine("claude", pings, streaming=Streaming(buffer_handshake=True))
+    out, _ = await consume(w, "claude")
+    assert out == b"".join(pings) + OVERLOADS["claude"]
+    assert len(given) == 1
+
+
+class Silence(asyncio.Event):
+    """Never ends; tells when somebody waits for its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+
+    async def wait(self) -> Any:
+        self.begun.set()
+        return await super().wait()
+
+
+async def test_12_10_a_client_that_leaves_while_the_opening_is_held_back_closes_the_upstream():
+    silence = Silence()
+    items = FakeItems([OPENINGS["claude"], silence])
+    config = config_for("claude", streaming=Streaming(buffer_handshake=True))
+    w = world(executor(stream=lambda _: items, providers=["claude"]), config=config)
+    request = asyncio.create_task(w.gateway.execute_stream(client_request(stream=True, protocol="claude")))
+    async with asyncio.timeout(5):
+        await silence.begun.wait()
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert items.closed
+    assert w.gateway.state.pool.book.empty
