@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from host.pipeline.scan import UNDECODABLE, documents
+from host.pipeline.decode import UNDECODABLE
+from host.pipeline.scan import documents
 from pluginabi.body import StreamItem
 
 MAX_HELD_BYTES: Final = 64 * 1024
