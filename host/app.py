@@ -26,6 +26,7 @@ from host.credentials.config_keys import exclude_key
 from host.door import Door
 from host.install.lock import Seals, may_enable, note_enabled
 from host.management.applier import ConfigApplier
+from host.management.error_events import ErrorEvents
 from host.management.listener import OwnListener
 from host.management.peers import MetricsGatherer
 from host.management.records import Records
@@ -302,7 +303,8 @@ class Proxy:
             return None
         # The server that was started for the workers is reached by nobody else.
         self.records.is_shared = bool(self.config.state.url)
-        usage = SharedUsage(self.records, self.shared, queue, tasks)
+        events = ErrorEvents(lambda: self.gateway.state.pool)
+        usage = SharedUsage(self.records, self.shared, queue, tasks, events=events)
         self._stack.push_async_callback(usage.stop)
         return usage
 

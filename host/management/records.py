@@ -16,12 +16,16 @@ from host.config.model import Config
 from host.credentials.records import Credential
 from host.management.auth import ENVIRONMENT_KEY
 from host.observe.logs import redact
+from host.pipeline.request import ClientRequest, Operation
 from host.pipeline.settle import FailedRequest, rfc3339
 from pluginabi.payloads.usage import UsageHandleRequest
 
 MAX_RECORDS: Final = 10_000
 MAX_RECORD_BYTES: Final = 16 * 1024
 MAX_ERRORS: Final = 500
+MAX_USER_AGENT: Final = 256
+SCHEMA_VERSION: Final = 1
+"""Of usage records; higher when a member is removed or means something else."""
 DEFAULT_RETENTION_S: Final = 60
 MAX_RETENTION_S: Final = 3600
 _HEADERS: Final = ("content-type", "retry-after", "x-request-id", "request-id", "openai-processing-ms")
@@ -36,6 +40,8 @@ class Records:
         self._clock: Final = clock
         self.on_used: Callable[[], None] = lambda: None
         """Told of each record that is queued."""
+        self.on_failed: Callable[[UsageHandleRequest, Credential], None] = lambda record, credential: None
+        """Told of each attempt that failed."""
         self.is_shared = False
         """Whether programs may fetch records past the management API."""
         self._queue: deque[tuple[float, bytes]] = deque(maxlen=MAX_RECORDS)
@@ -52,9 +58,11 @@ class Records:
             self._queue.clear()
         return is_on
 
-    def used(self, record: UsageHandleRequest, credential: Credential) -> None:
+    def used(self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest) -> None:
         """Queue a record, encoded: nothing of the request is kept alive by it."""
-        encoded = msgspec.json.encode(usage_record(record, credential))
+        if record.failed:
+            self.on_failed(record, credential)
+        encoded = msgspec.json.encode(usage_record(record, credential, request))
         if len(encoded) <= MAX_RECORD_BYTES:
             self._forget_old()
             self._queue.append((self._clock(), encoded))
@@ -96,8 +104,8 @@ class Records:
             self._queue.popleft()
 
 
-def usage_record(record: UsageHandleRequest, credential: Credential) -> dict[str, Any]:
-    """One attempt as the queue shows it (spec credentials 8.8)."""
+def usage_record(record: UsageHandleRequest, credential: Credential, request: ClientRequest) -> dict[str, Any]:
+    """One attempt as the queue shows it (spec credentials 8.8, 12.12)."""
     usage, error = record.usage, record.error
     tokens = {name: getattr(usage, name) or 0 for name in usage.__struct_fields__}
     if not tokens["total_tokens"]:
@@ -105,6 +113,7 @@ def usage_record(record: UsageHandleRequest, credential: Credential) -> dict[str
         tokens["total_tokens"] = tokens["total_tokens"] or tokens["cached_tokens"]
     status = 200 if error is None else error.http_status or 500
     return {
+        "schema_version": SCHEMA_VERSION,
         "timestamp": record.requested_at,
         "latency_ms": round(record.duration_ms),
         "ttft_ms": round(record.first_byte_ms) if record.first_byte_ms is not None else None,
@@ -119,6 +128,10 @@ def usage_record(record: UsageHandleRequest, credential: Credential) -> dict[str
         "model": record.model,
         "alias": record.requested_model,
         "endpoint": record.endpoint,
+        "stream": record.stream,
+        "generate": request.operation is Operation.EXECUTE,
+        "client_ip": request.client_address,
+        "user_agent": redact(next(iter(request.headers.get("user-agent", ())), "")[:MAX_USER_AGENT]),
         "auth_type": credential.auth_kind,
         "api_key": record.caller,
         "request_id": record.request_id,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from host.management.error_events import ErrorEvents
 from host.management.records import MAX_RECORDS, Records
 from host.pipeline.settle import rfc3339
 from host.state.store import SharedQueue, SharedState, StateError
@@ -23,8 +24,11 @@ BATCH: Final = 200
 class SharedUsage:
     """Sends what `records` holds to the queue, oldest first. A record is in one of the two places, never in both."""
 
-    def __init__(self, records: Records, shared: SharedState, queue: SharedQueue, tasks: TaskGroup) -> None:
+    def __init__(
+        self, records: Records, shared: SharedState, queue: SharedQueue, tasks: TaskGroup, *, events: ErrorEvents
+    ) -> None:
         """Before the shared state is started."""
+        self._events: Final = events
         self._records: Final = records
         self._queue: Final = queue
         self._tasks: Final = tasks
@@ -35,6 +39,7 @@ class SharedUsage:
         self._is_stopped = False
         shared.on_available(self._soon)
         records.on_used = self._soon
+        records.on_failed = events.note
 
     async def take(self, count: int) -> list[Any]:
         """Up to `count` records of all nodes, oldest first; they are gone then. Raises StateError."""
@@ -77,6 +82,9 @@ class SharedUsage:
     async def _try_to_send(self) -> None:
         try:
             await self.send()
+            # Whoever listens hears of it now or not at all.
+            if events := self._events.take():
+                await self._queue.announce(events)
         except StateError as error:
             # Sent with the next record, or when the server is back.
             log.debug("usage.not_sent", reason=str(error))

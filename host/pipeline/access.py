@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from host.config.model import Config
 from host.observe.trace import DecisionTrace
@@ -243,6 +244,8 @@ class KeyRing:
         self._pepper = secrets.token_bytes(32)
         self._config: Config | None = None
         self._principals: dict[bytes, Principal] = {}
+        self._sourced: dict[tuple[bytes, str], Principal] = {}
+        """The same, with the place where their key stood."""
         self._verified: dict[str, Principal] = {}
 
     def of(self, config: Config) -> bool:
@@ -253,16 +256,14 @@ class KeyRing:
                 for entry in reversed(config.api_keys)
                 if entry.key.strip()
             }
-            self._verified = {}
+            self._sourced, self._verified = {}, {}
             self._config = config
         return bool(self._principals)
 
     def find(self, offered: list[tuple[str, str]]) -> Principal | None:
         """The principal of the first candidate that is a configured key."""
-        for _, candidate in offered:
-            # The digest is keyed with a secret of this process, so a lookup leaks nothing about configured keys.
-            found = self._principals.get(self._digest(candidate))
-            if found is not None:
+        for source, candidate in offered:
+            if (found := self._principal_of(candidate, source)) is not None:
                 return found
         return None
 
@@ -274,10 +275,20 @@ class KeyRing:
         comparing it character by character.
         """
         found = self._verified.get(value)
-        if found is None and (found := self._principals.get(self._digest(_token(value)))) is not None:
+        if found is None and (found := self._principal_of(_token(value), "authorization")) is not None:
             if len(self._verified) >= MAX_VERIFIED:
                 self._verified.clear()
             self._verified[value] = found
+        return found
+
+    def _principal_of(self, candidate: str, source: str) -> Principal | None:
+        # The digest is keyed with a secret of this process, so a lookup leaks nothing about configured keys.
+        digest = self._digest(candidate)
+        if (found := self._sourced.get((digest, source))) is not None:
+            return found
+        if (known := self._principals.get(digest)) is None:
+            return None
+        found = self._sourced[digest, source] = replace(known, metadata=FrozenDict(source=source))
         return found
 
     def _digest(self, key: str) -> bytes:

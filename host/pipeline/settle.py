@@ -15,6 +15,7 @@ from msgspec import Struct
 from host.credentials.records import Credential
 from host.observe.trace import DecisionTrace, RequestTrace, Shape
 from host.pipeline.execution import Attempt, Execution, request_fields
+from host.pipeline.request import ClientRequest
 from host.pipeline.state import EXECUTE_STREAM
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
@@ -84,8 +85,8 @@ class Recorder(Protocol):
     def wants_usage(self) -> bool:
         """Whether `used` is to be told; asked once per attempt."""
 
-    def used(self, record: UsageHandleRequest, credential: Credential) -> None:
-        """One attempt that reached an upstream is over."""
+    def used(self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest) -> None:
+        """One attempt of `request` that reached an upstream is over."""
 
     def failed(self, request: FailedRequest) -> None:
         """A request is over and ended with an error."""
@@ -143,7 +144,7 @@ class Settler:
             return
         payload = _usage_payload(ex, attempt, usage, error, duration_ms)
         if recorder is not None:
-            recorder.used(payload, attempt.lane.credential)
+            recorder.used(payload, attempt.lane.credential, request=ex.request)
         for hook in hooks:
             self._spawn(hook, payload, ex)
 

@@ -47,8 +47,10 @@ return taken
 class RedisQueue:
     """A `SharedQueue`: a list, and a channel of the same name; while somebody listens there, items go nowhere else."""
 
-    def __init__(self, client: "Redis", name: str, guard: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
-        self._name: Final = name
+    def __init__(self, client: "Redis", prefix: str, guard: Callable[[Awaitable[Any]], Awaitable[Any]]) -> None:
+        self._client: Final = client
+        self._name: Final = f"{prefix}:usage"
+        self._errors: Final = f"{prefix}:errors"
         self._guard: Final = guard
         self._push: Final = client.register_script(_PUSH)
         self._take: Final = client.register_script(_TAKE)
@@ -56,6 +58,13 @@ class RedisQueue:
     async def push(self, items: Sequence[bytes], *, batch: str, oldest: str, keep: int, ttl_s: float) -> None:
         arguments: list[bytes | str | int] = [oldest, keep, round(ttl_s * 1000), _SEEN_MS, *items]
         await self._guard(self._push(keys=[self._name, f"{self._name}:batch:{batch}"], args=arguments))
+
+    async def announce(self, events: Sequence[bytes]) -> None:
+        """On the channel of errors."""
+        pipeline = self._client.pipeline(transaction=False)
+        for event in events:
+            pipeline.publish(self._errors, event)
+        await self._guard(pipeline.execute())
 
     async def take(self, count: int, *, oldest: str) -> list[bytes]:
         taken: list[bytes] = await self._guard(self._take(keys=[self._name], args=[oldest, count]))

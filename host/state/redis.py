@@ -124,7 +124,7 @@ class RedisState:
             protocol=2,
         )
         self.store: Final = RedisStore(self._client, prefix, self._guarded)
-        self.usage: Final = RedisQueue(self._client, f"{prefix}:usage", self._guarded)
+        self.usage: Final = RedisQueue(self._client, prefix, self._guarded)
         self._members = self._client.register_script(_MEMBERS)
         self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
         self._on_available: list[Callable[[], None]] = []

@@ -57,6 +57,9 @@ class SharedQueue(Protocol):
         Items older than `oldest` and more than the last `keep` are dropped; all are when nothing comes for `ttl_s`.
         """
 
+    async def announce(self, events: Sequence[bytes]) -> None:
+        """Tell whoever listens right now of errors; nobody gets them later. Raises StateError."""
+
     async def take(self, count: int, *, oldest: str) -> list[bytes]:
         """Remove and return up to `count` of the oldest that are no older than `oldest`. Raises StateError."""
 

@@ -11,7 +11,9 @@ import pytest
 from redis.asyncio import Redis
 
 from host.config.model import Config
+from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential
+from host.management.error_events import ErrorEvents
 from host.management.records import Records
 from host.management.shared_usage import SharedUsage
 from host.state import redis as shared
@@ -19,6 +21,8 @@ from host.state.redis import RedisState
 from host.state.store import StateError, StateUnavailable
 from host.tasks import TaskGroup
 from pluginabi.payloads.usage import UsageHandleRequest
+from tests.support.client_request import REQUEST
+from tests.support.fake_upstream import Behaviour, running_upstream
 from tests.support.proxy import running_proxy
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -55,12 +59,15 @@ class Node:
         self.records.is_shared = True
         self.state = RedisState(server.url)
         self.tasks = TaskGroup("node")
-        self.usage = SharedUsage(self.records, self.state, self.state.usage, self.tasks)
+        self.pool = CredentialPool([ACCOUNT])
+        self.usage = SharedUsage(
+            self.records, self.state, self.state.usage, self.tasks, events=ErrorEvents(lambda: self.pool)
+        )
 
     def used(self, name: str, *, age_s: float = 0.0) -> None:
         at = datetime.now(UTC) - timedelta(seconds=age_s)
         stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self.records.used(UsageHandleRequest(model=name, requested_at=stamp), ACCOUNT)
+        self.records.used(UsageHandleRequest(model=name, requested_at=stamp), ACCOUNT, request=REQUEST)
 
     async def taken(self, count: int = 100) -> list[str]:
         return [record["model"] for record in await self.usage.take(count)]
@@ -185,3 +192,37 @@ async def test_the_management_api_of_any_node_gives_out_the_usage_of_all(server:
         assert [record["request_id"] for record in found] == [request_id]
         async with client.get(f"{first.url}/v0/management/usage-queue?count=5") as answer:
             assert await answer.json() == []
+
+
+async def test_J25_failed_attempts_are_published_with_how_their_credential_does_since(
+    server: RedisServer, client: Redis, tmp_path: Path
+):
+    async with running_upstream() as upstream, client.pubsub(ignore_subscribe_messages=True) as listener:
+        limited = {"error": {"message": "slow down, api_key=sk-very-secret-1"}}
+        upstream.behave("m-bad", Behaviour(status=429, error=limited, headers={"Retry-After": "90"}))
+        provider = {"name": "acme", "base-url": f"{upstream.url}/v1", "models": [{"name": "m-bad"}, {"name": "m-good"}]}
+        provider["api-key-entries"] = [{"api-key": "sk-upstream-secret"}]
+        config = json.dumps(
+            {"state": {"url": server.url}, "usage-statistics-enabled": True, "openai-compatibility": [provider]}
+        )
+        await listener.subscribe("jackfield:errors")
+        async with (
+            running_proxy(config, directory=tmp_path) as proxy,
+            aiohttp.ClientSession() as session,
+            asyncio.timeout(20),
+        ):
+            for model, status in (("m-good", 200), ("m-bad", 429)):
+                async with session.post(f"{proxy.url}/v1/chat/completions", json={**CHAT, "model": model}) as answer:
+                    assert answer.status == status
+            message = None
+            while message is None:
+                message = await listener.get_message(timeout=5)
+            event = json.loads(message["data"])
+            assert (event["model"], event["status_code"], len(event["auth_index"])) == ("m-bad", 429, 16)
+            assert event["request_id"] == answer.headers["x-request-id"] and "secret" not in str(event)
+            status = event["auth_status"]
+            assert (status["status"], status["disabled"], status["unavailable"]) == ("error", False, False)
+            (blocked,) = status["models"]
+            assert blocked["name"] == "m-bad" and blocked["quota"]["exceeded"] is True
+            assert blocked["next_retry_after"] > event["timestamp"] and status["next_retry_after"] is None
+            assert await listener.get_message(timeout=0) is None

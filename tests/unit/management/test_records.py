@@ -1,13 +1,16 @@
 """Usage records wait for a while and in a bounded number."""
 
+import msgspec
 import pytest
 
 from host.config.model import Config, RemoteManagement
 from host.credentials.records import Credential
 from host.management.records import MAX_RECORDS, Records, usage_record
+from host.pipeline.request import Operation
 from pluginabi.errors import ErrorBody
 from pluginabi.frames import Usage
 from pluginabi.payloads.usage import UsageHandleRequest
+from tests.support.client_request import REQUEST
 
 ACCOUNT = Credential(id="a", provider="claude", label="a", auth_index="0" * 16)
 
@@ -20,7 +23,7 @@ class Site:
         self.records = Records(lambda: self.config, clock=lambda: self.now_s)
 
     def used(self, name: str) -> None:
-        self.records.used(UsageHandleRequest(model=name), ACCOUNT)
+        self.records.used(UsageHandleRequest(model=name), ACCOUNT, request=REQUEST)
 
     def taken(self, count: int = 100) -> list[str]:
         return [record["model"] for record in self.records.take(count)]
@@ -62,7 +65,15 @@ def test_a_record_has_no_secret_and_says_what_was_missing() -> None:
         response_headers=headers,
         usage=Usage(input_tokens=1, output_tokens=2, reasoning_tokens=3),
     )
-    record = usage_record(request, ACCOUNT)
+    record = usage_record(request, ACCOUNT, REQUEST)
     assert record["fail"] == {"status_code": 500, "body": "bad key [redacted]"}
     assert record["response_headers"] == {"x-ratelimit-limit": ["1"]}
     assert record["tokens"]["total_tokens"] == 6
+
+
+def test_a_record_says_who_called_from_where_with_what_and_whether_anything_was_generated() -> None:
+    record = usage_record(UsageHandleRequest(stream=True), ACCOUNT, REQUEST)
+    assert (record["client_ip"], record["user_agent"]) == ("10.0.0.7", "curl/8 Bearer [redacted]")
+    assert (record["schema_version"], record["generate"], record["stream"]) == (1, True, True)
+    counting = msgspec.structs.replace(REQUEST, operation=Operation.COUNT, headers={})
+    assert usage_record(UsageHandleRequest(), ACCOUNT, counting)["generate"] is False

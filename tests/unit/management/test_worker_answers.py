@@ -19,6 +19,7 @@ from host.management.usage import UsageEndpoints
 from host.observe.logfile import LogFiles
 from pluginabi.immutable import freeze_headers
 from pluginabi.payloads.usage import UsageHandleRequest
+from tests.support.client_request import REQUEST
 
 
 @dataclass
@@ -52,7 +53,7 @@ async def test_usage_of_all_workers_comes_by_time_and_what_is_too_much_waits_for
     config = Config(usage_statistics_enabled=True, remote_management=RemoteManagement(secret_key="k"))
     records = Records(lambda: config)
     account = Credential(id="a", provider="p", label="a")
-    records.used(UsageHandleRequest(requested_at="3"), account)
+    records.used(UsageHandleRequest(requested_at="3"), account, request=REQUEST)
     others = Others([{"records": [{"timestamp": "1"}, {"timestamp": "5"}]}, {"records": [{"timestamp": "2"}]}])
     usage: Any = UsageEndpoints(
         records,

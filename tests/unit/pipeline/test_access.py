@@ -56,23 +56,28 @@ async def refused(gate: Access, headers=(), query=(), **fields) -> tuple[int, st
 
 
 @pytest.mark.parametrize(
-    ("vector", "headers", "query"),
+    ("vector", "headers", "query", "source"),
     [
-        ("J26", [("Authorization", "Bearer k-one")], []),
-        ("J26", [("Authorization", "bearer k-one")], []),
-        ("J26", [("Authorization", "k-one")], []),
-        ("J26", [("Authorization", "BEARER   k-one ")], []),
-        ("order", [("X-Goog-Api-Key", "k-one")], []),
-        ("order", [("X-Api-Key", "k-one")], []),
-        ("order", [], [("key", "k-one")]),
-        ("order", [], [("auth_token", "k-one")]),
-        ("J28", [("Authorization", "Bearer wrong")], [("key", "k-one")]),
-        ("mixed", [("Authorization", "Bearer wrong"), ("X-Api-Key", "k-one")], []),
+        ("J26", [("Authorization", "Bearer k-one")], [], "authorization"),
+        ("J26", [("Authorization", "bearer k-one")], [], "authorization"),
+        ("J26", [("Authorization", "k-one")], [], "authorization"),
+        ("J26", [("Authorization", "BEARER   k-one ")], [], "authorization"),
+        ("order", [("X-Goog-Api-Key", "k-one")], [], "x-goog-api-key"),
+        ("order", [("X-Api-Key", "k-one")], [], "x-api-key"),
+        ("order", [], [("key", "k-one")], "query-key"),
+        ("order", [], [("auth_token", "k-one")], "query-auth-token"),
+        ("order", [("X-Api-Key", "k-two")], [("key", "k-one"), ("auth_token", "k-two")], "x-api-key"),
+        ("J28", [("Authorization", "Bearer wrong")], [("key", "k-one")], "query-key"),
+        ("mixed", [("Authorization", "Bearer wrong"), ("X-Api-Key", "k-one")], [], "x-api-key"),
     ],
 )
-async def test_any_place_may_hold_the_key(vector, headers, query):
-    principal = await admit(access(**KEYS), headers, query)
-    assert (principal.name, principal.provider) == ("one", "config-api-key")
+async def test_any_place_may_hold_the_key_and_plugins_are_told_which_did(vector, headers, query, source):
+    gate = access(**KEYS)
+    for _ in range(2):
+        principal = await admit(gate, headers, query)
+        assert principal.provider == "config-api-key"
+        assert principal.name == "one" or ("X-Api-Key", "k-two") in headers
+        assert dict(principal.metadata) == {"source": source}
 
 
 async def test_a_principal_never_shows_its_key_and_keeps_its_scope_over_restarts():
