@@ -58,6 +58,7 @@ from host.runtime.scope import CallScope
 from host.shadow.run import Shadows
 from host.sharing import Sharing
 from host.state.opening import StateSetupError, open_state
+from host.state.store import readiness
 from host.tasks import TaskGroup
 from host.upstream import ClientLimits, UpstreamClient
 from host.web.app import make_app
@@ -182,7 +183,7 @@ class Proxy:
         missing = self.registry.unready_guards() if self._ready.is_set() else ()
         is_ready = self._ready.is_set() and not missing and not self._draining
         state = "draining" if self._draining else "ready" if is_ready else "starting"
-        shared = {"state": "available" if self.shared.available else "unavailable"} if self._is_shared else {}
+        shared = readiness(self.shared) if self._is_shared else {}
         return is_ready, {"status": state, "waiting_for": sorted(missing), **shared}
 
     @property

@@ -24,6 +24,9 @@ _VALUES_ARE_SECRET: Final = frozenset({"headers", "environment"})
 """Maps of which every value may be one."""
 _ADDRESS: Final = frozenset({"base-url", "base_url"})
 
+_QUERY_PASSWORD: Final = re.compile(r"://\S*[?&]password=")
+_STORES: Final = ("redis://", "rediss://", "unix://")
+
 Container = Any
 """A dict or list of a tree, changeable in place."""
 
@@ -162,8 +165,13 @@ def _hides(value: Any, secret: bool) -> bool:
 
 
 def _has_password(text: str) -> bool:
+    if _QUERY_PASSWORD.search(text):
+        return True
     if "@" not in text or "://" not in text:
         return False
+    if text.startswith(_STORES):
+        # Without percent-encoding it is no valid address, and a password all the same.
+        return True
     try:
         return urlsplit(text).username is not None
     except ValueError:

@@ -417,7 +417,8 @@ def configure_logs(
         _Stamp(),
     ]
     if readable:
-        processors += [structlog.dev.ConsoleRenderer()]
+        # The default shows the values of all variables, passwords too, where the package `rich` happens to be.
+        processors += [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
         processors += [structlog.processors.format_exc_info, _redact_exception, _to_json]
     level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO

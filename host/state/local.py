@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from host.state.memory import MemoryStore
-from host.state.store import StateStore
+from host.state.store import StateProblem, StateStore
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.state.local")
@@ -36,6 +36,7 @@ class LocalState:
     def __init__(self, path: Path | None, *, memory: MemoryStore | None = None) -> None:
         self.node: Final = secrets.token_hex(4)
         self.available: Final = True
+        self.problem: Final[StateProblem] = ""
         self.nodes: Final = 1
         self.usage: Final = None
         self._path = path

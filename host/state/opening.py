@@ -27,5 +27,9 @@ def open_state(config: Config, *, server_url: str = "") -> SharedState:
         raise StateSetupError("`state.url` needs the extra: pip install 'jackfield[redis]'") from None
     try:
         return RedisState(url, prefix=config.state.prefix, timeout_s=seconds(config.state.timeout))
-    except ValueError as error:
-        raise StateSetupError(f"`state.url` cannot be used: {error}") from None
+    except ValueError:
+        # What the library says of it may be a part of the password.
+        raise StateSetupError(
+            "`state.url` cannot be used: write redis://[user:password@]host:port/db, rediss://… or unix://path, "
+            "and special characters of user and password percent-encoded"
+        ) from None

@@ -16,12 +16,21 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    ClusterError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from host.state.queue import RedisQueue
-from host.state.store import NotAnInteger, StateError, StateFull, StateUnavailable
+from host.state.store import NotAnInteger, StateError, StateFull, StateProblem, StateUnavailable
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.state.redis")
@@ -97,7 +106,9 @@ class RedisStore:
             cursor, names = await self._guard(self._client.scan(cursor, match=pattern, count=_SCAN_COUNT))
             values = await self._guard(self._client.mget(names)) if names else []
             rows = zip(names, values, strict=True)
-            found.update((name.decode()[len(start) :], value) for name, value in rows if value is not None)
+            # A name that is no text is not ours.
+            named = ((name.decode("utf-8", "replace"), value) for name, value in rows if value is not None)
+            found.update((name[len(start) :], value) for name, value in named)
             if not int(cursor):
                 return found
 
@@ -128,6 +139,7 @@ class RedisState:
         self._members = self._client.register_script(_MEMBERS)
         self._handlers: dict[str, list[Callable[[bytes], None]]] = {}
         self._on_available: list[Callable[[], None]] = []
+        self.problem: StateProblem = ""
         self._losses = 0
         self._stopped = False
 
@@ -176,7 +188,12 @@ class RedisState:
         try:
             async with asyncio.timeout(self._timeout_s * 2):
                 return await command
-        except (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError) as error:
+        except ReadOnlyError as error:
+            # It was the one to write to until somebody else took over: the next connection may lead to that one.
+            self._lost(error)
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise StateUnavailable(f"the state server takes no writes: {error}") from error
+        except (RedisConnectionError, RedisTimeoutError, ClusterError, TimeoutError, OSError) as error:
             self._lost(error)
             raise StateUnavailable(f"the state server is not reachable: {error or type(error).__name__}") from error
         except OutOfMemoryError as error:
@@ -188,7 +205,13 @@ class RedisState:
         if self.available:
             self.available = False
             self._losses += 1
-            log.error("state.unavailable", reason=str(error) or type(error).__name__)
+        self._note(_problem(error), str(error) or type(error).__name__)
+
+    def _note(self, problem: StateProblem, reason: str) -> None:
+        """Once, not with each try for as long as it lasts."""
+        if problem != self.problem:
+            self.problem = problem
+            log.error("state.unavailable", problem=problem, reason=reason)
 
     async def _keep_probing(self) -> None:
         # The client library loses a cancellation now and then: `stop` must not wait for ever.
@@ -200,14 +223,34 @@ class RedisState:
         """Contact the server now: whether it is there, and how many nodes there are. Raises nothing."""
         try:
             self.nodes = max(1, await self._translated(self._beat()))
-        except StateError as error:
+        except StateUnavailable as error:
             log.debug("state.probe_failed", reason=str(error))
             return
+        except StateError:
+            if not await self._is_full():
+                return
+        else:
+            self.problem = ""
         if not self.available:
             self.available = True
             log.info("state.available", nodes=self.nodes)
             for action in self._on_available:
                 action()
+
+    async def _is_full(self) -> bool:
+        """The server answers and refuses the probe. Whether it does so because nothing more fits in: what it holds can
+        be used then. The reason is noted."""
+        try:
+            # A script's error does not say which kind it is, a plain command's does.
+            await self._translated(self._client.set(f"{self._prefix}:probe", b"1", px=int(MEMBER_TTL_S * 1000)))
+        except StateUnavailable:
+            return False
+        except StateError as error:
+            cause = error.__cause__ or error
+            self._note(_problem(cause), str(cause))
+            return isinstance(error, StateFull)
+        self._note("error", "scripts are refused")
+        return False
 
     async def _beat(self, *, leave: bool = False) -> int:
         arguments: list[int | str] = [self.node, "" if leave else "here", int(MEMBER_TTL_S * 1000)]
@@ -252,6 +295,21 @@ class RedisState:
 
     def _channel(self, topic: str) -> str:
         return f"{self._prefix}:topic:{topic}"
+
+
+def _problem(error: BaseException) -> StateProblem:
+    """Which kind of trouble an error of the library is."""
+    if isinstance(error, (AuthenticationError, AuthenticationWrongNumberOfArgsError)):
+        return "refused"
+    if isinstance(error, (AuthorizationError, NoPermissionError)):
+        return "refused"
+    if isinstance(error, ReadOnlyError):
+        return "read-only"
+    if isinstance(error, OutOfMemoryError):
+        return "full"
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError, ClusterError, OSError)):
+        return "unreachable"
+    return "error"
 
 
 def _milliseconds(ttl_s: float | None) -> int | None:

@@ -1,7 +1,10 @@
 """The interface of every state backend."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
+
+StateProblem: TypeAlias = Literal["", "unreachable", "refused", "read-only", "full", "error"]
+"""`refused`: the user, the password, or what they may do; `full`: what is there can be read, nothing be added."""
 
 
 class StateError(Exception):
@@ -83,6 +86,10 @@ class SharedState(Protocol):
         """Whether the last contact succeeded. What is not shared with anybody is always available."""
 
     @property
+    def problem(self) -> StateProblem:
+        """Why it cannot be used, or not as it should be; empty while it can."""
+
+    @property
     def nodes(self) -> int:
         """How many nodes were seen last, this one included; never below 1."""
 
@@ -100,3 +107,9 @@ class SharedState(Protocol):
 
     async def stop(self) -> None:
         """Leave, and write what is kept in a file; safe to call twice."""
+
+
+def readiness(state: SharedState) -> dict[str, str]:
+    """What `/readyz` says of shared state; nothing that helps somebody who should not know where it is."""
+    shown = {"state": "available" if state.available else "unavailable"}
+    return {**shown, "state_problem": state.problem} if state.problem else shown

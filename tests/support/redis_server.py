@@ -43,6 +43,15 @@ class RedisServer:
             await self.process.communicate()
             self.process = None
 
+    async def say(self, *words: str) -> None:
+        """A command that changes the server, on a connection of its own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(b"".join([b"*%d\r\n" % len(words), *(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words)]))
+        answer = await reader.readline()
+        assert answer.startswith((b"+", b":", b"$")), answer
+        writer.close()
+        await writer.wait_closed()
+
     async def subscribers(self, channel: str = "jackfield:topic:cooldown") -> int:
         """How many connections listen to a channel."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)

@@ -38,6 +38,18 @@ def test_debug_lines_are_shown_from_now_on_and_no_longer(stream: io.StringIO):
     assert "noise" not in text
 
 
+def test_a_traceback_on_a_terminal_shows_no_values_of_variables(stream: io.StringIO):
+    sink = configure_logs(stream=stream, readable=True)
+    try:
+        hidden = "pass" + "word-1"
+        raise RuntimeError(len(hidden))
+    except RuntimeError:
+        structlog.get_logger("host.test").exception("test.failed")
+    sink.flush()
+    assert "RuntimeError" in stream.getvalue()
+    assert "password-1" not in stream.getvalue()
+
+
 def test_where_nobody_set_up_the_logs_nothing_is_changed():
     before = structlog.get_config()
     set_debug(True)

@@ -1,0 +1,167 @@
+"""A state server in trouble: nobody waits longer than was promised, and `/readyz` and the log say what is wrong."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+
+from host.config.model import Config, State
+from host.state import redis as shared
+from host.state.opening import StateSetupError, open_state
+from host.state.redis import RedisState
+from host.state.store import StateFull, StateUnavailable
+from tests.support.proxy import running_proxy
+from tests.support.redis_server import RedisServer, redis_server
+
+TIMEOUT_S = 0.2
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+
+
+@pytest.fixture
+async def state(server: RedisServer) -> AsyncIterator[RedisState]:
+    made = RedisState(server.url, timeout_s=TIMEOUT_S)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def until(state: RedisState, *, available: bool, problem: str) -> None:
+    """Probe until it looks like this."""
+    async with asyncio.timeout(10):
+        while (state.available, state.problem) != (available, problem):
+            await state.probe()
+
+
+async def test_a_stopped_process_costs_each_command_the_time_limit_once_and_then_nothing(
+    server: RedisServer, state: RedisState
+):
+    assert server.process is not None
+    await state.store.set("a", "k", b"1")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        found = await asyncio.gather(*(state.store.get("a", "k") for _ in range(20)), return_exceptions=True)
+        assert {type(error) for error in found} == {StateUnavailable}
+        assert time.monotonic() - began_s < 4 * TIMEOUT_S + 1
+        began_s = time.monotonic()
+        for _ in range(50):
+            with pytest.raises(StateUnavailable):
+                await state.store.get("a", "k")
+        assert time.monotonic() - began_s < TIMEOUT_S
+        assert state.problem == "unreachable"
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    await until(state, available=True, problem="")
+    assert await state.store.get("a", "k") == b"1"
+
+
+async def test_requests_that_need_no_shared_state_do_not_notice_a_stopped_process(server: RedisServer, tmp_path: Path):
+    config = f"state: {{url: '{server.url}', timeout: 200ms}}\n"
+    async with running_proxy(config, directory=tmp_path, demo=True) as running, aiohttp.ClientSession() as client:
+        body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            began_s = time.monotonic()
+            for _ in range(10):
+                async with client.post(f"{running.url}/v1/chat/completions", json=body) as answer:
+                    assert answer.status == 200
+            assert time.monotonic() - began_s < 3
+            async with asyncio.timeout(10):
+                while (await (await client.get(f"{running.url}/readyz")).json()).get("state") != "unavailable":
+                    pass
+            async with client.get(f"{running.url}/readyz") as answer:
+                found = await answer.json()
+                assert (answer.status, found["state_problem"]) == (200, "unreachable")
+                assert str(server.port) not in str(found)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
+async def test_one_that_became_a_replica_counts_as_away_until_it_takes_writes_again(
+    server: RedisServer, state: RedisState
+):
+    await server.say("REPLICAOF", "127.0.0.1", "1")
+    with capture_logs() as lines:
+        with pytest.raises(StateUnavailable):
+            await state.store.set("a", "k", b"1")
+        await until(state, available=False, problem="read-only")
+        await state.probe()
+    assert [line["problem"] for line in lines if line["event"] == "state.unavailable"] == ["read-only"]
+    await server.say("REPLICAOF", "NO", "ONE")
+    await until(state, available=True, problem="")
+    assert await state.store.set("a", "k", b"1") is True
+
+
+async def test_one_that_is_full_is_read_from_and_says_so(server: RedisServer, state: RedisState):
+    await state.store.set("a", "k", b"1")
+    await server.say("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StateFull):
+        await state.store.set("a", "l", b"1")
+    await until(state, available=True, problem="full")
+    assert await state.store.get("a", "k") == b"1"
+    await server.say("CONFIG", "SET", "maxmemory", "0")
+    await until(state, available=True, problem="")
+
+
+async def test_a_wrong_password_is_told_at_the_start_and_never_shown(server: RedisServer, tmp_path: Path):
+    await server.say("CONFIG", "SET", "requirepass", "right-one")
+    url = server.url.replace("redis://", "redis://:wrong-secret@")
+    for wrong in (url, server.url):
+        state = RedisState(wrong)
+        with capture_logs() as lines:
+            await state.start()
+            await state.probe()
+        await state.stop()
+        [line] = [line for line in lines if line["event"] == "state.unavailable"]
+        assert (line["log_level"], line["problem"], state.problem) == ("error", "refused", "refused")
+        assert "secret" not in str(lines)
+    config = f"state: {{url: '{url}'}}\n"
+    async with running_proxy(config, directory=tmp_path) as running, aiohttp.ClientSession() as client:
+        async with client.get(f"{running.url}/readyz") as answer:
+            assert (await answer.json())["state_problem"] == "refused"
+
+
+async def test_one_that_is_not_there_at_the_start_is_told_once():
+    state = RedisState("redis://127.0.0.1:1/0")
+    with capture_logs() as lines:
+        await state.start()
+        await state.probe()
+        await state.stop()
+    assert [line["problem"] for line in lines if line["event"] == "state.unavailable"] == ["unreachable"]
+
+
+async def test_foreign_data_under_our_prefix_is_no_reason_to_fail(server: RedisServer, state: RedisState):
+    await state.store.set("a", "k", b"1")
+    await server.say("LPUSH", "jackfield:a:list", "x")
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"*3\r\n$3\r\nSET\r\n$13\r\njackfield:a:\xff\r\n$1\r\nx\r\n")
+    assert await reader.readline() == b"+OK\r\n"
+    writer.close()
+    found = await state.store.items("a")
+    assert found["k"] == b"1"
+    assert "list" not in found
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hid#den@h:6379/0", "redis://:hid/den@h:6379", "rediss://u:hidden@h:99999/0", "hid://u:den@h", "x"]
+)
+def test_an_address_that_cannot_be_used_is_refused_without_showing_any_of_it(url: str):
+    with pytest.raises(StateSetupError) as refused:
+        open_state(Config(state=State(url=url)))
+    assert "hid" not in str(refused.value)
