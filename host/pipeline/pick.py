@@ -1,5 +1,7 @@
 """Step 4, scheduler.pick: a scheduler plugin, else the built-in strategy (spec plugin-abi 6, credentials 4)."""
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final, cast
 
 import structlog
@@ -56,10 +58,18 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
     if ex.trace is not None:
         ready = tier.ready
         resting = len(ready.members) - ready.count or None
-        ex.trace.note(_PICKED, lane.credential.id, strategy, ready.first_ids(MAX_SHOWN), resting)
+        ex.trace.note(_PICKED, lane.credential.id, strategy, _first_ids(tier, strategy), resting)
     if ex.session is not None:
         bind_session(ex, lane)
     return lane
+
+
+def _first_ids(tier: Tier, strategy: Strategy) -> Sequence[str]:
+    ready, members = tier.ready, tier.ready.members
+    if strategy != "weighted-round-robin" or members.all_weighted:
+        return ready.first_ids(MAX_SHOWN)
+    weighted = (it for it in ready.free() if members.credentials[it].weight > 0)
+    return [members.ids[it] for it in islice(weighted, MAX_SHOWN)]
 
 
 def _choose(ex: Execution, plan: Plan, search: Search, strategy: Strategy) -> tuple[Tier, int] | Exhausted:

@@ -141,6 +141,14 @@ async def test_a_priority_without_any_weight_makes_room_for_the_next():
     assert [it.priority for it in asked.seen(PICK)[0].candidates] == [0]
 
 
+async def test_who_has_no_weight_is_no_candidate_in_the_trace():
+    w = world(executor(answering()), config=tiers(0, 2, 3))
+    await ask(w)
+    [picked] = w.decisions("picked")
+    weights = [w.gateway.state.pool.by_id[it].weight for it in picked["candidates"]]
+    assert sorted(weights) == [2, 3]
+
+
 @pytest.mark.parametrize("strategy", ["round-robin", "fill-first", "weighted-round-robin"])
 async def test_a_strategy_that_a_scheduler_names_does_not_bring_back_who_has_no_weight(strategy):
     upstream = executor(answering())

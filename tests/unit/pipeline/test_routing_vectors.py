@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelAliasEntry, ModelEntry, ProviderKey
+from host.config.model import CompatKey, CompatProvider, Config, ModelAliasEntry, ModelEntry, ProviderKey, Routing
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.credentials.manager import CredentialManager
@@ -153,6 +153,20 @@ async def test_D13_only_the_provider_of_the_best_priority_serves():
     for _ in range(3):
         await w.gateway.execute(client_request())
     assert {seen.credential.provider for seen in upstream.seen(EXECUTE)} == {"openai-compatible-b"}
+
+
+async def test_4_4_fill_first_stays_with_the_first_provider_that_has_somebody_free():
+    upstream = executor(answering())
+    w = world(upstream, config=replace(mixed("b", "a"), routing=Routing(strategy="fill-first")))
+    first, second = w.gateway.state.plan("m", method=EXECUTE, source="openai", wanted="openai").providers
+    for _ in range(2):
+        await w.gateway.execute(client_request())
+    pool = w.gateway.state.pool
+    for it in pool.credentials:
+        if it.provider == first:
+            pool.failed(it, "m", classify(ErrorBody(http_status=429)), cause=NO_CAUSE)
+    await w.gateway.execute(client_request())
+    assert [seen.credential.provider for seen in upstream.seen(EXECUTE)] == [first, first, second]
 
 
 async def test_D14_a_provider_that_nobody_executes_is_left_out():
