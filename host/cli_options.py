@@ -1,4 +1,4 @@
-"""Options that many commands share."""
+"""What many commands share: options, and how they tell that a file could not be read or written."""
 
 import click
 
@@ -11,3 +11,10 @@ CONFIG_OPTION = click.option(
     envvar="JACKFIELD_CONFIG",
     help="The configuration file.",
 )
+
+
+def told(error: Exception) -> str:
+    """`FILE: what the system says` of an error of the system, and the message of every other one."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -11,6 +11,7 @@ import msgspec
 
 from host import control
 from host.app import discover_plugins
+from host.cli_options import told
 from host.cli_plugins import change_file, problem_of, report_change
 from host.config.edit import set_value
 from host.config.load import ConfigError, load_config
@@ -104,7 +105,7 @@ def write_key(config_path: Path, key: str | None) -> int:
         load_config(config_path)
         set_value(config_path, KEY_PATH, hash_key(key))
     except (ConfigError, OSError) as error:
-        click.echo(str(error), err=True)
+        click.echo(told(error), err=True)
         return 1
     if made:
         click.echo(key)

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from host import control
+from host.cli_options import told
 from host.config.edit import remove_value, set_value
 from host.config.load import ConfigError, load_config
 from host.runtime.manifest import ManifestError, load_manifest
@@ -79,8 +80,8 @@ def change_shadow(config_path: Path, plugin_id: str, *, directory: str | None) -
             click.echo(f"{directory} holds the plugin {manifest.id}, not {plugin_id}", err=True)
             return 1
         set_value(config_path, (*keys, "dir"), os.path.abspath(directory))
-    except (ConfigError, ManifestError) as error:
-        click.echo(str(error), err=True)
+    except (ConfigError, ManifestError, OSError) as error:
+        click.echo(told(error), err=True)
         return 1
     click.echo(f"{plugin_id} {manifest.version} gets copies of the calls of {plugin_id} now, and decides nothing")
     return 0

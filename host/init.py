@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from host.cli_options import told
 from host.config.rewrite import write_atomically
 
 KEY_PREFIX: Final = "jf-"
@@ -67,7 +68,11 @@ def init_directory(directory: Path) -> int:
     if file.exists():
         click.echo(f"{file} exists already; nothing was changed", err=True)
         return 1
-    key = write_skeleton(directory)
+    try:
+        key = write_skeleton(directory)
+    except OSError as error:
+        click.echo(told(error), err=True)
+        return 1
     click.echo(f"Wrote {file}, {directory / 'plugins'}/ and {directory / 'auths'}/.")
     click.echo(f"Client key: {key}")
     click.echo(f"Next: add a provider to {file}, then run `jackfield serve --config {file}`.")

@@ -17,6 +17,7 @@ import click
 
 from host import control
 from host.app import discover_plugins
+from host.cli_options import told
 from host.cli_plugins import problem_of, set_enabled
 from host.config.load import ConfigError, load_config
 from host.install.archive import ArchiveError, Unpacked, unpack
@@ -70,7 +71,7 @@ def reported(work: Callable[[], int]) -> int:
     try:
         return work()
     except (Refused, ConfigError, LockError, ArchiveError, DownloadError, RegistryError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {told(error)}", err=True)
         return 1
 
 

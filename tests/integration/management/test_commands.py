@@ -1,6 +1,7 @@
 """`jackfield plugins …` on a running proxy and on the file, and `jackfield management key`."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import aiohttp
@@ -109,3 +110,29 @@ def test_a_key_of_ones_own_is_taken_from_standard_input_and_a_weak_one_is_not(fi
 async def test_check_says_that_a_weak_key_leaves_the_api_off(file: Path) -> None:
     file.write_text(CONFIG + "remote-management:\n  secret-key: changeme\n")
     assert "there is no management API: it is a placeholder" in await ok(file, "check")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("management", "key"), ("plugins", "shadow", "greeter", "{}/greeter"), ("plugins", "install", "gone.zip", "--yes")],
+)
+def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
+    file: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> tuple[int, str]:
+        raise OSError(28, "No space left on device", "a-file")
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    filled = [argument.format(file.parent / "plugins") for argument in arguments]
+    done = CliRunner().invoke(main, [*filled, "--config", str(file)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].removeprefix("error: ") in (
+        "a-file: No space left on device",
+        "gone.zip: No such file or directory",
+    )
+
+
+def test_init_says_which_directory_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    done = CliRunner().invoke(main, ["init", str(tmp_path / "taken" / "gateway")])
+    assert (done.exit_code, done.stderr) == (1, f"{tmp_path}/taken/gateway/plugins: Not a directory\n")
