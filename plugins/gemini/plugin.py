@@ -1,5 +1,6 @@
 """Executes requests at the Gemini API (API reference: ai.google.dev/api/generate-content)."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -8,19 +9,26 @@ import msgspec
 from pluginapi import (
     Body,
     Context,
+    CredentialHandle,
     ExecutorRegistration,
     ExecutorRequest,
     ExecutorResponse,
+    ModelForAuthRequest,
+    ModelForAuthResponse,
+    ModelInfo,
     Plugin,
     RegisterRequest,
     RegisterResponse,
     Stream,
     serve,
 )
+from pluginapi.model_pages import count, model_pages, text, wants_lists
 from pluginapi.upstream import forward, forward_stream
 
 FORMATS: Final = ("gemini", "gemini-embedding")
 EMBEDDING_ACTIONS: Final = ("embedContent", "batchEmbedContents")
+CAPABILITIES: Final = ("executor.execute", "executor.execute_stream", "executor.count_tokens", "model.for_auth")
+"""The last one only with `list-models: true`."""
 
 
 class Gemini(Plugin):
@@ -31,9 +39,15 @@ class Gemini(Plugin):
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse:
         return RegisterResponse(
+            capabilities=CAPABILITIES if wants_lists(self.config) else CAPABILITIES[:-1],
             providers=["gemini"],
             executor=ExecutorRegistration(input_formats=list(FORMATS), output_formats=list(FORMATS)),
         )
+
+    async def model_for_auth(self, request: ModelForAuthRequest, ctx: Context) -> ModelForAuthResponse:
+        url = base_url(request.credential) + "/v1beta/models?pageSize=1000"
+        pages = model_pages(ctx, request.credential, url, items="models", protocol="gemini", following=_next_page)
+        return ModelForAuthResponse(models=[model async for item in pages if (model := _model_of(item)).id])
 
     async def executor_execute(self, request: ExecutorRequest, ctx: Context) -> ExecutorResponse:
         action = "generateContent"
@@ -54,9 +68,13 @@ class Gemini(Plugin):
 
 def action_url(request: ExecutorRequest, action: str) -> str:
     """`<base>/v1beta/models/<model>:<action>`; the model's name never leaves its path segment."""
-    attributes = request.credential.attributes if request.credential is not None else {}
-    base_url = attributes.get("base_url") or "https://generativelanguage.googleapis.com"
-    return f"{base_url}/v1beta/models/{quote(request.model, safe='')}:{action}"
+    return f"{base_url(request.credential)}/v1beta/models/{quote(request.model, safe='')}:{action}"
+
+
+def base_url(credential: CredentialHandle | None) -> str:
+    """The upstream of this credential."""
+    attributes = credential.attributes if credential is not None else {}
+    return attributes.get("base_url") or "https://generativelanguage.googleapis.com"
 
 
 def with_upstream_model(request: ExecutorRequest) -> ExecutorRequest:
@@ -75,6 +93,28 @@ def with_upstream_model(request: ExecutorRequest) -> ExecutorRequest:
     for entry in named:
         entry["model"] = f"models/{request.model}"
     return msgspec.structs.replace(request, body=Body.from_value(document)) if named else request
+
+
+def _model_of(item: Mapping[str, Any]) -> ModelInfo:
+    """An entry of the upstream's list (API reference: models.list)."""
+    name = text(item.get("name"))
+    methods = item.get("supportedGenerationMethods")
+    return ModelInfo(
+        id=name.removeprefix("models/"),
+        name=name,
+        owned_by="google",
+        display_name=text(item.get("displayName")),
+        version=text(item.get("version")),
+        description=text(item.get("description")),
+        input_token_limit=count(item.get("inputTokenLimit")),
+        output_token_limit=count(item.get("outputTokenLimit")),
+        supported_generation_methods=[text(it) for it in methods if text(it)] if isinstance(methods, list) else (),
+    )
+
+
+def _next_page(page: Mapping[str, Any]) -> str:
+    token = text(page.get("nextPageToken"))
+    return f"&pageToken={quote(token, safe='')}" if token else ""
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Executes requests at OpenAI-compatible upstreams (API reference: platform.openai.com/docs/api-reference)."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pluginapi import (
     Context,
     ExecutorRegistration,
     ExecutorRequest,
     ExecutorResponse,
+    ModelForAuthRequest,
+    ModelForAuthResponse,
+    ModelInfo,
     Plugin,
     PluginError,
     RegisterRequest,
@@ -14,10 +18,13 @@ from pluginapi import (
     Stream,
     serve,
 )
+from pluginapi.model_pages import count, model_pages, text, wants_lists
 from pluginapi.upstream import forward, forward_stream
 
 PATHS: Final = {"openai": "/chat/completions", "openai-response": "/responses", "openai-embedding": "/embeddings"}
 COMPACT: Final = "responses/compact"
+CAPABILITIES: Final = ("executor.execute", "executor.execute_stream", "model.for_auth")
+"""The last one only with `list-models: true`."""
 
 
 class OpenAICompat(Plugin):
@@ -28,9 +35,18 @@ class OpenAICompat(Plugin):
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse:
         return RegisterResponse(
+            capabilities=CAPABILITIES if wants_lists(self.config) else CAPABILITIES[:-1],
             providers=["openai-compatible-*", "openai-compatibility"],
             executor=ExecutorRegistration(input_formats=list(PATHS), output_formats=list(PATHS)),
         )
+
+    async def model_for_auth(self, request: ModelForAuthRequest, ctx: Context) -> ModelForAuthResponse | None:
+        base_url = request.credential.attributes.get("base_url", "")
+        if not base_url:
+            return None
+        owner = request.credential.attributes.get("compat_name", "")
+        pages = model_pages(ctx, request.credential, base_url + "/models", items="data", protocol="openai")
+        return ModelForAuthResponse(models=[model async for it in pages if (model := _model_of(it, owner)).id])
 
     async def executor_execute(self, request: ExecutorRequest, ctx: Context) -> ExecutorResponse:
         return await forward(request, ctx, url=upstream_url(request), protocol=request.format)
@@ -61,6 +77,13 @@ def upstream_url(request: ExecutorRequest) -> str:
             retryable=True,
         )
     return base_url + (f"/{COMPACT}" if request.alt == COMPACT else path)
+
+
+def _model_of(item: Mapping[str, Any], owner: str) -> ModelInfo:
+    """An entry of the upstream's list (API reference: List models)."""
+    return ModelInfo(
+        id=text(item.get("id")), created=count(item.get("created")), owned_by=text(item.get("owned_by")) or owner
+    )
 
 
 if __name__ == "__main__":
