@@ -114,7 +114,11 @@ async def test_check_says_that_a_weak_key_leaves_the_api_off(file: Path) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [("management", "key"), ("plugins", "shadow", "greeter", "{}/greeter"), ("plugins", "install", "gone.zip", "--yes")],
+    [
+        ("management", "key"),
+        ("plugins", "shadow", "greeter", "{}/greeter"),
+        ("plugins", "install", "gone.zip", "--yes"),
+    ],
 )
 def test_a_file_that_cannot_be_written_is_named_without_a_traceback(
     file: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
