@@ -244,10 +244,7 @@ class Proxy:
         )
         self.credentials = self.credential_parts.manager
         self.callbacks.auth.files = self.credential_parts.files
-        state = build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials)
-        self.gateway = Gateway(
-            invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records
-        )
+        self.gateway = self._make_gateway(build_state(self.config, EMPTY_SNAPSHOT, manager=self.credentials))
         self.pool_parts = self._pool_parts()
         self.callbacks.models = self.gateway.models
         self._listen_to_calls()
@@ -259,6 +256,9 @@ class Proxy:
         self.management = management(self._management_parts(tasks))
         self._stack.callback(self.management.close)
         self._stack.push_async_callback(self.credential_parts.close)
+
+    def _make_gateway(self, state: GatewayState) -> Gateway:
+        return Gateway(invoker=self.invoker, state=state, tasks=self.tasks, trace=self.trace, recorder=self.records)
 
     def _listen_to_calls(self) -> None:
         """Recordings, and copies for shadows; neither costs a call anything while there is none."""
