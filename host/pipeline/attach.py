@@ -33,7 +33,8 @@ class PoolAttacher:
         self._current: Final = current
         self._handed_out: Final = handed_out
         self._plugins: Final = plugins
-        named = (credential.base_url for credential in pool.credentials if not credential.auth_plugin)
+        # Thousands of credentials lead to a few addresses.
+        named = {credential.base_url for credential in pool.credentials if not credential.auth_plugin}
         self._operators: Final = frozenset(map(origin_of, (*DEFAULT_BASE_URL.values(), *named)))
         """Where the operator's own credentials lead."""
         self._signers: Final[dict[str, tuple[Credential, Signer, frozenset[str]]]] = {}

@@ -38,4 +38,26 @@ def measure(site: Site, *, say: Callable[[str], None]) -> FlatResult:
             f"while a tenth, most, all rest {found['pick_tenth_us']:.1f}, {found['pick_most_us']:.1f}, "
             f"{found['pick_all_us']:.1f} us"
         )
+    file = found_with_file(argv[:-1], site)
+    say(
+        f"pool, config: start {file['start_s']:.2f} s, reload of one key {file['reload_ms']:.0f} ms, with its file read"
+    )
+    return {
+        **{f"pool_config_{key}": significant(value) for key, value in file.items()},
+        **_worst(shapes),
+    }
+
+
+def found_with_file(launch: list[str], site: Site) -> dict[str, float]:
+    """What `pool_config.py` measures. Raises ContestantError."""
+    argv = [*launch, str(site.bench_dir / "pool_config.py")]
+    environment = child_environment({"PYTHONPATH": str(site.root)})
+    done = subprocess.run(argv, capture_output=True, timeout=120, env=environment, cwd=site.work_dir, check=False)
+    if done.returncode != 0:
+        raise ContestantError(f"pool_config.py failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _worst(shapes: dict[str, dict[str, Any]]) -> FlatResult:
     return {f"pool_{key}": significant(max(found[key] for found in shapes.values())) for key in REPORTED}

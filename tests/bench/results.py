@@ -73,6 +73,7 @@ FLOORS: Final = (
     Floor(key="pool_pick_most_us", limit=30.0, direction="at most"),
     Floor(key="pool_pick_all_us", limit=30.0, direction="at most"),
     Floor(key="pool_start_s", limit=2.0, direction="at most"),
+    Floor(key="pool_config_start_s", limit=2.0, direction="at most"),
     Floor(key="pool_reload_ms", limit=100.0, direction="at most"),
 )
 
