@@ -134,6 +134,7 @@ class CooldownKeeper:
                     reason=record.reason,
                     cooldown_s=left_s,
                     exact=record.exact,
+                    forced=record.forced,
                     quota=record.quota.exceeded,
                     whole_credential=not record.model,
                 ),
@@ -283,6 +284,7 @@ class CooldownKeeper:
             model="" if state.model == ALL_MODELS else state.model,
             reason=state.reason,
             exact=state.exact,
+            forced=state.forced,
             quota=QuotaRecord(
                 exceeded=state.quota,
                 reason=state.reason if state.quota else "",

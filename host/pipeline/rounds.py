@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from host.credentials.classify import PASSING, hint_of
-from host.credentials.retry import MAX_WAITING, Search, wait_before_round, with_jitter
+from host.credentials.retry import MAX_WAITING, ROUND_STATUSES, Search, wait_before_round, with_jitter
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import Execution
 from host.pipeline.state import EXHAUSTED, Plan
@@ -37,6 +37,9 @@ async def another_round(
     free_in_s = pool.free_in_s(plan.tiers, search)
     wait_s = wait_before_round(body.http_status, hint_of(body), free_in_s, fresh=fresh, search=search)
     if wait_s is None:
+        if body.http_status in ROUND_STATUSES and free_in_s is not None:
+            after_s = round(free_in_s or hint_of(body), 3)
+            ex.record("round_refused", why="longer than max-retry-interval", after_s=after_s)
         return await _plugin_helps(invoker, ex, plan, search, body)
     return await _wait(ex, search, wait_s)
 

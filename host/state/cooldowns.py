@@ -37,6 +37,8 @@ class CooldownRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     exact: bool = False
     """The end is what the upstream said."""
+    forced: bool = False
+    """Rests although cooling is disabled."""
     quota: QuotaRecord = QuotaRecord()
     last_error: ErrorRecord | None = None
     updated_at: str = ""

@@ -45,7 +45,7 @@ class ExecutorResponse(Payload, frozen=True, kw_only=True):
 
 
 class ExecutorHttpRequest(Payload, frozen=True, kw_only=True):
-    """executor.http_request: send this request with that credential."""
+    """executor.http_request: send this request with that credential. No endpoint of the host asks for it so far."""
 
     credential: CredentialHandle
     method: str = "GET"

@@ -165,6 +165,17 @@ async def test_a_block_on_the_whole_credential_is_kept_without_a_model():
     assert other.rests(model="any") == pytest.approx(1800, abs=0.01)
 
 
+async def test_a_block_that_is_no_matter_of_cooling_is_still_none_after_a_restart():
+    store, node = Counting(), Node()
+    await node.keeper.open([store])
+    node.fail(400, code="model_not_supported")
+    await node.keeper.stop()
+    other = Node()
+    await other.keeper.open([store])
+    other.book.lift_unless_forced("a")
+    assert other.rests() == pytest.approx(12 * 3600, abs=0.01)
+
+
 async def test_blocks_that_have_ended_leave_the_store_with_the_next_save():
     store, node = Counting(), Node("a", "b")
     await node.keeper.open([store])

@@ -89,6 +89,7 @@ async def test_F19_a_rest_longer_than_the_longest_wait_is_not_waited_for():
     w = world(upstream, config=compat_config(request_retry=3, max_retry_interval="30s"))
     error = await refused(w)
     assert (error.body.http_status, len(upstream.seen(EXECUTE)), w.slept_s) == (500, 1, [])
+    assert w.decisions("round_refused") == [{"why": "longer than max-retry-interval", "after_s": 60}]
 
 
 async def test_F20_without_a_longest_wait_there_are_only_rounds_that_need_none():
