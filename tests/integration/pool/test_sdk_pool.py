@@ -117,7 +117,7 @@ def check_rests(pool: Pool, rows: Iterable[Done]) -> None:
     for done in rows:
         trace = pool.proxy.proxy.trace.get(done.told.request_id)
         assert trace is not None
-        happened += [(at[0], it.kind, it.fields) for at, it in zip(trace.entries, trace.decisions, strict=True)]
+        happened += [(trace._started_s + it.at_ms / 1000, it.kind, it.fields) for it in trace.decisions]
     resting: set[str] = set()
     rested = 0
     for _, kind, fields in sorted(happened, key=lambda it: it[0]):
