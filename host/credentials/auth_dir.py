@@ -7,10 +7,10 @@ else on the event loop.
 import asyncio
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -19,6 +19,7 @@ from msgspec import Raw
 from host.config.model import Config, config_path
 from host.credentials import files
 from host.credentials.files import FileContent
+from host.credentials.finish import uninterrupted
 from host.credentials.manager import CredentialManager
 from host.credentials.parse import (
     InvalidCredential,
@@ -42,7 +43,6 @@ _YIELD_EVERY: Final = 200
 """Files parsed in one go before others get the event loop."""
 
 Note = Callable[[Credential], Credential]
-T = TypeVar("T")
 
 
 class AuthDirectory:
@@ -173,12 +173,21 @@ class AuthDirectory:
             present = await asyncio.to_thread(files.read_bytes, path)
             return await self._store(path, edit(present))
 
-    async def restore(self, path: str, data: bytes) -> None:
-        """Write a file back as it was, whether it can be used or not. Raises OSError."""
+    async def undo(self, path: str, written: bytes, before: bytes | None) -> None:
+        """Put back what stood in a file (None: there was none) before something was written, whether it can be used or
+        not; nothing when it says something else by now, a new token perhaps. Raises OSError."""
         async with self._lock(path):
-            await uninterrupted(asyncio.to_thread(files.write, path, data))
+            if await asyncio.to_thread(files.read_bytes, path) != written:
+                return
+            await uninterrupted(self._undo(path, before))
         await self.refresh([path])
-        if files.content_of(path, data).members is None:
+
+    async def _undo(self, path: str, before: bytes | None) -> None:
+        if before is None:
+            await self._discard(path)
+            return
+        await asyncio.to_thread(files.write, path, before)
+        if files.content_of(path, before).members is None:
             self.manager.set_source(path, ())
 
     async def change(
@@ -453,19 +462,6 @@ def carried(new: Credential, known: Credential, *, same_content: bool) -> Creden
     if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
         return new
     return with_token_of(replace(new, metadata=known.metadata), known)
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end even when this is cancelled, which then takes effect: a thread that writes a file does not
-    stop either, and the lock on the file has to be held for as long as it writes."""
-    task = asyncio.get_running_loop().create_task(work, name="credentials:write")
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # what it raises now is nobody's any more
-        raise
 
 
 def _settings(config: Config) -> ParseSettings:

@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.files import InvalidName
+from host.credentials.finish import uninterrupted
 from host.credentials.listing import changes_hidden, unmasked
 from host.credentials.manager import CredentialManager
 from host.credentials.parse import InvalidCredential, provider_of_document
@@ -47,6 +48,15 @@ class Toggled:
 
     disabled: bool
     via_config: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A file of a login that is being stored."""
+
+    path: str
+    before: bytes | None
+    written: bytes
 
 
 class CredentialEditor:
@@ -156,24 +166,19 @@ class CredentialEditor:
         """Store what a login brought, all of it or nothing: what was stored before a failure is deleted again.
 
         A file that is there already keeps what the operator wrote into it. `admit` is asked once everything is ready to
-        be written; when it says no, nothing is (409). Raises CredentialError 500. Cancelling it stores nothing either.
+        be written; when it says no, nothing is (409). Raises CredentialError 500. Cancelling it stores nothing before
+        that, and everything afterwards: a refresh may have used up the tokens that stood there.
         """
-        stored: list[tuple[str, bytes | None]] = []
-        found: list[Credential] = []
+        stored: list[_Stored] = []
         try:
             documents = await self._login_documents(provider, records)
             if not admit():
                 raise CredentialError(409, "the login was cancelled")
-            for path, document in documents.items():
-                found += await self._store_login(path, document, stored)
+            return await uninterrupted(self._store_logins(documents, stored))
         except (InvalidCredential, InvalidName, OSError) as error:
             log.warning("credential.login_not_saved", provider=provider, reason=str(error))
-            await self._roll_back(stored)
+            await uninterrupted(self._roll_back(stored))
             raise CredentialError(500, "Failed to save authentication tokens") from None
-        except asyncio.CancelledError:
-            await self._roll_back(stored)
-            raise
-        return tuple(found)
 
     async def _login_documents(self, provider: str, records: Sequence[CredentialRecord]) -> dict[str, dict[str, Any]]:
         """Path -> what is to be stored there. Raises InvalidCredential, InvalidName."""
@@ -185,8 +190,16 @@ class CredentialEditor:
             found[path] = await self.wished(record, provider, stored_document(record, provider=provider))
         return found
 
+    async def _store_logins(
+        self, documents: Mapping[str, Mapping[str, Any]], stored: list[_Stored]
+    ) -> tuple[Credential, ...]:
+        found: list[Credential] = []
+        for path, document in documents.items():
+            found += await self._store_login(path, document, stored)
+        return tuple(found)
+
     async def _store_login(
-        self, path: str, document: Mapping[str, Any], stored: list[tuple[str, bytes | None]]
+        self, path: str, document: Mapping[str, Any], stored: list[_Stored]
     ) -> tuple[Credential, ...]:
         """Store one record, and remember what stood there before."""
 
@@ -195,7 +208,7 @@ class CredentialEditor:
             data = files.render(document)
             if present is not None and known is not None:
                 data = _logged_in_again(present, known, document)
-            stored.append((path, present))
+            stored.append(_Stored(path, present, data))
             return data
 
         return await self._directory.put(path, edit)
@@ -212,15 +225,12 @@ class CredentialEditor:
             return document
         return {**storage_members(answer.record), "type": document["type"]}
 
-    async def _roll_back(self, stored: Sequence[tuple[str, bytes | None]]) -> None:
-        for path, before in reversed(stored):
+    async def _roll_back(self, stored: Sequence[_Stored]) -> None:
+        for it in reversed(stored):
             try:
-                if before is None:
-                    await self._directory.discard(path)
-                else:
-                    await self._directory.restore(path, before)
+                await self._directory.undo(it.path, it.written, it.before)
             except OSError as error:
-                log.error("credential.rollback_failed", path=path, reason=str(error))
+                log.error("credential.rollback_failed", path=it.path, reason=str(error))
 
     async def _toggle_key(self, known: Credential, disabled: bool) -> Toggled:
         if self._set_excluded is None:

@@ -3,6 +3,7 @@
 Everything here blocks; callers on the event loop go through a thread.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -175,12 +176,13 @@ def _says(path: str, data: bytes) -> bool:
 
 
 def _sync_directory(directory: str) -> None:
-    """Make the new name itself survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make the new name itself survive a power cut, where the file system can do that: the file is there already."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove(path: str) -> bool:

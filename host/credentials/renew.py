@@ -92,16 +92,16 @@ class Renewer:
             renewed(known)
         except InvalidCredential as error:
             raise _unusable(error) from None
-        await self._keep(known, renewed, changes, stale)
+        await self._keep(known, renewed, changes, stale, of_token=token_of(record))
 
     async def write_again(self) -> None:
         """Write the new tokens that could not be written before."""
-        for credential_id, pending in list(self._directory.unwritten.items()):
+        for credential_id in list(self._directory.unwritten):
             known = self._manager.by_id.get(credential_id)
             if known is None:
                 self._directory.unwritten.pop(credential_id, None)
             else:
-                await self._keep(known, lambda current: current, pending.changes, pending.removed)
+                await self._keep(known, lambda current: current, {}, ())
 
     async def run(self) -> None:
         """Write again and again what could not be written, until cancelled."""
@@ -148,18 +148,24 @@ class Renewer:
             )
             raise PluginError(body) from None
 
-    async def _keep(self, known: Credential, make: Make, changes: Mapping[str, Any], removed: Sequence[str]) -> None:
+    async def _keep(
+        self, known: Credential, make: Make, changes: Mapping[str, Any], removed: Sequence[str], *, of_token: str = ""
+    ) -> None:
         """Use the next version of a record from now on, and write what of it belongs on disk.
 
-        `make` makes it of the record as it is at that moment: others change it too.
+        `make` makes it of the record as it is at that moment: others change it too. `of_token`: whose successor is in
+        the changes; with another token in the record by then, they are another account's.
         """
-        pending = self._directory.pending(known, changes, removed)
 
         async def edit(present: bytes) -> bytes | None:
-            is_file = known.source_kind == "file"
-            if is_file and self._is_replaced(known.path, present):
+            # Only now: whoever had the file before may have written what was pending, and newer tokens too.
+            pending = self._directory.pending(known, changes, removed)
+            if not pending.changes:
+                return None
+            current, is_file = self._manager.by_id.get(known.id, known), known.source_kind == "file"
+            if self._has_other(known, of_token) or (is_file and self._is_replaced(known.path, present)):
                 raise _Replaced
-            wished = await self._wished(make(self._manager.by_id.get(known.id, known)), present)
+            wished = await self._wished(make(current), present)
             if wished is None and is_file:
                 return files.with_members(present, pending.changes, removed=pending.removed)
             return wished
@@ -173,17 +179,18 @@ class Renewer:
             return
         except FileNotFoundError:
             log.warning("credential.not_written", credential=known.id, reason="its file is gone")
-        except InvalidCredential as error:
-            # An edit meanwhile made a file of which no record can be made with the new token: the token comes first.
-            log.error("credential.not_written", credential=known.id, path=known.path, reason=str(error))
-            self._manager.update(make(known), refreshed=True)
-            return
         except (OSError, msgspec.DecodeError) as error:
             log.error("credential.not_written", credential=known.id, path=known.path, reason=str(error))
-            self._directory.note_unwritten(known.id, pending)
+            pending = self._directory.pending(known, changes, removed)
+            if pending.changes and not self._has_other(known, of_token):
+                self._directory.note_unwritten(known.id, pending)
         current = self._manager.by_id.get(known.id)
-        if current is not None:
+        if current is not None and not self._has_other(known, of_token):
             self._manager.update(make(current), refreshed=True)
+
+    def _has_other(self, known: Credential, of_token: str) -> bool:
+        """Whether the record has another token by now than the one that was renewed."""
+        return of_token not in ("", token_of(self._manager.by_id.get(known.id, known)))
 
     def _is_replaced(self, path: str, present: bytes) -> bool:
         """Whether somebody put another account's tokens into the file, which nobody has read yet."""

@@ -1,6 +1,7 @@
 """Credential files of a running proxy: dropped in, changed, broken, removed; how their tokens reach the upstream."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
@@ -10,6 +11,7 @@ from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import ServeProcess, serve_process
 
 CLAUDE: dict[str, Any] = {"model": "claude-x", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+HEADERS = {"X-Org": "o", "X-User": "$X-Client-User"}
 
 
 def put(site: Site, name: str, **members: Any) -> None:
@@ -25,8 +27,10 @@ def sent(upstream: FakeUpstream) -> dict[str, str]:
     return {name.lower(): value for name, value in upstream.requests[-1].headers.items()}
 
 
-async def ask(client: aiohttp.ClientSession, served: ServeProcess, path: str, body: Any) -> int:
-    async with client.post(f"{served.url}{path}", json=body) as response:
+async def ask(
+    client: aiohttp.ClientSession, served: ServeProcess, path: str, body: Any, headers: Mapping[str, str] | None = None
+) -> int:
+    async with client.post(f"{served.url}{path}", json=body, headers=headers) as response:
         await response.read()
         return response.status
 
@@ -34,7 +38,7 @@ async def ask(client: aiohttp.ClientSession, served: ServeProcess, path: str, bo
 async def test_files_are_used_from_the_start_and_follow_every_change(
     site: Site, client: aiohttp.ClientSession, upstream: FakeUpstream
 ) -> None:
-    put(site, "claude.json", type="claude", access_token="first", base_url=upstream.url, headers={"X-Org": "o"})
+    put(site, "claude.json", type="claude", access_token="first", base_url=upstream.url, headers=HEADERS)
     (site.directory / "auths" / "bad.json").write_text("{")
     entry = {"name": "acme", "base-url": f"{upstream.url}/v1", "disabled": True, "models": [{"name": "m1"}]}
     site.configure(openai_compatibility=[entry])
@@ -45,7 +49,9 @@ async def test_files_are_used_from_the_start_and_follow_every_change(
         assert await ask(client, served, "/v1/messages", CLAUDE) == 200
         seen = sent(upstream)
         assert (seen["authorization"], seen["x-org"]) == ("Bearer first", "o")
-        assert "x-api-key" not in seen
+        assert "x-api-key" not in seen and "x-user" not in seen
+        assert await ask(client, served, "/v1/messages", CLAUDE | {"stream": True}, {"X-Client-User": "ann"}) == 200
+        assert sent(upstream)["x-user"] == "ann"
 
         lines = len(served.lines)
         put(site, "claude.json", type="claude", api_key="second", base_url=upstream.url)

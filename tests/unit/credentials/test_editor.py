@@ -237,26 +237,45 @@ async def test_a_login_never_replaces_another_credential(site, records):
     assert site.read("other.json") == {"type": "claude", "access_token": "theirs"}
 
 
-async def test_B12_a_login_that_is_given_up_in_the_middle_of_storing_leaves_the_files_as_they_were(site, monkeypatch):
+async def test_B12_a_login_whose_caller_goes_away_while_it_is_stored_is_stored_as_a_whole(site, monkeypatch):
+    put = site.directory.put
+
+    async def storing(path, edit):
+        if path.endswith("b.json"):
+            saving.cancel()
+            await asyncio.sleep(0)
+        return await put(path, edit)
+
+    monkeypatch.setattr(site.directory, "put", storing)
+    records = [record({"access_token": name}, file_name=f"{name}.json") for name in "abc"]
+    async with asyncio.timeout(10):
+        saving = asyncio.create_task(site.editor.save_login("acme", records))
+        with pytest.raises(asyncio.CancelledError):
+            await saving
+    assert site.ids() == ["a.json", "b.json", "c.json"]
+
+
+async def test_B12_what_is_rolled_back_is_what_the_login_wrote_and_nothing_that_came_after(site, monkeypatch):
     site.put("a.json", type="acme", access_token="before")
     (site.path / "b.json").write_text("no JSON")
     await site.opened()
     put = site.directory.put
 
     async def storing(path, edit):
-        if path.endswith("c.json"):
-            asyncio.current_task().cancel()
+        if path.endswith("d.json"):
+            site.put("c.json", type="acme", access_token="newer")
+            raise OSError(28, "No space left on device")
         return await put(path, edit)
 
     monkeypatch.setattr(site.directory, "put", storing)
-    records = [record({"access_token": name}, file_name=f"{name}.json") for name in "abc"]
-    async with asyncio.timeout(10):
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.create_task(site.editor.save_login("acme", records))
-    assert site.ids() == ["a.json"]
-    assert site.manager.by_id["a.json"].secret == Secret("before")
+    records = [record({"access_token": name}, file_name=f"{name}.json") for name in "abcd"]
+    with pytest.raises(CredentialError):
+        await site.editor.save_login("acme", records)
     assert (site.path / "b.json").read_text() == "no JSON"
-    assert sorted(path.name for path in site.path.iterdir()) == ["a.json", "b.json"]
+    assert site.read("c.json")["access_token"] == "newer"
+    assert sorted(path.name for path in site.path.iterdir()) == ["a.json", "b.json", "c.json"]
+    assert site.manager.by_id["a.json"].secret == Secret("before")
+    assert "b.json" not in site.manager.by_id
 
 
 async def test_a_member_is_patched_whichever_way_it_is_written(site):
