@@ -17,6 +17,8 @@ MAX_PUBLIC_BODY_BYTES: Final = 64 * 1024
 """Of a call that nobody has to have a key for."""
 BODY_S: Final = 60.0
 """Until the whole body has come."""
+MAX_DEPTH: Final = 64
+"""Of JSON bodies; whatever walks through one may call itself."""
 INVALID: Final = "invalid body"
 """What endpoints for single values and lists answer for a body that is none of theirs."""
 JSON_TYPE: Final = "application/json; charset=utf-8"
@@ -105,9 +107,12 @@ class Call:
     async def json_value(self, refusal: str = "invalid_body") -> Any:
         """The body as JSON. Raises ManagementError 400 `refusal`."""
         try:
-            return msgspec.json.decode(await self.body())
+            value = msgspec.json.decode(await self.body())
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ManagementError(400, refusal, f"the body is not valid JSON: {error}") from None
+        if _is_deeper(value, MAX_DEPTH):
+            raise ManagementError(400, refusal, f"the body is more than {MAX_DEPTH} collections deep")
+        return value
 
     async def json_object(self, refusal: str = "invalid_body") -> dict[str, Any]:
         """The body as a JSON object. Raises ManagementError 400 `refusal`."""
@@ -132,6 +137,17 @@ def only(found: Mapping[str, Any], allowed: Collection[str], *, refusal: str = I
     """Raise ManagementError 400 `refusal`, which names them, for members that nobody may send."""
     if unknown := sorted(found.keys() - {*allowed}):
         raise ManagementError(400, refusal, f"{', '.join(map(repr, unknown))} cannot be set here")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether there are more than `depth` collections in each other."""
+    level = [value]
+    for _ in range(depth + 1):
+        found = [it.values() if isinstance(it, dict) else it for it in level if isinstance(it, (dict, list))]
+        if not found:
+            return False
+        level = [member for members in found for member in members]
+    return True
 
 
 def reply(value: Any, *, status: int = 200) -> web.Response:

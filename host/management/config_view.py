@@ -10,6 +10,7 @@ from aiohttp import web
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
+from host.config.expansion import excess
 from host.config.load import ConfigError, dump_subtree, parse_yaml, to_plain
 from host.config.splice import says
 from host.management.actions import MayEnable
@@ -78,6 +79,8 @@ class ConfigEndpoints:
             sent = (await call.body()).decode("utf-8")
         except UnicodeDecodeError:
             raise ManagementError(400, "invalid_yaml", "the body is no UTF-8 text") from None
+        if why := await asyncio.to_thread(excess, sent):
+            raise ManagementError(400, "invalid_yaml", why)
         wanted = [version.strip() for value in call.headers.get("if-match", ()) for version in value.split(",")]
 
         def make(before: str) -> str:

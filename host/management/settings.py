@@ -21,6 +21,7 @@ STRATEGIES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("weighted-round-robin", "weightedroundrobin", "wrr"), "weighted-round-robin"),
     **dict.fromkeys(("fill-first", "fillfirst", "ff"), "fill-first"),
 }
+MAX_COUNT: Final = 2**31 - 1
 WITHOUT_EFFECT: Final = (
     *("request-log", "ws-auth", "error-logs-max-files"),
     *("quota-exceeded/switch-project", "quota-exceeded/switch-preview-model"),
@@ -54,7 +55,7 @@ def _boolean(value: Any) -> bool:
 
 def _count(value: Any) -> int:
     """A whole number; negative ones are none."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or value > MAX_COUNT:
         raise Invalid(INVALID)
     return max(0, value)
 

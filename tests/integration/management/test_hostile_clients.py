@@ -76,6 +76,27 @@ async def test_a_client_that_leaves_in_the_middle_of_an_upload_leaves_no_file(di
         assert not [*(directory / "auths").glob("*")]
 
 
+async def test_a_document_that_would_fill_the_memory_or_never_end_is_refused_and_stops_no_other_write(
+    directory: Path,
+) -> None:
+    bomb = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 if n else ['x'] * 9)}]\n" for n in range(12))
+    nested = "[" * 900 + "]" * 900
+    async with managed_proxy(directory, {"router": SLOW}) as managed:
+        api, text = managed.api, managed.file.read_text()
+        for method, path, body, error in (
+            ("PUT", "/config.yaml", text + bomb, "invalid_yaml"),
+            ("PUT", "/config.yaml", f"{text}x: {nested}\n", "invalid_yaml"),
+            ("PUT", "/config.yaml", f"{text}x: &x [*x]\n", "invalid_yaml"),
+            ("PATCH", "/plugins/router/config", f'{{"v": {nested}}}', "invalid_body"),
+            ("PUT", "/request-retry", f'{{"value": {nested}}}', "invalid body"),
+            ("PUT", "/request-retry", f'{{"value": {10**40}}}', "invalid body"),
+        ):
+            answer = await api.call(method, path, data=body.encode())
+            assert answer.error == (400, error), (path, answer.body)
+        assert managed.file.read_text() == text
+        assert (await api.call("PUT", "/request-retry", json={"value": 1})).status == 200
+
+
 async def test_a_change_of_the_configuration_while_plugins_are_upgraded_is_applied_once_and_lost_by_nobody(
     directory: Path,
 ) -> None:
