@@ -188,7 +188,7 @@ def refuse_without_lanes(plan: Plan, source: str) -> RequestError:
     return RequestError(
         400,
         "model_not_found",
-        f"unknown provider for model {plan.model}",
+        f"unknown provider for model {plan.model}" if plan.model else "the request names no model",
         details={"param": "model", "model": plan.model},
     )
 

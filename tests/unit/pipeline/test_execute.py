@@ -47,6 +47,13 @@ async def test_MR_05_an_unknown_model_is_refused_by_name():
     assert "unknown-model" in refused.value.body.message
 
 
+async def test_a_request_without_a_model_is_told_so():
+    with pytest.raises(RequestError) as refused:
+        await world(executor(answering())).gateway.execute(client_request(model=""))
+    assert (refused.value.body.http_status, refused.value.body.code) == (400, "model_not_found")
+    assert refused.value.body.message == "the request names no model"
+
+
 async def test_a_plugin_error_reaches_the_client_with_every_field():
     error = PluginError("teapot", code="short_and_stout", http_status=418, details={"k": 1}, headers={"x-q": ["0"]})
     with pytest.raises(PluginError) as raised:
