@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from host.credential_parts import CredentialParts
 from host.credentials.config_keys import exclude_key
 from host.door import Door
 from host.install.lock import Seals, may_enable, note_enabled
+from host.loopback import is_loopback
 from host.management.applier import ConfigApplier
 from host.management.error_events import ErrorEvents
 from host.management.listener import OwnListener
@@ -95,16 +95,6 @@ def public_listener_problem(config: Config, *, has_frontend_auth: bool | None) -
         f"`host: {config.host}` is a public address and anybody could use it; "
         "add `api-keys`, enable a frontend-auth plugin, or listen on 127.0.0.1"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Proxy:

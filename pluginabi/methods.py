@@ -1,7 +1,7 @@
 """The method table: every method of the ABI with its direction, payloads, streaming, deadline and failure mode."""
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -47,8 +47,8 @@ class MethodSpec(Struct, frozen=True, kw_only=True):
     """A name with structs that no host calls yet."""
 
 
-def _plugin(name: str, request: type[Payload], response: type[Payload], **fields: object) -> MethodSpec:
-    return MethodSpec(name=name, direction="host_to_plugin", request=request, response=response, **fields)  # type: ignore[arg-type]
+def _plugin(name: str, request: type[Payload], response: type[Payload], **fields: Any) -> MethodSpec:
+    return MethodSpec(name=name, direction="host_to_plugin", request=request, response=response, **fields)
 
 
 def _host(name: str, request: type[Payload], response: type[Payload], *, stream: bool = False) -> MethodSpec:

@@ -219,7 +219,8 @@ def slow_tree(node: Any) -> Any:
 def _line_in(node: Any, place: Any) -> int:
     """The line of a key, or of an item."""
     try:
-        return int((node.lc.key if isinstance(node, dict) else node.lc.item)(place)[0])  # type: ignore[attr-defined]
+        lines = node.lc
+        return int((lines.key if isinstance(node, dict) else lines.item)(place)[0])
     except (KeyError, TypeError):
         return int(node.lc.line or 0)  # merged into it from elsewhere, or below a tag
 

@@ -1,13 +1,13 @@
 """Archives and registries over https: bounded in size and time, never redirected to anything less safe."""
 
 import asyncio
-import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from host import VERSION
+from host.loopback import is_loopback
 from host.upstream import (
     ClientLimits,
     InvalidRequest,
@@ -104,7 +104,7 @@ def check_url(url: str) -> bool:
         raise DownloadError(f"{shown_url(url)}: {error}") from None
     if origin.secure:
         return False
-    if not _is_loopback(origin.host):
+    if not is_loopback(origin.host):
         raise DownloadError(f"{shown_url(url)} is not https")
     return True
 
@@ -116,12 +116,3 @@ def shown_url(url: str) -> str:
     except ValueError:
         return "the URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,7 +6,7 @@ Started as `python -I -S guardian_script.py` with as few imports as possible: it
 not be felt (about 3 MB of its own; the module `signal` alone would add a quarter, because it imports `enum`).
 """
 
-import _signal as signal  # type: ignore[import-not-found]
+import _signal as signal  # type: ignore[import-not-found]  # `signal` itself imports enum
 import os
 import sys
 import time

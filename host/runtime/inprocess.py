@@ -295,9 +295,8 @@ class _Items:
 
     async def __anext__(self) -> StreamItem:
         try:
-            return await self._driver.run(  # type: ignore[no-any-return]
-                self._items.__anext__(), self._port, timeout_s=None
-            )
+            item: StreamItem = await self._driver.run(self._items.__anext__(), self._port, timeout_s=None)
+            return item
         except StopAsyncIteration:
             self._end()
             raise

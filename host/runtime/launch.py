@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 from host.runtime.child import ChildProcess
 from host.runtime.confine_paths import program_paths
@@ -340,11 +340,11 @@ def _popen(
     )
 
 
-def _detached(pipe: object) -> int:
+def _detached(pipe: IO[bytes] | None) -> int:
     """A descriptor of our own for a pipe end, so that no other object closes it."""
-    file = pipe
-    fd = os.dup(file.fileno())  # type: ignore[attr-defined]
-    file.close()  # type: ignore[attr-defined]
+    assert pipe is not None
+    fd = os.dup(pipe.fileno())
+    pipe.close()
     return fd
 
 

@@ -154,4 +154,5 @@ class _Loader(Loader):
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         # Tracebacks and inspect ask the loader for the source.
-        return getattr(self._inner, name)  # type: ignore[no-any-return]
+        found: Callable[..., Any] = getattr(self._inner, name)
+        return found

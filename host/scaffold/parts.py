@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import pluginapi
 from host.scaffold.catalogue import Kind
@@ -199,10 +199,10 @@ def shell_parts(plugin_id: str, kind: Kind, code: Mapping[str, str]) -> dict[str
     }
 
 
-def _json(table: Mapping[str, object]) -> str:
+def _json(table: Mapping[str, Any]) -> str:
     rows = []
     for name, value in table.items():
-        shown = f'"{value}"' if isinstance(value, str) else f"[{words(list(value)).replace(' ', '')}]"  # type: ignore[call-overload]
+        shown = f'"{value}"' if isinstance(value, str) else f"[{words(list(value)).replace(' ', '')}]"
         rows.append(f'"{name}":{shown}')
     return "{" + ",".join(rows) + "}"
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -93,7 +94,7 @@ async def play(scenario: Scenario, policy: Policy, requests: Sequence[Arrival], 
             answers.append(Answered(request, status, code, time.now_s, by, tried_s))
 
         for request in requests:
-            time.at(request.at_s, lambda request=request: serve(request))  # type: ignore[misc]
+            time.at(request.at_s, partial(serve, request))
         try:
             await time.run()
             await tasks.join()

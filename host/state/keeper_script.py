@@ -9,7 +9,7 @@ taken says `waiting` and waits. RUNTIME holds the socket; the directory of a run
 Few imports, as in the guardian of plugins: it lives as long as the proxy.
 """
 
-import _signal as signal  # type: ignore[import-not-found]
+import _signal as signal  # type: ignore[import-not-found]  # `signal` itself imports enum
 import fcntl
 import os
 import select

@@ -284,7 +284,7 @@ class RedisState:
             await messages.subscribe(*self._handlers)
             yield messages
         finally:
-            await messages.aclose()  # type: ignore[no-untyped-call]
+            await messages.aclose()  # type: ignore[no-untyped-call]  # the library left it without types
 
     def _deliver(self, message: Mapping[str, Any]) -> None:
         sender, _, body = message["data"].partition(b":")

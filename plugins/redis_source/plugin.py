@@ -193,7 +193,7 @@ class RedisSource(Plugin):
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(0.5):
                 if self._client is not None:
-                    await self._client.lrem(self._questions, 1, data)  # type: ignore[arg-type]
+                    await self._client.lrem(self._questions, 1, data)  # type: ignore[arg-type]  # its types know texts only
 
     @property
     def _questions(self) -> str:

@@ -230,6 +230,21 @@ def _http(name: str, reported: str, url: Callable[[Stage], str], *, by: str = "t
     )
 
 
+def _steal(
+    name: str,
+    provider: str,
+    *,
+    attack: str = "http",
+    url: Callable[[Stage], str] = lambda stage: f"{stage.upstreams.second}/steal",
+) -> Attempt:
+    """A call with the credential of a provider, or with a handle that is made up when there is no provider."""
+
+    def args(stage: Stage) -> Mapping[str, Any]:
+        return {"url": url(stage), "credential": stage.handle_of(provider) if provider else "cred-1"}
+
+    return Attempt(name=name, attack=attack, guard="host", reported=_CREDENTIAL, by="thief", args=args)
+
+
 def _denied(name: str, method: str, params: Mapping[str, Any], *, by: str = "hostile") -> Attempt:
     reported = f"{method} without permission"
     order = {"method": method, "params": params}
@@ -244,46 +259,14 @@ HOST: Final = (
     _http("call it by another spelling", _PRIVATE, lambda stage: f"http://2130706433:{stage.port}/"),
     _http("call it by IPv6", _PRIVATE, lambda stage: f"http://[::ffff:127.0.0.1]:{stage.port}/"),
     _http("call a cloud's metadata service", _PRIVATE, lambda stage: "http://169.254.169.254/latest/meta-data"),
-    Attempt(
-        name="use another provider's credential",
-        attack="http",
-        guard="host",
-        reported=_CREDENTIAL,
-        by="thief",
-        args=lambda stage: {
-            "url": f"{stage.upstreams.second}/steal",
-            "credential": stage.handle_of("openai-compatible-acme"),
-        },
-    ),
-    Attempt(
-        name="use a credential whose handle it guesses",
-        attack="http",
-        guard="host",
-        reported=_CREDENTIAL,
-        by="thief",
-        args=lambda stage: {"url": f"{stage.upstreams.second}/steal", "credential": "cred-1"},
-    ),
-    Attempt(
-        name="send its credential to another host",
-        attack="http",
-        guard="host",
-        reported=_CREDENTIAL,
-        by="thief",
-        args=lambda stage: {
-            "url": f"{stage.upstreams.second}/steal",
-            "credential": stage.handle_of("openai-compatible-evil"),
-        },
-    ),
-    Attempt(
-        name="carry its credential along a redirect",
+    _steal("use another provider's credential", "openai-compatible-acme"),
+    _steal("use a credential whose handle it guesses", ""),
+    _steal("send its credential to another host", "openai-compatible-evil"),
+    _steal(
+        "carry its credential along a redirect",
+        "openai-compatible-evil",
         attack="http_after_redirect",
-        guard="host",
-        reported=_CREDENTIAL,
-        by="thief",
-        args=lambda stage: {
-            "url": f"{stage.upstreams.first}/go",
-            "credential": stage.handle_of("openai-compatible-evil"),
-        },
+        url=lambda stage: f"{stage.upstreams.first}/go",
     ),
     _denied("keep values (wished for, not granted)", "host.kv.get", {"key": "k"}),
     _denied("keep values (granted, not wished for)", "host.kv.get", {"key": "k"}, by="thief"),
