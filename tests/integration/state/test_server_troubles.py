@@ -1,8 +1,10 @@
 """A state server in trouble: nobody waits longer than was promised, and `/readyz` and the log say what is wrong."""
 
 import asyncio
+import itertools
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -165,3 +167,57 @@ def test_an_address_that_cannot_be_used_is_refused_without_showing_any_of_it(url
     with pytest.raises(StateSetupError) as refused:
         open_state(Config(state=State(url=url)))
     assert "hid" not in str(refused.value)
+
+
+async def test_under_load_every_answer_is_a_value_a_miss_or_a_failure_while_the_server_comes_and_goes(
+    server: RedisServer, state: RedisState
+):
+    answers: Counter[str] = Counter()
+    stopped, came, busy, failing = (asyncio.Event() for _ in range(4))
+    state.on_available(lambda: came.set() if stopped.is_set() else None)
+
+    async def use(number: int) -> None:
+        for turn in itertools.count():
+            try:
+                await state.store.set("a", f"{number}", f"{number}.{turn}".encode())
+                found = await state.store.get("a", f"{number}")
+            except StateUnavailable:
+                answers["failure"] += 1
+                if answers["failure"] == 20:
+                    failing.set()
+                await asyncio.sleep(0)
+            else:
+                # Nobody else writes this key: an older value would be the answer to another command.
+                assert found in (None, f"{number}.{turn}".encode())
+                answers["miss" if found is None else "value"] += 1
+            if answers["value"] > 50:
+                busy.set()
+            if came.is_set() and answers["value"] > before:
+                return
+
+    before = 10**9
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(use(number))
+        await busy.wait()
+        await server.stop()
+        stopped.set()
+        await failing.wait()
+        before = answers["value"] + 20
+        await server.start()
+    assert set(answers) <= {"value", "miss", "failure"}
+
+
+async def test_a_command_that_was_cancelled_leaves_no_answer_behind_for_the_next_one(state: RedisState):
+    for number in range(20):
+        await state.store.set("a", f"{number}", f"v{number}".encode())
+    for steps in range(12):
+        asked = [asyncio.create_task(state.store.get("a", f"{number}")) for number in range(20)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in asked[::2]:
+            task.cancel()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [found[number] for number in range(1, 20, 2)] == [f"v{number}".encode() for number in range(1, 20, 2)]
+        again = await asyncio.gather(*(state.store.get("a", f"{number}") for number in range(20)))
+        assert again == [f"v{number}".encode() for number in range(20)]

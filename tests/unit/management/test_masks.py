@@ -96,3 +96,21 @@ def test_names_of_secrets_are_told_from_names_of_other_things() -> None:
     )
     assert [name for name in secret if not sounds_secret(name)] == []
     assert [name for name in plain if sounds_secret(name)] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://:hidden@h:6379/0", "rediss://user:hidden@h/1", "unix://user:hidden@/run/redis.sock?db=1"),
+        *("redis://h/0?password=hidden", "rediss://:hid/den#hidden@h"),
+    ],
+)
+def test_the_password_of_the_state_server_is_masked_wherever_it_stands_in_the_address(url: str) -> None:
+    shown = masks().masked({"state": {"url": url, "prefix": "p"}})
+    assert "hidden" not in str(shown)
+    assert masks().unmasked(shown, {"state": {"url": url, "prefix": "p"}}) == {"state": {"url": url, "prefix": "p"}}
+
+
+@pytest.mark.parametrize("url", ["redis://h:6379/0", "rediss://h:6379/0?ssl_cert_reqs=required", "unix:///run/r.sock"])
+def test_an_address_without_a_password_is_shown(url: str) -> None:
+    assert masks().masked({"state": {"url": url}}) == {"state": {"url": url}}
