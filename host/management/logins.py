@@ -3,6 +3,7 @@
 Spec credentials 8.5 and 12.8.
 """
 
+import asyncio
 import html
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -18,6 +19,8 @@ from host.management.table import Endpoint
 from host.worker import ASKED_BY_A_WORKER
 
 CALLBACK_PATH: Final = "/oauth-callback"
+ASKED_AT_ONCE: Final = 4
+"""How often the other workers are asked about a state at the same time: anybody may make states up."""
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Jackfield</title></head>
 <body><h1>{title}</h1><p>{text}</p></body></html>
@@ -33,6 +36,7 @@ class LoginEndpoints:
         self._logins: Final = logins
         self._peers: Final = peers
         self._url: Final = url
+        self._asking: Final = asyncio.Semaphore(ASKED_AT_ONCE)
 
     def endpoints(self) -> Sequence[Endpoint]:
         """For the table. The browser comes back without a key: the state of the login is what admits it."""
@@ -132,7 +136,9 @@ class LoginEndpoints:
         query = call.request.raw_path.partition("?")[2]
         target = f"{call.path}?{query}" if query else call.path
         body = await call.json_value() if await call.body() else None
-        for answer in await self._peers.ask(call.method, target, body):
+        async with self._asking:
+            answers = await self._peers.ask(call.method, target, body)
+        for answer in answers:
             knows = answer.document.get("error") != UNKNOWN_TEXT and answer.document.get("cancelled") is not False
             if knows and answer.status != 404:
                 return reply(answer.document, status=answer.status)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from host.management.calls import MAX_PUBLIC_BODY_BYTES
 from tests.support.management import Managed, managed_proxy
 
 PLUGIN = """
@@ -65,7 +66,9 @@ async def test_J22_of_two_logins_one_is_finished_by_the_browser_and_the_other_st
     assert await status(managed, first) == {"status": "ok", "credentials": [f"{first}.json"]}
     assert json.loads((managed.directory / "auths" / f"{first}.json").read_text())["access_token"] == "at-one-time-code"
     assert await status(managed, second) == {"status": "wait"}
-    again = await api.call("POST", "/oauth-callback", json={"state": first, "code": "x"}, headers={})
+    with structlog.testing.capture_logs() as logged:
+        again = await api.call("POST", "/oauth-callback", json={"state": first, "code": "x"}, headers={})
+    assert [entry["caller"] for entry in logged if entry["event"] == "management.write"] == ["public"]
     assert (again.status, again.json) == (409, {"status": "error", "error": "oauth flow is not pending"})
     assert (await api.call("DELETE", f"/oauth-session?state={second}")).json == {"status": "ok", "cancelled": True}
     assert (await api.call("DELETE", f"/oauth-session?state={second}")).json == {"status": "ok", "cancelled": False}
@@ -75,6 +78,8 @@ async def test_J22_of_two_logins_one_is_finished_by_the_browser_and_the_other_st
 
 async def test_M139_J18_J20_J21_what_the_browser_brings_is_checked_in_order(managed: Managed) -> None:
     state = await begin(managed)
+    too_large = await managed.api.call("POST", "/oauth-callback", data=b" " * (MAX_PUBLIC_BODY_BYTES + 1), headers={})
+    assert too_large.status == 413
     redirect = "http://localhost/cb?state={}&code=c"
     for body, expected in (
         ([], (400, "invalid body")),
