@@ -212,3 +212,31 @@ def test_nothing_of_a_file_is_shown_by_accident():
     found = parsed({"api_key": "sk-hidden", "refresh_token": "rt-hidden", "headers": {"x": "hidden-too"}})
     assert "hidden" not in repr(found)
     assert "api_key" in repr(found)
+
+
+@pytest.mark.parametrize("dash", ["_", "-"])
+def test_12_5_items_of_models_say_what_lists_show_with_underscores_or_dashes(dash):
+    item = {
+        "name": " up ",
+        "alias": "fast",
+        f"display{dash}name": " Fast ",
+        f"max{dash}context{dash}length": "128000",
+        f"input{dash}modalities": ["Text", "IMAGE", "text", ""],
+        f"output{dash}modalities": "text",
+        f"force{dash}mapping": "true",
+        "thinking": {"levels": ["low"]},
+    }
+    odd = {"name": "odd", f"max{dash}context{dash}length": -5, "thinking": 7, f"force{dash}mapping": "maybe"}
+    assert parsed({"models": [item, odd, "plain", {"alias": "nameless"}]}).models == (
+        CredentialModel(
+            client="fast",
+            upstream="up",
+            display_name="Fast",
+            max_context_length=128000,
+            input_modalities=("text", "image"),
+            force_mapping=True,
+            thinking={"levels": ["low"]},
+        ),
+        CredentialModel(client="odd", upstream="odd"),
+        CredentialModel(client="plain", upstream="plain"),
+    )
