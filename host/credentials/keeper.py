@@ -85,6 +85,7 @@ class CooldownKeeper:
         self._stores = tuple(stores)
         if new:
             self._dirty.update(credential_id for credential_id, _ in self._book.all_states())
+            self._dirty.update(self._every)  # nobody followed what ended while there was no store
             self._start_saving(always=True)
             await self.flush()
 

@@ -199,6 +199,16 @@ async def test_a_store_that_is_not_wanted_any_more_is_emptied():
     assert store.kept == {}
 
 
+async def test_what_ended_while_nothing_was_kept_is_not_kept_afterwards():
+    node, store = Node(), Counting()
+    await node.keeper.open([Counting()])
+    node.fail(401)
+    await node.keeper.open([])
+    node.book.reset("a")
+    await node.keeper.open([store])
+    assert store.kept == {}
+
+
 async def test_a_store_that_cannot_be_written_is_tried_again(monkeypatch, within):
     monkeypatch.setattr("host.credentials.keeper.RETRY_S", 0.01)
     store, node = Counting(), Node()
