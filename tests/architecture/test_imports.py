@@ -32,7 +32,7 @@ LAYERS = {
     "scaffold": {"runtime"},
     "simulate": {"pipeline", "credentials", "runtime"},
 }
-LEAVES = {"state", "config", "errors", "observe", "tasks", "upstream", "worker"}
+LEAVES = {"state", "config", "errors", "loopback", "observe", "tasks", "upstream", "worker"}
 """Every layer may import these."""
 COMPOSITION_ROOT = {
     "app",
