@@ -14,6 +14,9 @@ from host.credentials.cooldown import CooldownBook, CoolState, Shelf
 from host.credentials.records import Credential
 from pluginabi.payloads.routing import Candidate
 
+_FEW: Final = 32
+"""Changes that are cheaper to follow one by one than to start from the picture of whole credentials."""
+
 
 class Members:
     """Credentials in the order in which they are picked. Immutable; shared by all plans over the same ones."""
@@ -25,8 +28,16 @@ class Members:
         self.shown: Final[dict[int, Candidate]] = {}
         """What scheduler plugins see of those they were ever shown, by position."""
 
+        self._whole: _Whole | None = None
+
     def __len__(self) -> int:
         return len(self.credentials)
+
+    def whole(self, shelf: Shelf) -> "_Whole":
+        """Who of them is on the shelf of whole credentials."""
+        if self._whole is None or not self._whole.is_of(shelf):
+            self._whole = _Whole(self, shelf)
+        return self._whole
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -83,6 +94,47 @@ class Members:
     def _only(self, positions: Sequence[int]) -> "Members":
         groups = [self.groups[position] for position in positions] if self.groups else ()
         return Members([self.credentials[position] for position in positions], groups)
+
+
+class _Whole:
+    """Who of some members is blocked whatever the model: one picture for all models, brought up to date once."""
+
+    __slots__ = ("_blocked", "_members", "_seen", "_shelf")
+
+    def __init__(self, members: Members, shelf: Shelf) -> None:
+        self._members: Final = members
+        self._shelf: Final = shelf
+        self._seen = -1
+        self._blocked: list[int] = []
+
+    def is_of(self, shelf: Shelf) -> bool:
+        """Whether it is a picture of this shelf."""
+        return self._shelf is shelf
+
+    def blocked(self) -> list[int]:
+        """Their positions, sorted; to be copied."""
+        shelf, blocked = self._shelf, self._blocked
+        if shelf.version == self._seen:
+            return blocked
+        later = shelf.since(self._seen) if self._seen >= 0 else None
+        self._seen = shelf.version
+        if later is None:
+            positions = self._members.positions if shelf.blocks else {}
+            self._blocked = sorted(positions[it] for it in shelf.blocks if it in positions)
+            return self._blocked
+        positions = self._members.positions
+        for credential_id in dict.fromkeys(later):
+            position = positions.get(credential_id)
+            if position is None:
+                continue
+            index = bisect_left(blocked, position)
+            was_blocked = index < len(blocked) and blocked[index] == position
+            is_blocked = credential_id in shelf.blocks
+            if is_blocked and not was_blocked:
+                blocked.insert(index, position)
+            elif was_blocked and not is_blocked:
+                del blocked[index]
+        return blocked
 
 
 class _Ends:
@@ -175,7 +227,9 @@ class Ready:
             return
         self.version = self._book.version
         changed: list[str] = []
+        own = 0
         for index, shelf in enumerate(self._watched):
+            own += len(shelf.blocks) if index else 0
             seen = self._seen[index] if self._seen else -1
             if shelf.version == seen:
                 continue
@@ -185,7 +239,9 @@ class Ready:
                 return
             changed += later
             self._seen[index] = shelf.version
-        if changed:
+        if len(changed) > max(_FEW, own // 2):
+            self._look_at_all()
+        elif changed:
             positions = self.members.positions
             for credential_id in changed:
                 position = positions.get(credential_id)
@@ -309,11 +365,16 @@ class Ready:
         return all(credential_id in shelf.blocks for shelf in self._shelves_of(position))
 
     def _look_at_all(self) -> None:
-        """From the shelves anew: as much work as there are blocks, not as there are credentials."""
+        """From the shelves anew: as much work as there are blocks for these models, not as there are credentials."""
         self._ends = None
         self._seen = [shelf.version for shelf in self._watched]
-        positions = self.members.positions if any(shelf.blocks for shelf in self._watched) else {}
-        maybe = {credential_id for shelf in self._watched for credential_id in shelf.blocks}
-        found = ((positions[credential_id], credential_id) for credential_id in maybe if credential_id in positions)
-        self._blocked = sorted(position for position, it in found if self._is_blocked(position, it))
-        self.count = len(self.members.credentials) - len(self._blocked)
+        everywhere, *own = self._watched
+        blocked = self.members.whole(everywhere).blocked().copy()
+        maybe = {it for shelf in own for it in shelf.blocks if it not in everywhere.blocks}
+        if maybe:
+            positions = self.members.positions
+            found = ((positions[credential_id], credential_id) for credential_id in maybe if credential_id in positions)
+            blocked += sorted(position for position, it in found if self._is_blocked(position, it))
+            blocked.sort()
+        self._blocked = blocked
+        self.count = len(self.members.credentials) - len(blocked)

@@ -88,3 +88,37 @@ def test_while_everybody_rests_a_pick_looks_at_a_few_only_however_often_rests_gr
         search.note_tried(name)
         assert isinstance(pool.choose([tier], search, strategy="round-robin", cursor="c"), Exhausted)
     assert len(looked) < 2000
+
+
+@pytest.mark.parametrize("quiet", [0.5, 0.97, 0.999])
+def test_who_is_free_is_known_however_many_changes_lie_between_two_looks(quiet):
+    dice, clock = random.Random(5), Clock()
+    book = CooldownBook(clock=clock)
+    members = Members([Credential(id=f"c{number:02}", provider="p", label="") for number in range(60)])
+    models = (("m",), ("n",), ("m", "n"))
+    pictures = [Ready(members, [tuple(book.shelf(name) for name in names)], book) for names in models]
+    looks = 0
+    for _ in range(8000):
+        name = dice.choice(members.ids)
+        match dice.randrange(5):
+            case 0:
+                book.reset(name)
+            case 1:
+                clock.now_s += dice.random()
+            case 2:
+                book.failed(name, dice.choice("mn"), classify(ErrorBody(http_status=429, retry_after_ms=9_000)))
+            case _:
+                book.failed(name, "m", classify(ErrorBody(http_status=429, retry_after_ms=7_000, scope="credential")))
+        if dice.random() < quiet:
+            continue
+        looks += 1
+        book.tick()
+        which = dice.randrange(len(models))
+        ready, names = pictures[which], models[which]
+        ready.sync()
+        expected = [
+            position for position, it in enumerate(members.ids) if any(book.block(it, name) is None for name in names)
+        ]
+        assert list(ready.free()) == expected
+        assert (ready.count, [ready.at(number) for number in range(ready.count)]) == (len(expected), expected)
+    assert looks > 3
