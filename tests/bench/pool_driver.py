@@ -133,14 +133,17 @@ async def pick_times_us(state: GatewayState, models: list[str], *, failing: floa
 
 
 async def blocked_times_us(site: Site, part: float, *, models: int = 20) -> list[float]:
-    """The times of single picks while `part` of all credentials rest as a whole, and after each pick one of those that
-    rest is told to rest longer: pictures of who is free are never up to date."""
+    """The times of single picks while `part` of all credentials rest as a whole. After each pick one of them comes back
+    and another one begins to rest, or, when all do, one is told to rest longer: no picture is ever up to date."""
     dice, plugins = random.Random(8), site.plugins
     state = build_state(site.config, plugins, manager=site.manager)
     names = [entry.name for entry in site.config.openai_compatibility[0].models][:models]
     plans = [state.plan(name, method=EXECUTE, source="openai", wanted="openai") for name in names]
     gateway = Gateway(invoker=Invoker(), state=state, tasks=TaskGroup("bench"), trace=DecisionTrace())
-    resting = dice.sample(state.pool.credentials, int(len(state.pool.credentials) * part))
+    resting = list(state.pool.credentials)
+    dice.shuffle(resting)
+    number_resting = int(len(resting) * part)
+    resting, free = resting[:number_resting], resting[number_resting:]
     invoker, times, longer_ms = Invoker(), [], 3_600_000
     for credential in resting:
         _rest(state, credential, longer_ms)
@@ -152,7 +155,12 @@ async def blocked_times_us(site: Site, part: float, *, models: int = 20) -> list
             await pick(invoker, ex, plan, search)
         times.append((time.perf_counter_ns() - began_ns) / 1000)
         longer_ms += 1
-        _rest(state, dice.choice(resting), longer_ms)
+        index = dice.randrange(len(resting))
+        if free:
+            other = dice.randrange(len(free))
+            resting[index], free[other] = free[other], resting[index]
+            state.pool.book.reset(free[other].id)
+        _rest(state, resting[index], longer_ms)
     return times[100:]
 
 
