@@ -125,7 +125,7 @@ class ManagementApp:
             if page is None:
                 raise ManagementError(404, "not_found", f"there is no {call.method} {call.path}")
             return await page(call)
-        call.params = found.params
+        call.params, call.audited = found.params, found.endpoint.audited
         if not found.endpoint.writes:
             return await found.endpoint.handler(call)
         await call.body()
@@ -186,7 +186,7 @@ class ManagementApp:
 
     def _audit(self, call: Call, answer: web.StreamResponse) -> None:
         """One line for every write that was admitted, and for every caller that was not."""
-        if call.method in ("GET", "HEAD") and answer.status not in (401, 403):
+        if call.method in ("GET", "HEAD") and answer.status not in (401, 403) and not call.audited:
             return
         query = call.request.raw_path.partition("?")[2]
         facts = {

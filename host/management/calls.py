@@ -62,6 +62,8 @@ class Call:
     query: Headers = EMPTY_HEADERS
     params: Mapping[str, str] = field(default_factory=dict)
     """What the path's template names."""
+    audited: bool = False
+    """Whether it is written into the audit log whatever its method."""
     _body: bytes | None = None
 
     @property

@@ -42,7 +42,7 @@ class LoginEndpoints:
         """For the table. The browser comes back without a key: the state of the login is what admits it."""
         return (
             Endpoint("GET", "/oauth-providers", self._providers),
-            Endpoint("GET", "/{provider}-auth-url", self._start),
+            Endpoint("GET", "/{provider}-auth-url", self._start, audited=True),
             Endpoint("GET", "/get-auth-status", self._status),
             Endpoint("DELETE", "/oauth-session", self._cancel),
             Endpoint("GET", CALLBACK_PATH, self._landing, public=True),

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -55,7 +55,7 @@ def for_all_workers(endpoints: Iterator[Endpoint], peers: Peers | None) -> Itera
             yield endpoint
         else:
             handler = _fanned(endpoint.handler, peers, merge)
-            yield Endpoint(endpoint.method, endpoint.path, handler, public=endpoint.public)
+            yield replace(endpoint, handler=handler)
 
 
 def _fanned(handler: Handler, peers: Peers, merge: Merge) -> Handler:

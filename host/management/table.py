@@ -27,6 +27,8 @@ class Endpoint:
     handler: Handler
     public: bool = False
     """Served without the key, wherever management is reachable."""
+    audited: bool = False
+    """Written into the audit log although it is read: it begins something."""
 
     @property
     def writes(self) -> bool:

@@ -26,7 +26,7 @@ async def test_the_key_in_three_ways_and_the_headers_of_every_answer(directory: 
         assert (await api.call("OPTIONS", "/plugins", headers={})).status == 401
 
 
-async def test_without_a_key_there_is_nothing_and_a_plain_404_like_any_other(directory: Path) -> None:
+async def test_J5_without_a_key_there_is_nothing_and_a_plain_404_like_any_other(directory: Path) -> None:
     async with managed_proxy(directory, remote={"secret-key": ""}) as managed:
         here = await managed.api.get("/plugins")
         elsewhere = await managed.api.get("/nowhere", below="")

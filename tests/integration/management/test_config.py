@@ -1,6 +1,8 @@
 """The whole configuration over HTTP: shown without secrets, replaced as a whole, checked before it is written."""
 
 import asyncio
+import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,32 @@ async def test_a_file_that_somebody_changed_after_it_was_read_is_not_replaced(di
         match["If-Match"] = (await api.get("/config.yaml")).headers["ETag"]
         assert (await api.call("PUT", "/config.yaml", data=sent, headers=match)).status == 200
         assert "request-retry: 3" in managed.file.read_text()
+
+
+async def test_a_full_disk_changes_nothing_and_is_told_to_whoever_wrote(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with managed_proxy(directory, **full()) as managed:
+        api, before, there = managed.api, managed.file.read_text(), sorted(directory.iterdir())
+
+        def full_disk(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full_disk)
+            for method, path, body, error in (
+                ("PUT", "/request-retry", {"value": 9}, "failed to save config: No space left on device"),
+                ("PATCH", "/plugins/ghost/config", {"priority": 9}, "failed to save config"),
+                ("PUT", "/config.yaml", "request-retry: 9\n" + before, "write_failed"),
+                ("POST", "/auth-files?name=a.json", {"type": "claude", "api_key": "k"}, ""),
+            ):
+                fields = {"data": body} if isinstance(body, str) else {"json": body}
+                answer = await api.call(method, path, **fields)
+                assert answer.status == 500 and answer.json["error"].startswith(error), (path, answer.body)
+        assert managed.file.read_text() == before and sorted(directory.iterdir()) == there
+        assert not [*(directory / "auths").glob("*")]
+        assert managed.running.proxy.config.request_retry == 0
+        assert (await api.call("PUT", "/request-retry", json={"value": 9})).status == 200
 
 
 async def test_changes_over_http_and_by_hand_at_the_same_time_are_all_there(directory: Path) -> None:

@@ -56,11 +56,14 @@ async def status(managed: Managed, state: str) -> object:
 async def test_J22_of_two_logins_one_is_finished_by_the_browser_and_the_other_still_waits(managed: Managed) -> None:
     api = managed.api
     assert (await api.get("/oauth-providers")).json == {"providers": ["acme"]}
-    first, second = await begin(managed), await begin(managed)
+    with structlog.testing.capture_logs() as begun_lines:
+        first, second = await begin(managed), await begin(managed)
     assert await status(managed, first) == {"status": "wait"}
     browser = {"Accept": "text/html,*/*"}
     with structlog.testing.capture_logs() as logged:
         page = await api.get(f"/oauth-callback?state={first}&code=one-time-code", headers=browser)
+    begun = [line for line in begun_lines if line["event"] == "management.write"]
+    assert [(line["method"], line["path"]) for line in begun] == [("GET", "/acme-auth-url")] * 2
     assert page.status == 200 and page.headers["Content-Type"].startswith("text/html")
     assert b"one-time-code" not in page.body and "one-time-code" not in str(logged)
     assert await status(managed, first) == {"status": "ok", "credentials": [f"{first}.json"]}

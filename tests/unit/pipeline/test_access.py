@@ -176,6 +176,17 @@ async def test_J32_an_exclusive_plugin_that_declines_shuts_out_valid_keys():
     assert await refused(gate, [("X-Api-Key", "k-one")]) == (401, "Missing API key")
 
 
+async def test_J31_when_the_operator_takes_the_exclusive_plugin_away_all_the_others_decide_again():
+    exclusive, other = auth("e", None, exclusive=True), auth("p", ALLOW)
+    states = [build_state(Config(**KEYS), snapshot(exclusive, other))]
+    gate = Access(invoker=Invoker(), state=lambda: states[-1])
+    key = [("X-Api-Key", "k-one")]
+    assert await refused(gate, key) == (401, "Missing API key")
+    states.append(build_state(Config(**KEYS), snapshot(other)))
+    assert (await admit(gate, key)).name == "one"
+    assert (await admit(gate)).provider == "plugin:p:p-id"
+
+
 BROKEN = PluginTransportError("p", METHOD, phase="exit", cause="gone")
 
 
