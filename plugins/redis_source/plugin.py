@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +36,7 @@ from pluginapi import (
 
 UNAVAILABLE: Final = "credential_source_unavailable"
 CONNECT_S: Final = 3.0
+WITHDRAW_S: Final = 0.5
 _UNAUTHORIZED: Final = frozenset({"authentication_error", "unauthorized", "no_credentials", "invalid_credential"})
 
 
@@ -120,6 +121,7 @@ class RedisSource(Plugin):
         self._clock = clock
         self._settings = Settings()
         self._client: Redis | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse | None:
         await self._connect()
@@ -150,13 +152,24 @@ class RedisSource(Plugin):
 
     async def _answer_to(self, question: Question | ModelsQuestion, ctx: Context) -> bytes:
         """Raises PluginError `credential_source_unavailable` when nobody answers in time."""
+        client, settings = self._client, self._settings
+        if client is None:
+            raise unavailable("`plugins.configs.redis-source.url` is not set")
+        questions = f"{settings.prefix}:credential-questions"
         data = msgspec.json.encode(question)
         try:
-            async with asyncio.timeout(self._settings.timeout_ms / 1000):
-                return await self._ask(question, data)
+            async with asyncio.timeout(settings.timeout_ms / 1000):
+                await client.rpush(questions, data)
+                found: Any = await client.blpop([question.reply_to], timeout=0)
+                answer: bytes = found[1]
+                return answer
         except TimeoutError:
-            await self._withdraw(data)
-            raise unavailable(f"the coordinator did not answer within {self._settings.timeout_ms} ms") from None
+            await _withdraw(client, questions, question, data)
+            raise unavailable(f"the coordinator did not answer within {settings.timeout_ms} ms") from None
+        except asyncio.CancelledError:
+            # The client has gone: nobody must be handed a credential for it.
+            self._start(_withdraw(client, questions, question, data))
+            raise
         except (RedisError, OSError) as error:
             # Where the server is concerns the operator, not the client.
             ctx.log.error("redis_source.unreachable", reason=str(error) or type(error).__name__)
@@ -179,26 +192,6 @@ class RedisSource(Plugin):
             headers={name.lower(): values[0] for name, values in request.headers.items() if values},
         )
 
-    async def _ask(self, question: Question | ModelsQuestion, data: bytes) -> bytes:
-        client = self._client
-        if client is None:
-            raise unavailable("`plugins.configs.redis-source.url` is not set")
-        await client.rpush(self._questions, data)
-        found: Any = await client.blpop([question.reply_to], timeout=0)
-        answer: bytes = found[1]
-        return answer
-
-    async def _withdraw(self, data: bytes) -> None:
-        """Nobody waits any more: a coordinator that comes later must not find the questions of an hour."""
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(0.5):
-                if self._client is not None:
-                    await self._client.lrem(self._questions, 1, data)  # type: ignore[arg-type]  # its types know texts only
-
-    @property
-    def _questions(self) -> str:
-        return f"{self._settings.prefix}:credential-questions"
-
     async def _connect(self) -> None:
         settings = msgspec.convert(dict(self.config), Settings)
         if settings == self._settings and self._client is not None:
@@ -206,13 +199,38 @@ class RedisSource(Plugin):
         if settings.timeout_ms <= 0:
             raise PluginError("`timeout-ms` has to be positive", code="invalid_config", http_status=400)
         client = _client_of(settings.url) if settings.url else None
-        await self._close()
+        if self._client is not None:
+            # Whoever has asked the server of before still gets its answer.
+            self._start(_retire(self._client, after_s=self._settings.timeout_ms / 1000 + WITHDRAW_S))
         self._settings, self._client = settings, client
 
     async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=self.id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _retire(client: Redis, *, after_s: float) -> None:
+    try:
+        await asyncio.sleep(after_s)
+    finally:
+        await client.aclose()
+
+
+async def _withdraw(client: Redis, questions: str, question: Question | ModelsQuestion, data: bytes) -> None:
+    """Nobody waits any more: a coordinator that comes later must not find the questions of an hour."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(WITHDRAW_S):
+            await client.lrem(questions, 1, data)  # type: ignore[arg-type]  # its types know texts only
+            await client.delete(question.reply_to)
 
 
 def unavailable(message: str) -> PluginError:
@@ -223,8 +241,10 @@ def unavailable(message: str) -> PluginError:
 def _client_of(url: str) -> Redis:
     try:
         client: Redis = Redis.from_url(url, socket_connect_timeout=CONNECT_S, retry=Retry(NoBackoff(), 0), protocol=2)
-    except ValueError as error:
-        raise PluginError(f"`url` cannot be used: {error}", code="invalid_config", http_status=400) from None
+    except ValueError:
+        # What the library says of it may be a part of the password.
+        message = "`url` cannot be used: write redis://[user:password@]host:port/db, special characters percent-encoded"
+        raise PluginError(message, code="invalid_config", http_status=400) from None
     return client
 
 

@@ -1,5 +1,7 @@
 """Credentials that a coordinator hands out over a real Redis, and how its three answers reach the client."""
 
+import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 import structlog
+from redis.asyncio import Redis
 
 from tests.support.coordinator import SILENT, Coordinator, coordinator
 from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
@@ -192,3 +195,46 @@ async def test_models_of_a_coordinator_are_in_every_list_and_follow_it(
         await server.stop()
         await proxy.proxy.pool_parts.refresh_models()
         assert [it["id"] for it in (await shown("/v1/models"))["data"]] == ["m1", "remote-2"]
+
+
+async def test_the_question_of_a_client_that_has_gone_is_withdrawn(
+    server: RedisServer, proxy: RunningProxy, upstream: FakeUpstream
+):
+    questions = "jackfield:credential-questions"
+    redis = Redis.from_url(server.url, protocol=2)
+    try:
+        async with asyncio.timeout(10):
+            async with aiohttp.ClientSession() as client:
+                asking = asyncio.create_task(ask(client, proxy))
+                # Looked at and put back, as one that waits for somebody to answer it.
+                found = await redis.blpop([questions], timeout=0)
+                await redis.rpush(questions, found[1])
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+            await gone(redis, questions)
+    finally:
+        await redis.aclose()
+    assert upstream.requests == []
+
+
+async def gone(redis: Redis, key: str) -> None:
+    """Wait until nothing is left in a list; the plugin would wait for an answer far longer."""
+    for _ in itertools.count():
+        if not await redis.exists(key):
+            return
+
+
+async def test_an_answer_that_is_on_its_way_arrives_although_the_settings_change(
+    server: RedisServer, upstream: FakeUpstream, client: aiohttp.ClientSession
+):
+    questions = "jackfield:credential-questions"
+    redis = Redis.from_url(server.url, protocol=2)
+    async with running_proxy(config_of(server, upstream)) as proxy, asyncio.timeout(10):
+        asking = asyncio.create_task(ask(client, proxy))
+        question = json.loads((await redis.blpop([questions], timeout=0))[1])
+        proxy.config_file.write_text(config_of(server, upstream, prefix="other"))
+        assert await proxy.proxy.reload_config() is True
+        await redis.rpush(question["reply_to"], json.dumps({"credential": credential(upstream, "r1")}))
+        assert (await asking)[0] == 200
+    assert keys_used(upstream) == ["r1"]
+    await redis.aclose()
