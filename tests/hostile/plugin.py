@@ -62,6 +62,8 @@ def attack(wire, call_id, params, order):
 
 
 def hello(plugin_id):
+    # Only who executes a provider may use its credentials. Nothing is executed: each request ends before that.
+    executes = ["executor.execute"] if plugin_id == "thief" else []
     return {
         "kind": "hello",
         "abi": [1],
@@ -69,7 +71,7 @@ def hello(plugin_id):
         "plugin": plugin_id,
         "version": "1.0.0",
         "features": ["cancel"],
-        "capabilities": ["request.intercept_before", "plugin.register"],
+        "capabilities": ["request.intercept_before", "plugin.register", *executes],
     }
 
 
