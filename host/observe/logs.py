@@ -8,14 +8,13 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
-
-from host.observe.recent import RecentLines
 
 EVENTS: Final = (
     "access.body_unreadable",
@@ -257,7 +256,8 @@ class LogSink:
         self._scheduled = False
         self.copy_to: Callable[[str], None] | None = None
         """Gets every batch of lines as well."""
-        self.recent = RecentLines(RECENT_LINES)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=RECENT_LINES)
+        """The latest lines, with the time they were written (Unix seconds)."""
         self.written = 0
         """Lines so far."""
 
@@ -286,7 +286,8 @@ class LogSink:
         if not self._pending:
             return
         lines = "\n".join(self._pending) + "\n"
-        self.recent.add(time.time(), self._pending)
+        now_s = time.time()
+        self.recent.extend((now_s, line) for line in self._pending)
         self.written += len(self._pending)
         self._pending.clear()
         self._pending_bytes = 0

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct, field
-from msgspec.msgpack import Decoder, Encoder
 
 MAX_REQUESTS: Final = 2000
 MAX_BYTES: Final = 8 * 1024 * 1024
@@ -20,10 +19,6 @@ _ENTRY_BYTES: Final = 200
 SHORT_TEXT: Final = 64
 MAX_TEXT: Final = 512
 MAX_LIST: Final = 32
-_KEPT_BYTES: Final = 500
-"""What a request that has ended keeps beside its packed entries."""
-_UNPACKABLE: Final = (TypeError, ValueError, OverflowError)
-"""Half a surrogate pair in a text (a UnicodeEncodeError), a number of more than 64 bits, a value of a strange type."""
 
 
 class Decision(Struct, frozen=True):
@@ -34,37 +29,25 @@ class Decision(Struct, frozen=True):
     fields: Mapping[str, Any]
 
 
-class Shape(Struct, frozen=True, array_like=True, gc=False):
+class Shape:
     """A kind of decision that always has the same fields: only their values are written down, in this order."""
 
-    kind: str
-    names: tuple[str, ...]
+    __slots__ = ("kind", "names")
 
-
-_Entry = tuple[float, str | Shape, Any]
-"""Time, kind and fields of a decision, as texts to values or, by `Shape`, as values only."""
-_pack: Final = Encoder().encode
-_unpack: Final = Decoder(list[_Entry]).decode
+    def __init__(self, kind: str, *names: str) -> None:
+        self.kind: Final = kind
+        self.names: Final = names
 
 
 class RequestTrace(Struct, eq=False):
-    """The decisions of one request, in order. Append-only.
-
-    When the request ends they are packed into one value. Thousands of requests are kept: as they were, each would leave
-    dozens of small objects scattered over the memory, and every later request would wait for some of them to be loaded
-    and freed. That cost a tenth of a request.
-    """
+    """The decisions of one request, in order. Append-only."""
 
     request_id: str
     started_at_s: float
     """Wall clock."""
     parent_request_id: str | None = None
-    entries: list[_Entry] = field(default_factory=list)
-    """The decisions that are not packed."""
-    packed: bytes = b""
-    """Those before them."""
-    room: int = MAX_ENTRIES_PER_REQUEST
-    """How long `entries` may get."""
+    entries: list[tuple[float, str | Shape, Any]] = field(default_factory=list)
+    """Time, kind and fields of each decision, as texts to values or, by `Shape`, as values only."""
     dropped: int = 0
     finished: bool = False
     size_bytes: int = 0
@@ -75,7 +58,7 @@ class RequestTrace(Struct, eq=False):
 
     def record(self, kind: str, /, **fields: Any) -> None:
         """Append one decision. Values are texts, numbers, or short lists of them."""
-        if len(self.entries) >= self.room:
+        if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
         if fields.get("outcome") != "ok" and _has_long(fields):
@@ -87,7 +70,7 @@ class RequestTrace(Struct, eq=False):
 
     def note(self, shape: Shape, *values: Any) -> None:
         """As `record`, for what is decided in every request."""
-        if len(self.entries) >= self.room:
+        if len(self.entries) >= MAX_ENTRIES_PER_REQUEST:
             self.dropped += 1
             return
         self.entries.append((time.perf_counter(), shape, values))
@@ -97,28 +80,18 @@ class RequestTrace(Struct, eq=False):
         """The decisions so far, texts shortened."""
         return tuple(
             Decision(round((at - self._started_s) * 1000, 3), kind, {name: _short(it) for name, it in fields.items()})
-            for at, kind, fields in map(_spelled_out, self._all())
+            for at, kind, fields in map(_spelled_out, self.entries)
         )
 
     def close(self) -> int:
-        """The request ended: shorten long texts and lists, pack, and say how many bytes stay in memory, about."""
+        """The request ended: shorten long texts and lists, and estimate the bytes that stay in memory."""
         self.finished = True
+        size = _ENTRY_BYTES * (len(self.entries) + 1)
         if self.has_long:
             self.entries = [(at, kind, _shortened(fields)) for at, kind, fields in self.entries]
-        entries = self._all()
-        try:
-            self.packed = _pack(entries)
-        except _UNPACKABLE:
-            size = _KEPT_BYTES + _ENTRY_BYTES * len(entries) + sum(_text_bytes(fields) for _, _, fields in entries)
-        else:
-            self.room -= len(self.entries)
-            self.entries.clear()
-            size = _KEPT_BYTES + len(self.packed)
+            size += sum(_text_bytes(fields) for _, _, fields in self.entries)
         self.size_bytes = size
         return size
-
-    def _all(self) -> list[_Entry]:
-        return [*_unpack(self.packed), *self.entries] if self.packed else self.entries
 
 
 class DecisionTrace:
@@ -171,11 +144,11 @@ class DecisionTrace:
         self._bytes -= oldest.size_bytes
 
 
-def _spelled_out(entry: _Entry) -> tuple[float, str, Mapping[str, Any]]:
+def _spelled_out(entry: tuple[float, str | Shape, Any]) -> tuple[float, str, Mapping[str, Any]]:
     at, kind, fields = entry
-    if isinstance(kind, Shape):
-        return at, kind.kind, dict(zip(kind.names, fields, strict=True))
-    return at, kind, fields
+    return (
+        (at, kind.kind, dict(zip(kind.names, fields, strict=True))) if isinstance(kind, Shape) else (at, kind, fields)
+    )
 
 
 def _has_long(fields: Mapping[str, Any]) -> bool:

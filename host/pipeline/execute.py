@@ -50,7 +50,7 @@ from host.tasks import TaskGroup
 from pluginabi.errors import PluginTransportError
 from pluginabi.frames import Usage
 
-_REQUEST: Final = Shape("request", ("protocol", "endpoint", "model", "stream", "caller", "body_size"))
+_REQUEST: Final = Shape("request", "protocol", "endpoint", "model", "stream", "caller", "body_size")
 
 
 class Gateway:

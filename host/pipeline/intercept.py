@@ -39,7 +39,7 @@ from pluginabi.payloads.intercept import (
 log = structlog.get_logger("host.pipeline.intercept")
 
 INTERCEPTED: Final = Shape(
-    "intercepted", ("plugin_id", "method", "body_size_before", "body_size", "headers", "cleared", "ignored")
+    "intercepted", "plugin_id", "method", "body_size_before", "body_size", "headers", "cleared", "ignored"
 )
 
 Delta = RequestInterceptResponse | ResponseInterceptResponse

@@ -25,7 +25,7 @@ log = structlog.get_logger("host.pipeline.pick")
 DELEGATES: Final = ("round-robin", "weighted-round-robin", "fill-first")
 MAX_SHOWN: Final = 20
 """Candidates in the decision trace."""
-_PICKED: Final = Shape("picked", ("credential", "by", "candidates", "resting"))
+_PICKED: Final = Shape("picked", "credential", "by", "candidates", "resting")
 
 
 class NoCredential(RequestError):

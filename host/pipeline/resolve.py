@@ -9,7 +9,7 @@ from host.pipeline.route import Route
 from host.pipeline.sessions import RESPONSES, find_owner, find_session, wants_owner
 from host.pipeline.state import Plan
 
-_RESOLVED: Final = Shape("resolved", ("model", "providers", "lanes"))
+_RESOLVED: Final = Shape("resolved", "model", "providers", "lanes")
 
 
 def resolve(ex: Execution, route: Route | None) -> Plan:

@@ -18,7 +18,7 @@ from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
 
 log = structlog.get_logger("host.pipeline.route")
 
-_NO_OPINION: Final = Shape("no_opinion", ("plugin_id", "method"))
+_NO_OPINION: Final = Shape("no_opinion", "plugin_id", "method")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

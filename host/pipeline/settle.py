@@ -31,10 +31,10 @@ log = structlog.get_logger("host.pipeline.settle")
 
 _ATTEMPT: Final = Shape(
     "attempt",
-    ("number", "credential", "label", "plugin_id", "model", "status", "code", "duration_ms"),
+    *("number", "credential", "label", "plugin_id", "model", "status", "code", "duration_ms"),
 )
-_TALLY: Final = Shape("calls", ("plugin_id", "method", "calls", "duration_ms", "items_in", "items_out", "changed"))
-_OUTCOME: Final = Shape("outcome", ("outcome", "status", "code"))
+_TALLY: Final = Shape("calls", *("plugin_id", "method", "calls", "duration_ms", "items_in", "items_out", "changed"))
+_OUTCOME: Final = Shape("outcome", "outcome", "status", "code")
 MAX_MESSAGE: Final = 1024
 """Characters of an error that are kept."""
 CLIENT_GONE: Final = ErrorBody(message="the client left", code="cancelled", http_status=499, origin="host")
