@@ -18,7 +18,6 @@ _Freezer: TypeAlias = Callable[[Any], Any]
 
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), bytes, Raw, Body, StreamItem, Usage, UnsetType})
 """Types that hold nothing that could be changed."""
-_EMPTY: Final[dict[type, Any]] = {dict: EMPTY_METADATA, list: ()}
 
 
 def frozen(payload: S) -> S:
@@ -27,9 +26,7 @@ def frozen(payload: S) -> S:
     Only for a struct that was just decoded and that nobody else holds: it is changed in place.
     """
     for name, freezer in _container_fields(type(payload)):
-        value = getattr(payload, name)
-        # Most of what may be there is not.
-        force_setattr(payload, name, freezer(value) if value else _EMPTY.get(type(value), value))
+        force_setattr(payload, name, freezer(getattr(payload, name)))
     return payload
 
 
@@ -56,7 +53,11 @@ def _freezer(field_type: Any) -> _Freezer:
 
 
 def _frozen_headers(value: dict[str, Any]) -> Headers:
-    return FrozenDict(zip(value, map(tuple, value.values()), strict=True))
+    if not value:
+        return EMPTY_METADATA
+    for key, values in value.items():
+        value[key] = tuple(values)
+    return FrozenDict(value)
 
 
 def _frozen_value(value: Any) -> Any:
