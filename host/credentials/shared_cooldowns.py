@@ -76,7 +76,7 @@ _ROW: Final = msgspec.msgpack.Decoder(CooldownRow)
 def merged(one: CooldownRow, other: CooldownRow) -> CooldownRow:
     """What is so when both were reported, in whichever order: the later evidence, but what an upstream said is not
     shortened by a later guess, and a refused key not mended by a limit that ends soon."""
-    older, newer = sorted((one, other), key=lambda row: (row.at_s, row.ended, row.until_s))
+    older, newer = sorted((one, other), key=lambda row: (row.at_s, row.until_s, row.ended))
     corrects = newer.exact and not older.exact and (older.reason == newer.reason or older.reason in PASSING)
     if older.ended or newer.ended or corrects or older.until_s <= newer.until_s:
         return newer

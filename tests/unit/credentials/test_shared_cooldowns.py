@@ -46,6 +46,7 @@ def row(at_s: float, until_s: float, **fields: Any) -> CooldownRow:
         ([row(1, 50, reason="unauthorized"), row(2, 40, exact=True)], 50, False),
         ([row(1, 50), row(2, 50, ended=True)], 50, True),
         ([row(2, 50), row(2, 50, ended=True)], 50, True),
+        ([row(2, 50), row(2, 40, ended=True)], 50, False),
         ([row(1, 50), row(2, 50, ended=True), row(3, 60)], 60, False),
     ],
 )
