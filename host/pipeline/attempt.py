@@ -11,6 +11,7 @@ from host.credentials.classify import Verdict, classify
 from host.credentials.cooldown import cause_of
 from host.credentials.records import with_suffix
 from host.credentials.retry import Search
+from host.credentials.spoken import without_secrets
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import (
     Attempt,
@@ -54,7 +55,7 @@ class ExecutorFailed(Exception):
 
     def __init__(self, error: PluginError | PluginTransportError) -> None:
         super().__init__(str(error))
-        self.error = error
+        self.error: PluginError | PluginTransportError = error
 
 
 async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, once: Once[T]) -> T:
@@ -151,6 +152,8 @@ async def run_attempt(
     try:
         return await once(ex, attempt)
     except ExecutorFailed as failed:
+        if isinstance(failed.error, PluginError):
+            failed.error = without_secrets(failed.error, lane.credential)
         settler.attempt_ended(ex, attempt, error=to_error_body(failed.error))
         raise
     except asyncio.CancelledError:

@@ -1,15 +1,16 @@
 """Recordings of the running proxy: one at a time, read through the control socket."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from host import VERSION
 from host.credentials.records import Credential
+from host.credentials.spoken import secret_texts
 from host.recording.format import Head
 from host.recording.redact import Redactor
 from host.recording.tap import Recorder
@@ -97,16 +98,4 @@ def secrets_of(credentials: Iterable[Credential], api_keys: Iterable[str]) -> It
     """Every secret text the proxy knows."""
     yield from api_keys
     for credential in credentials:
-        if credential.secret is not None:
-            yield credential.secret.reveal()
-        yield from (value for _, value in credential.headers)
-        yield from _texts_of_tokens(credential.metadata.reveal())
-
-
-def _texts_of_tokens(document: Mapping[str, Any]) -> Iterator[str]:
-    """Texts of a credential file under names that sound like secrets."""
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _texts_of_tokens(value)
-        elif isinstance(value, str) and any(word in name.lower() for word in ("token", "key", "secret", "password")):
-            yield value
+        yield from secret_texts(credential)

@@ -134,6 +134,19 @@ async def test_when_all_fail_the_last_upstreams_own_error_is_the_answer(
     assert (code, json.loads(body)) == (503, bodies[2])
 
 
+@STREAM
+async def test_an_upstream_that_quotes_the_key_it_refuses_does_not_show_it_to_the_client(
+    client: aiohttp.ClientSession, upstream: FakeUpstream, family: Family, stream: bool
+) -> None:
+    words = b'{"error" : {"message":"bad key: sk-of-the-operator-17" }, "zz":1.50}'
+    upstream.behave("m1", Behaviour(status=401, error=words))
+    async with running_proxy(family.config(upstream.url, "sk-of-the-operator-17")) as proxy:
+        code, body = await asked(client, proxy.url, family, stream=stream)
+        shown = proxy.proxy.gateway.state.pool.book.all_states()
+        assert "operator-17" not in str([[it.cause for it in states.values()] for _, states in shown])
+    assert (code, body) == (401, words.replace(b"sk-of-the-operator-17", b"***"))
+
+
 async def test_no_more_credentials_are_tried_than_the_operator_allows(
     client: aiohttp.ClientSession, upstream: FakeUpstream
 ) -> None:
