@@ -113,19 +113,20 @@ def classify(
     error: ErrorBody,
     *,
     transient_s: float = TRANSIENT_COOLDOWN_S,
-    counting: bool = False,
+    may_be_missing: bool = False,
     rules: Sequence[ErrorRule] = (),
 ) -> Verdict:
     """The verdict on an error that an executor answered.
 
-    `transient_s` is the configured rest after a temporary upstream failure (0: none). `counting`: a count endpoint
-    that does not exist says nothing about the credential. The first of `rules` that matches decides what happens.
+    `transient_s` is the configured rest after a temporary upstream failure (0: none). `may_be_missing`: an
+    upstream need not have this endpoint for a model that it serves; a 404 says nothing about the model unless it names
+    it. The first of `rules` that matches decides what happens.
     """
     if error.code == "cancelled":
         return _stop(error)
     for rule in rules:
         if rule.matches(error):
-            return _by_rule(rule, error, transient_s, counting)
+            return _by_rule(rule, error, transient_s, may_be_missing)
     if error.retryable is False:
         return _stop(error)
     code, kind, param = _fields_of(error)
@@ -137,7 +138,7 @@ def classify(
         return _stop(error)
     if error.scope == "connection":
         return _connection_fault(error, transient_s)
-    return _by_status(error, code, transient_s, counting)
+    return _by_status(error, code, transient_s, may_be_missing)
 
 
 def _stop(error: ErrorBody) -> Verdict:
@@ -174,7 +175,7 @@ def _connection_fault(error: ErrorBody, transient_s: float) -> Verdict:
     )
 
 
-def _by_status(error: ErrorBody, code: str, transient_s: float, counting: bool) -> Verdict:
+def _by_status(error: ErrorBody, code: str, transient_s: float, may_be_missing: bool) -> Verdict:
     status, hint_s = error.http_status, hint_of(error)
     whole = error.scope == "credential" and status != 404
     fault: Fault = "credential"
@@ -190,7 +191,7 @@ def _by_status(error: ErrorBody, code: str, transient_s: float, counting: bool) 
     elif status == 404:
         fault, reason, hint_s = "model", "not_found", 0.0
         # A count endpoint may be missing where the model is not, unless the upstream says that it is the model.
-        least_s = 0.0 if counting and code not in MODEL_FAULT_CODES else NOT_FOUND_COOLDOWN_S
+        least_s = 0.0 if may_be_missing and code not in MODEL_FAULT_CODES else NOT_FOUND_COOLDOWN_S
     elif status == 429:
         fault, reason, backoff = "quota", "credential_quota" if whole else "quota", True
     elif error.retryable and status in REQUEST_FAULT_STATUSES:
@@ -213,12 +214,12 @@ def _by_status(error: ErrorBody, code: str, transient_s: float, counting: bool) 
     )
 
 
-def _by_rule(rule: ErrorRule, error: ErrorBody, transient_s: float, counting: bool) -> Verdict:
+def _by_rule(rule: ErrorRule, error: ErrorBody, transient_s: float, may_be_missing: bool) -> Verdict:
     """What the operator wants, with the rest that the error would have brought anyway, else that of a passing one."""
     rotate = rule.action.startswith("continue")
     if not rule.action.endswith("cooldown"):
         return Verdict(rotate=rotate, fault="request", reason="rule", status=error.http_status)
-    known = classify(error, transient_s=transient_s, counting=counting)
+    known = classify(error, transient_s=transient_s, may_be_missing=may_be_missing)
     return Verdict(
         rotate=rotate,
         fault=known.fault,

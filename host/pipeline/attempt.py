@@ -22,7 +22,7 @@ from host.pipeline.execution import (
     shown_parts,
     shown_query,
 )
-from host.pipeline.formats import MODEL_IN_BODY
+from host.pipeline.formats import MODEL_IN_BODY, OPTIONAL_ENDPOINTS
 from host.pipeline.intercept import intercept_after
 from host.pipeline.patch import apply_patch, is_object
 from host.pipeline.pick import NoCredential, pick, refuse_without_lanes
@@ -290,7 +290,7 @@ def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportEr
     return classify(
         to_error_body(error),
         transient_s=ex.state.policy.transient_s,
-        counting=ex.method == COUNT,
+        may_be_missing=ex.method == COUNT or ex.source in OPTIONAL_ENDPOINTS,
         rules=lane.credential.error_rules,
     )
 

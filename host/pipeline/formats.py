@@ -9,6 +9,8 @@ from pluginabi.payloads.lifecycle import ExecutorRegistration
 ANY: Final = "*"
 MODEL_IN_BODY: Final = frozenset({"openai", "openai-response", "claude", "openai-embedding"})
 """Protocols whose request bodies carry `model`; Gemini has it in the path."""
+OPTIONAL_ENDPOINTS: Final = frozenset({"openai-response", "openai-embedding", "gemini-embedding"})
+"""Protocols of endpoints that an upstream may lack beside the one that it serves its models with."""
 _ALIASES: Final = {
     "chat-completions": "openai",
     "chat_completions": "openai",

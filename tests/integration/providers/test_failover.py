@@ -169,6 +169,18 @@ async def test_a_429_reaches_the_client_verbatim_with_its_retry_after_when_nobod
             assert response.headers["Retry-After"] == "31"
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/responses"])
+async def test_an_endpoint_that_the_upstream_lacks_takes_the_model_from_nobody(
+    client: aiohttp.ClientSession, upstream: FakeUpstream, path: str
+) -> None:
+    config = OPENAI.config(upstream.url, "k1", responses=True)
+    upstream.behave("m1", Behaviour(status=404, error=b"404 page not found"), Behaviour())
+    async with running_proxy(config) as proxy:
+        async with client.post(proxy.url + path, json={"model": "m1", "input": "hi"}) as response:
+            assert (response.status, (await response.json())["error"]["message"]) == (404, "404 page not found")
+        assert (await asked(client, proxy.url, OPENAI, stream=False))[0] == 200
+
+
 async def test_when_every_credential_rests_the_answer_is_429_model_cooldown_without_asking(
     client: aiohttp.ClientSession, upstream: FakeUpstream, family: Family
 ) -> None:

@@ -73,13 +73,13 @@ def test_the_text_of_a_message_decides_nothing():
     assert classify(told) == classify(error(500))
 
 
-def test_a_missing_count_endpoint_says_nothing_about_the_credential():
-    assert classify(error(404), counting=True).cooldown_s == 0
+def test_an_endpoint_that_is_missing_says_nothing_about_the_model():
+    assert classify(error(404), may_be_missing=True).cooldown_s == 0
 
 
-def test_a_model_that_an_upstream_does_not_know_while_counting_is_a_missing_model():
+def test_a_model_that_such_an_endpoint_does_not_know_is_a_missing_model():
     unknown = error(404, body={"error": {"code": "model_not_found"}})
-    assert classify(unknown, counting=True).cooldown_s == 12 * 3600
+    assert classify(unknown, may_be_missing=True).cooldown_s == 12 * 3600
 
 
 def test_an_upstream_hint_is_believed_for_a_day_at_most_and_a_negative_one_not_at_all():
