@@ -128,6 +128,11 @@ class SharedLife(Life):
         self.act(self.nodes[number].book.reset, name)
 
     def doubt(self, name: str) -> None:
+        """Who is away does not hear of an end, which that of a later and shorter block may hide: there the credential
+        rests as long as was told."""
+        if not self.all_there:
+            told = [end_s for key, end_s in self.longest.items() if key[0] == name]
+            self.blurred_until_s = max(self.blurred_until_s, *told, 0.0)
         self.sure = {key: end_s for key, end_s in self.sure.items() if key[0] != name}
 
     @rule(seconds=SECONDS)
