@@ -1,6 +1,7 @@
 """One started process of the plugin: its pipes, its last words, its end and whatever it leaves behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ _LINE_MAX_BYTES: Final = 2000
 _LEFTOVER_GRACE_S: Final = 1.0
 _LEFTOVER_LOOK_EVERY_S: Final = 0.05
 _KILL_S: Final = 5.0
+_LAST_WORDS_S: Final = 0.5
 
 
 class CannotStart(Exception):
@@ -84,14 +86,14 @@ class Subject:
 
     async def kill(self) -> None:
         """End the process and its group, whatever it thinks of it. Safe to repeat."""
-        if self._group_is_gone:
-            return
-        self.signal_group(signal.SIGKILL)
-        if not await self.exited_within(_KILL_S):
-            raise Unmet("the process can be killed", "it is still there after SIGKILL")
-        if group_members(self.pid):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._group_is_gone = True
+        if not self._group_is_gone:
+            self.signal_group(signal.SIGKILL)
+            if not await self.exited_within(_KILL_S):
+                raise Unmet("the process can be killed", "it is still there after SIGKILL")
+            if group_members(self.pid):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._group_is_gone = True
+        await self.stderr.finish()
 
     def how_it_ended(self) -> str:
         """For people."""
@@ -107,6 +109,23 @@ class StderrTail(asyncio.Protocol):
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._rest = b""
+        self._transport: asyncio.BaseTransport | None = None
+        self._ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended.set()
+
+    async def finish(self) -> None:
+        """Read what is left, and close; who escaped from the group may hold the other end for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._ended.wait()
+        if self._transport is not None:
+            self._transport.close()
+            await self._ended.wait()
 
     def data_received(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")

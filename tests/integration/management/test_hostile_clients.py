@@ -113,6 +113,10 @@ async def test_a_change_of_the_configuration_while_plugins_are_upgraded_is_appli
             assert [answer.status for answer in answers] == [200] * 5, [answer.body for answer in answers]
             await managed.settled()
         listed = (await managed.api.get("/plugins")).json
+        async with asyncio.timeout(10):
+            # The file is watched, too: what was saved may just be read once more.
+            while listed["config"]["state"] == "applying":
+                listed = (await managed.api.get("/plugins")).json
         rows = {row["id"]: row for row in listed["plugins"]}
         assert (rows["router"]["state"], rows["router"]["priority"]) == ("ready", 3)
         assert rows["other"]["effective_enabled"] is False

@@ -50,11 +50,12 @@ def test_f26_any_bytes_become_a_body_that_cannot_break_out_of_its_frame(data: by
     assert isinstance(got, Item)
     assert (got.id, got.event, got.raw) == (3, None, UNSET)
     assert isinstance(got.body, Body)
-    assert got.body.to_bytes().translate(bytes.maketrans(b"\r\n", b"  ")) == data.translate(
-        bytes.maketrans(b"\r\n", b"  ")
-    )
     if got.body.json is UNSET:
         assert got.body.to_bytes() == data
+    else:
+        # White space around JSON is no part of it, and a line break in it becomes a blank.
+        spaced = bytes.maketrans(b"\r\n", b"  ")
+        assert got.body.to_bytes().translate(spaced).strip() == data.translate(spaced).strip()
 
 
 INJECTIONS = [
