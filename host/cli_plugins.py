@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from host import control
 from host.app import discover_plugins, public_listener_problem
+from host.cli_check import policies_for_nobody, unusable_files
 from host.cli_flags import NATIVE
 from host.cli_shadows import summary
 from host.config.load import ConfigError, LoadedConfig, load_config
@@ -46,10 +47,15 @@ def check_config(config_path: Path) -> int:
     for broken in discover_plugins(loaded.config).broken:
         if broken.plugin_id not in enabled:
             click.echo(f"warning: plugin {broken.plugin_id} cannot be enabled: {broken.reason}")
-    options = flag_table(discover_plugins(loaded.config), loaded.config, native=NATIVE, needed=bundled_needed)
-    for left_out in (*options.warnings, *shadow_problems(loaded.config)):
+    discovery = discover_plugins(loaded.config)
+    options = flag_table(discovery, loaded.config, native=NATIVE, needed=bundled_needed)
+    for left_out in (
+        *options.warnings,
+        *shadow_problems(loaded.config),
+        *policies_for_nobody(loaded.config, discovery),
+    ):
         click.echo(f"warning: {left_out}")
-    problems = _plugin_problems(loaded.config, enabled)
+    problems = [*_plugin_problems(loaded.config, enabled), *unusable_files(loaded.config)]
     if (problem := public_listener_problem(loaded.config, has_frontend_auth=None)) is not None:
         problems.append(problem)
     for problem in problems:

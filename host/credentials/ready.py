@@ -5,6 +5,7 @@ watches. The k-th free credential of ten thousand is found by bisection.
 """
 
 import heapq
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -16,6 +17,9 @@ from pluginabi.payloads.routing import Candidate
 
 _FEW: Final = 32
 """Changes that are cheaper to follow one by one than to start from the picture of whole credentials."""
+
+_POSITION: Final = "i"
+"""Thousands of positions are copied for a pick: bytes, of which no single number has to be touched."""
 
 
 class Members:
@@ -105,13 +109,13 @@ class _Whole:
         self._members: Final = members
         self._shelf: Final = shelf
         self._seen = -1
-        self._blocked: list[int] = []
+        self._blocked = array(_POSITION)
 
     def is_of(self, shelf: Shelf) -> bool:
         """Whether it is a picture of this shelf."""
         return self._shelf is shelf
 
-    def blocked(self) -> list[int]:
+    def blocked(self) -> "array[int]":
         """Their positions, sorted; to be copied."""
         shelf, blocked = self._shelf, self._blocked
         if shelf.version == self._seen:
@@ -120,7 +124,7 @@ class _Whole:
         self._seen = shelf.version
         if later is None:
             positions = self._members.positions if shelf.blocks else {}
-            self._blocked = sorted(positions[it] for it in shelf.blocks if it in positions)
+            self._blocked = array(_POSITION, sorted(positions[it] for it in shelf.blocks if it in positions))
             return self._blocked
         positions = self._members.positions
         for credential_id in dict.fromkeys(later):
@@ -212,7 +216,7 @@ class Ready:
         self._shelves: Final = tuple(shelves)
         self._watched: Final = tuple(dict.fromkeys((book.everywhere, *(it for kind in shelves for it in kind))))
         self._seen: list[int] = []
-        self._blocked: list[int] = []
+        self._blocked = array(_POSITION)
         self._ends: _Ends | None = None
         """When each of the blocked is back; made when somebody asks."""
         self.sync()
@@ -369,12 +373,12 @@ class Ready:
         self._ends = None
         self._seen = [shelf.version for shelf in self._watched]
         everywhere, *own = self._watched
-        blocked = self.members.whole(everywhere).blocked().copy()
+        blocked = self.members.whole(everywhere).blocked()[:]
         maybe = {it for shelf in own for it in shelf.blocks if it not in everywhere.blocks}
         if maybe:
             positions = self.members.positions
             found = ((positions[credential_id], credential_id) for credential_id in maybe if credential_id in positions)
-            blocked += sorted(position for position, it in found if self._is_blocked(position, it))
-            blocked.sort()
+            more = [position for position, it in found if self._is_blocked(position, it)]
+            blocked = array(_POSITION, sorted((*blocked, *more)))
         self._blocked = blocked
         self.count = len(self.members.credentials) - len(blocked)
