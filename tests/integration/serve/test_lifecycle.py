@@ -1,6 +1,7 @@
 """`jackfield serve` from start to end: refusals, readiness, signals, and nothing left behind."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -41,11 +42,21 @@ def acme(url: str) -> list[dict[str, object]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
+    """Every process below `pid`; one that ends meanwhile has none."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *descendants(int(child))]
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
+
+
+def pidfds_below(pid: int) -> list[int]:
+    """Descriptors of the processes below `pid`, without those that ended while they were counted."""
+    found = []
+    for child in descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.pidfd_open(child))
     return found
 
 
@@ -200,7 +211,7 @@ async def test_a_signal_while_a_plugin_is_still_starting_ends_the_proxy_and_the_
     site.configure(plugins=enabled("greeter"))
     async with serve_process(site.config_file, wait_ready=False) as served:
         await served.event("plugin.state", new="handshaking")
-        left = [os.pidfd_open(pid) for pid in descendants(served.pid)]
+        left = pidfds_below(served.pid)
         served.send(signal.SIGTERM)
         assert await served.exit_code() == 0
     assert left
@@ -257,7 +268,7 @@ async def test_however_the_proxy_ends_no_process_is_left_behind(site: Site, numb
         names.append("stubborn")
     site.configure(plugins=enabled(*names))
     async with serve_process(site.config_file) as served:
-        left = [os.pidfd_open(pid) for pid in descendants(served.pid)]
+        left = pidfds_below(served.pid)
         served.send(number)
         assert await served.exit_code() == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     assert len(left) > len(names)
