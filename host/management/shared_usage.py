@@ -43,7 +43,8 @@ class SharedUsage:
 
     async def take(self, count: int) -> list[Any]:
         """Up to `count` records of all nodes, oldest first; they are gone then. Raises StateError."""
-        await self.send()
+        # A full server takes nothing more, and is emptied by taking from it.
+        await self._try_to_send()
         return [msgspec.json.decode(item) for item in await self._queue.take(count, oldest=self._oldest())]
 
     async def send(self) -> None:

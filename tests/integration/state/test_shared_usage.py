@@ -164,6 +164,21 @@ async def test_the_queue_on_the_server_is_bounded_by_number_and_by_age(server: R
         assert await node.state.usage.take(5, oldest="2031") == []
 
 
+async def test_from_a_server_that_is_full_what_it_has_is_taken_and_what_it_refused_comes_later(
+    server: RedisServer, client: Redis
+):
+    async with Node(server) as node:
+        node.used("a")
+        await filled(client, 1)
+        await client.config_set("maxmemory", "1")
+        node.used("b")
+        with pytest.raises(StateError):
+            await node.usage.send()
+        assert await node.taken() == ["a"]
+        await client.config_set("maxmemory", "0")
+        assert await node.taken() == ["b"]
+
+
 async def test_the_management_api_of_any_node_gives_out_the_usage_of_all(server: RedisServer, tmp_path: Path):
     config = json.dumps(
         {
