@@ -26,6 +26,7 @@ from host.credentials.select import (
     first_number,
     round_robin,
 )
+from host.observe.brake import LineBrake
 from host.state.bindings import BindingStore, MemoryBindings
 from pluginabi.immutable import Headers
 from pluginapi.upstream import has_quota_left
@@ -85,6 +86,8 @@ class Health:
     """Credentials that `executor.prepare` got ready: by which plugin, as which record."""
     waiting: int = 0
     """Requests that wait for a credential right now."""
+    lines: LineBrake = field(default_factory=LineBrake)
+    """On log lines about credentials."""
     pool: "CredentialPool | None" = None
     """Of the configuration that is in force: a request may have begun under an older one."""
 

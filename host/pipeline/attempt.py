@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import UNSET
@@ -32,6 +33,7 @@ from host.pipeline.sessions import bind_session, unbind_session
 from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.shown import shown_credential
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
+from host.pipeline.told import tell_failure, tell_nobody
 from host.pipeline.translate import translate_request
 from host.registry.suffix import split_suffix
 from host.runtime.handle import Binding
@@ -66,7 +68,10 @@ async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: 
     ends the wait between two rounds.
     """
     if not plan.tiers:
-        raise refuse_without_lanes(plan, ex.source)
+        refusal = refuse_without_lanes(plan, ex.source)
+        if isinstance(refusal, NoCredential):
+            tell_nobody(ex, plan, refusal)
+        raise refusal
     demands = ex.request.demands
     only, no_free_plan = demands.pinned_auth_id or ex.owner, demands.disallow_free_auth
     search = Search(ex.state.policy, only=only, no_free_plan=no_free_plan)
@@ -76,6 +81,8 @@ async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: 
         except (ExecutorFailed, NoCredential) as failure:
             error = failure.error if isinstance(failure, ExecutorFailed) else failure
             if not await another_round(invoker, ex, plan, search, error):
+                if isinstance(failure, NoCredential):
+                    tell_nobody(ex, plan, failure)
                 raise
 
 
@@ -144,6 +151,15 @@ def _note_failure(ex: Execution, lane: Lane, key: str, search: Search, failed: E
     return verdict
 
 
+async def run_routed(invoker: Invoker, settler: Settler, ex: Execution, lane: Lane, once: Once[T]) -> T:
+    """The one attempt of a plugin that a router chose: no credential, no scheduler, no retry; all else as always."""
+    try:
+        return await run_attempt(invoker, settler, ex, lane, lane.upstreams[0], None, once)
+    except ExecutorFailed as failed:
+        mark_failed(ex, lane, lane.keys[0], verdict_on(ex, lane, failed.error), failed.error)
+        raise
+
+
 async def run_attempt(
     invoker: Invoker, settler: Settler, ex: Execution, lane: Lane, upstream: str, suffix: str | None, once: Once[T]
 ) -> T:
@@ -167,7 +183,7 @@ async def run_attempt(
 async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, suffix: str | None) -> Attempt:
     """Steps 5 and 6: everything the executor will see."""
     ex.attempts += 1
-    ex.scope.attempt = ex.attempts
+    ex.scope.attempt, ex.scope.mask = ex.attempts, partial(without_secrets, credential=lane.credential)
     model, own_suffix = split_suffix(with_suffix(upstream, suffix))
     metadata = FrozenDict({**ex.metadata, "selected_auth_id": lane.credential.id})
     content, headers = ex.content, ex.headers
@@ -300,6 +316,7 @@ def mark_failed(
 ) -> None:
     """Let the credential rest as the verdict says. `key`: the canonical name of the upstream's model."""
     if verdict.fault == "plugin" or (ex.route is not None and ex.route.lane is lane):
+        tell_failure(ex, lane, error, verdict)
         return  # a plugin that a router chose has no credential that could rest
     pool, credential = ex.state.pool, lane.credential
     body = to_error_body(error)
@@ -308,17 +325,13 @@ def mark_failed(
         pool.health.ready.pop(credential.id, None)
     if ex.session is not None and verdict.fault not in ("request", "connection"):
         unbind_session(ex, credential.id)
+    model = "" if verdict.whole_credential else key
+    # Another failure may have set it aside for longer already: that one is why it rests.
+    state = pool.book.states(credential.id).get(model)
+    reason = verdict.reason if state is None else state.reason
+    tell_failure(ex, lane, error, verdict, rest_s=rest_s, rests_for=reason)
     if rest_s and ex.trace is not None:
-        model = "" if verdict.whole_credential else key
-        # Another failure may have set it aside for longer already: that one is why it rests.
-        state = pool.book.states(credential.id).get(model)
-        ex.trace.record(
-            "cooldown",
-            credential=credential.id,
-            model=model,
-            seconds=round(rest_s, 3),
-            reason=verdict.reason if state is None else state.reason,
-        )
+        ex.trace.record("cooldown", credential=credential.id, model=model, seconds=round(rest_s, 3), reason=reason)
 
 
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:

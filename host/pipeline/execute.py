@@ -25,8 +25,8 @@ from host.pipeline.attempt import (
     as_content,
     call_executor,
     mark_succeeded,
-    run_attempt,
     run_attempts,
+    run_routed,
 )
 from host.pipeline.execution import Attempt, Content, Execution, Terminated
 from host.pipeline.formats import MODEL_IN_BODY
@@ -184,9 +184,7 @@ class Gateway:
             ex.prepared = True
         chosen: Route | None = ex.route
         if chosen is not None and chosen.lane is not None:
-            # No credential, no scheduler, no retry; everything else as always.
-            lane = chosen.lane
-            return await run_attempt(self._invoker, self._settler, ex, lane, lane.upstreams[0], None, once)
+            return await run_routed(self._invoker, self._settler, ex, chosen.lane, once)
         plan = resolve(ex, chosen)
         if has_source(ex, plan):
             return await run_from_source(self._invoker, self._settler, ex, plan, once)

@@ -1,7 +1,9 @@
 """executor.prepare: an executor gets a credential ready before its first request (spec credentials 5.9)."""
 
+from functools import partial
 from typing import Final
 
+from host.credentials.spoken import without_secrets
 from host.pipeline.execution import Execution
 from host.pipeline.shown import shown_credential
 from host.pipeline.state import Lane
@@ -38,6 +40,7 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
             credential=shown,
             model=lane.model,
         )
+        ex.scope.mask = partial(without_secrets, credential=lane.credential)
         await invoker.call(binding, lambda _: request, ex.scope)
         if len(health.ready) >= MAX_READY:
             del health.ready[next(iter(health.ready))]

@@ -18,6 +18,7 @@ from host.pipeline.execution import Execution, request_fields
 from host.pipeline.readiness import make_ready
 from host.pipeline.settle import Settler
 from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
+from host.pipeline.told import tell_failure, tell_nobody
 from host.runtime.handle import Binding
 from host.runtime.invoke import Invoker
 from pluginabi.errors import PluginError, PluginTransportError
@@ -60,8 +61,9 @@ async def run_from_source(invoker: Invoker, settler: Settler, ex: Execution, pla
         try:
             return await _attempt(invoker, settler, ex, lane, plan, once)
         except ExecutorFailed as failed:
-            failure = failed
-            if not verdict_on(ex, lane, failed.error).rotate:
+            failure, verdict = failed, verdict_on(ex, lane, failed.error)
+            tell_failure(ex, lane, failed.error, verdict)
+            if not verdict.rotate:
                 raise
     assert failure is not None, "the first credential was tried"
     raise failure
@@ -95,9 +97,11 @@ async def _next_lane(invoker: Invoker, ex: Execution, binding: Binding, plan: Pl
     value: CredentialSourceResponse | None = answer.value
     if value is None or value.record is None:
         ex.record("source", plugin_id=binding.plugin_id, count=count, credential="")
-        raise RequestError(
-            503, "auth_not_found", f"no credential is available for model {plan.model}", details={"model": plan.model}
-        )
+        message = f"no credential is available for model {plan.model}"
+        refusal = RequestError(503, "auth_not_found", message, details={"model": plan.model})
+        if count == 1:
+            tell_nobody(ex, plan, refusal)
+        raise refusal
     try:
         lane = _lane_of(ex, binding, value, base)
     except InvalidCredential as problem:

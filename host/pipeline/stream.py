@@ -13,6 +13,7 @@ from typing import Final, Self, TypeVar
 
 from msgspec import UNSET
 
+from host.credentials.spoken import without_secrets
 from host.errors import RequestError, to_error_body
 from host.pipeline.attempt import (
     NOT_SENT,
@@ -153,8 +154,11 @@ class GatewayStream:
             await self._finish()
             raise
         except ExecutorFailed as failed:
-            self._fail(failed.error, upstream=True)
-            raise failed.error from None
+            cause = failed.error
+            if isinstance(cause, PluginError):
+                cause = without_secrets(cause, self._attempt.lane.credential)
+            self._fail(cause, upstream=True)
+            raise cause from None
         except (PluginError, PluginTransportError, RequestError) as error:
             self._fail(error, upstream=False)
             raise

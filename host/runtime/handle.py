@@ -16,6 +16,8 @@ from pluginabi.payloads.common import ModelInfo, Payload
 from pluginabi.payloads.lifecycle import ExecutorRegistration, FrontendAuthRegistration
 
 EXECUTOR_METHODS: Final = ("executor.execute", "executor.execute_stream", "executor.count_tokens")
+ATTEMPT_METHODS: Final = frozenset({*EXECUTOR_METHODS, "executor.prepare"})
+"""Whose failures the pipeline logs, as it knows the credential and what follows."""
 
 
 class PluginState(StrEnum):

@@ -9,7 +9,7 @@ import structlog
 from msgspec import UNSET, Struct, UnsetType
 
 from host.errors import to_error_body
-from host.runtime.handle import Binding, CallCopier, CallTap, Reply
+from host.runtime.handle import ATTEMPT_METHODS, Binding, CallCopier, CallTap, Reply
 from host.runtime.scope import CallScope, RequestScope
 from pluginabi.body import StreamItem
 from pluginabi.errors import AbiError, ErrorBody, PluginError, PluginTimeout, PluginTransportError
@@ -168,7 +168,10 @@ class Invoker:
     def _failed(self, binding: Binding, request: RequestScope | None, started_s: float, failure: AbiError) -> None:
         outcome = _outcome(failure)
         duration_s = self._note(binding, outcome, started_s)
-        self._log_failure(binding, request, failure)
+        if request is not None and request.mask is not None and isinstance(failure, PluginError):
+            failure = request.mask(failure)
+        if request is None or binding.method not in ATTEMPT_METHODS:
+            self._log_failure(binding, request, failure)
         if request is not None and request.record is not None:
             body = to_error_body(failure)
             skipped = self._skips(binding, failure)

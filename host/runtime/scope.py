@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from pluginabi.errors import PluginError
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 from pluginabi.limits import MAX_NESTED_CALLS_PER_REQUEST
 
@@ -47,6 +48,8 @@ class RequestScope(Struct, kw_only=True, eq=False):
     """The gateway state this request started with; nested calls use the same."""
     record: Callable[..., None] | None = None
     """Appends one decision to the trace: `record("route", plugin_id=…, …)`. None when tracing is off."""
+    mask: Callable[[PluginError], PluginError] | None = None
+    """Takes the secrets of the credential that the request uses now out of an error, before it is written down."""
     times_s: dict[str, float] | None = None
     """Plugin -> what its calls took so far, for the client's own request only; None when nobody asks."""
     tallies: dict[tuple[str, str], HookTally] | None = None
