@@ -436,8 +436,8 @@ class Proxy:
         """Read the file and apply it; a broken one is reported and changes nothing. True when it was applied."""
         generation = self.applier.stamp()
         try:
-            # Thousands of keys take seconds to read; requests go on meanwhile.
-            loaded = await asyncio.to_thread(load_config, self.config_path)
+            # Thousands of keys take a while to read; requests go on meanwhile.
+            loaded = await asyncio.to_thread(load_config, self.config_path, before=self._loaded)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config.rejected", where=f"{problem.file}:{problem.line}", message=problem.message)

@@ -1,6 +1,7 @@
 """`jackfield serve`: one process from reading the configuration to the last byte; the signals of an operator."""
 
 import asyncio
+import dataclasses
 import gc
 import os
 import signal
@@ -37,7 +38,7 @@ def run(config_path: Path, *, watch: bool, demo: bool, worker: str = "", worker_
         click.echo(f"The configuration cannot be used:\n{error}", err=True)
         return EXIT_CONFIG
     if demo:
-        loaded = LoadedConfig(replace(loaded.config, demo=True), loaded.warnings, loaded.text)
+        loaded = dataclasses.replace(loaded, config=replace(loaded.config, demo=True))
     configure_logs(debug=loaded.config.debug)
     if loaded.config.workers > 1 and not worker:
         arguments = [*(["--watch"] if watch else []), *(["--demo"] if demo else [])]

@@ -19,6 +19,7 @@ from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.config.problems import ConfigError as ConfigError
 from host.config.problems import Problem as Problem
+from host.config.reread import Source, read_source
 from host.config.tree import MapNode, SeqNode, parse_part, read_tree
 from host.config.tree import dump_subtree as dump_subtree
 from host.config.tree import parse_yaml as parse_yaml
@@ -41,10 +42,15 @@ class LoadedConfig:
     config: Config
     warnings: tuple[Problem, ...]
     text: str
+    source: Source | None = field(default=None, repr=False, compare=False)
+    """What was read, for reading the next text of the file."""
 
 
-def load_config(path: str | os.PathLike[str]) -> LoadedConfig:
-    """Read and check the file. Raises ConfigError; also for a file that is missing or no UTF-8 text."""
+def load_config(path: str | os.PathLike[str], *, before: LoadedConfig | None = None) -> LoadedConfig:
+    """Read and check the file. Raises ConfigError; also for a file that is missing or no UTF-8 text.
+
+    `before`: as for `parse_config`.
+    """
     file = os.fspath(path)
     try:
         text = Path(file).read_text(encoding="utf-8")
@@ -53,12 +59,17 @@ def load_config(path: str | os.PathLike[str]) -> LoadedConfig:
         raise ConfigError([Problem(file, 1, hint)]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(file, 1, f"cannot be read: {error}")]) from None
-    return parse_config(text, file=file)
+    return parse_config(text, file=file, before=before)
 
 
-def parse_config(text: str, *, file: str) -> LoadedConfig:
-    """Check a config given as text; `file` names it in messages and its directory anchors relative paths."""
-    tree = read_tree(text, file)
+def parse_config(text: str, *, file: str, before: LoadedConfig | None = None) -> LoadedConfig:
+    """Check a config given as text; `file` names it in messages and its directory anchors relative paths.
+
+    `before`: an earlier one, of which most is still true: only what differs is read and made anew, and the rest are the
+    same objects. Raises ConfigError.
+    """
+    source = read_source(text, file, before.source if before is not None else None)
+    tree = source.tree
     walk = _Walk(file)
     plain = walk.section(tree, Config, path="")
     if walk.problems:
@@ -73,7 +84,7 @@ def parse_config(text: str, *, file: str) -> LoadedConfig:
         raise ConfigError([walk.type_problem(tree, error)]) from None
     config, removed = sanitise.sanitise(config)
     warnings = [*walk.warnings, *(Problem(file, walk.line_of(tree, key), message) for key, message in removed)]
-    return LoadedConfig(config, tuple(warnings), text)
+    return LoadedConfig(config, tuple(warnings), text, source)
 
 
 def parse_sections(text: str, kind: type[SectionT], *, file: str) -> tuple[SectionT, Callable[[str], int]]:
@@ -100,6 +111,8 @@ class _Walk:
     file: str
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
+    warned: int = 0
+    """How often there was a reason for a warning."""
 
     def section(self, node: Any, kind: type[Section], *, path: str) -> dict[str, Any]:
         if node is None:
@@ -122,6 +135,7 @@ class _Walk:
 
     def _warn(self, node: MapNode, key: Any, message: str) -> None:
         """Once per key, however many list items have it."""
+        self.warned += 1
         if all(warning.message != message for warning in self.warnings):
             self.warnings.append(Problem(self.file, _line(node, key), message))
 
@@ -161,7 +175,23 @@ class _Walk:
     def _sections(self, items: Any, kind: type[Section], *, path: str) -> Any:
         if not isinstance(items, SeqNode):
             return to_plain(items) if items is not None else []
-        return [self.section(item, kind, path=path) for item in items]
+        return [self._item(item, kind, path) for item in items]
+
+    def _item(self, item: Any, kind: type[Section], path: str) -> Any:
+        """One item of a list; that of an earlier configuration where it is the same and there is nothing to say."""
+        if not isinstance(item, MapNode):
+            return self.section(item, kind, path=path)
+        if item.kept is not None and item.kept[0] == path:
+            return item.kept[1]
+        said = self.warned, len(self.problems)
+        plain = self.section(item, kind, path=path)
+        try:
+            made = msgspec.convert(plain, kind)
+        except msgspec.ValidationError:
+            return plain  # the conversion of the whole says where
+        if said == (self.warned, len(self.problems)):
+            item.kept = path, made
+        return made
 
     def _check_weight(self, node: MapNode, key: str, path: str) -> None:
         value = node[key]
@@ -267,6 +297,8 @@ def _plugin_sections(plugins: Any, tree: MapNode, walk: _Walk, text: str) -> Any
     configs = plugins.get("configs") or {}
     if not isinstance(configs, MapNode):
         return plugins
+    if configs.kept is not None:
+        return {**plugins, "configs": configs.kept[1]}
     commented = _with_comments(text, tree, walk.file)["plugins"]["configs"]
     sections: dict[str, Any] = {}
     for (plugin_id, node), as_written in zip(configs.items(), commented.values(), strict=True):
@@ -283,6 +315,8 @@ def _plugin_sections(plugins: Any, tree: MapNode, walk: _Walk, text: str) -> Any
         own = {str(key): to_plain(value) for key, value in node.items() if key not in _HOST_KEYS}
         shown = _section_text(as_written if as_written is not None else CommentedMap())
         sections[str(plugin_id)] = {**host_part, "config": own, "config-yaml": shown}
+    if not walk.problems:
+        configs.kept = "plugins.configs", sections
     return {**plugins, "configs": sections}
 
 

@@ -1,7 +1,6 @@
 """What loading tidies up: blanks, duplicates, entries that cannot work (spec credentials 7.2)."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -9,8 +8,6 @@ from host.config.model import ApiKey, CompatProvider, Config, ProviderKey
 
 Removed = list[tuple[str, str]]
 """(path of the key, why it was dropped)."""
-
-_Entry = TypeVar("_Entry", ProviderKey, CompatProvider)
 
 
 def sanitise(config: Config) -> tuple[Config, Removed]:
@@ -48,19 +45,9 @@ def _api_keys(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
 def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) -> tuple[ProviderKey, ...]:
     kept: dict[tuple[object, ...], ProviderKey] = {}
     for index, item in enumerate(keys):
-        entry = replace(
-            _common(item),
-            api_key=item.api_key.strip(),
-            base_url=item.base_url.strip().rstrip("/"),
-            proxy_url=item.proxy_url.strip(),
-            excluded_models=tuple(sorted({name.strip().lower() for name in item.excluded_models if name.strip()})),
-        )
-        if section == "vertex-api-key":
-            entry = replace(
-                entry, models=[model for model in entry.models if model.name.strip() and model.alias.strip()]
-            )
+        entry = _tidy(item, section)
         # What the id of the credential is made of: entries that differ in it are different credentials.
-        headers = tuple(sorted((name.lower(), value) for name, value in entry.headers.items()))
+        headers = tuple(sorted((name.lower(), value) for name, value in entry.headers.items())) if entry.headers else ()
         identity = (entry.api_key, entry.base_url, entry.proxy_url, entry.prefix, headers)
         if (missing := _missing(entry, section)) is not None:
             removed.append((f"{section}[{index}]", f"`{section}` entry without `{missing}` is ignored"))
@@ -69,6 +56,25 @@ def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) 
         else:
             kept[identity] = entry
     return tuple(kept.values())
+
+
+def _tidy(item: ProviderKey, section: str) -> ProviderKey:
+    """The entry without stray blanks: the very same where there are none."""
+    fields: dict[str, object] = {}
+    if (api_key := item.api_key.strip()) != item.api_key:
+        fields["api_key"] = api_key
+    if (base_url := item.base_url.strip().rstrip("/")) != item.base_url:
+        fields["base_url"] = base_url
+    if (proxy_url := item.proxy_url.strip()) != item.proxy_url:
+        fields["proxy_url"] = proxy_url
+    if item.excluded_models:
+        fields["excluded_models"] = tuple(
+            sorted({name.strip().lower() for name in item.excluded_models if name.strip()})
+        )
+    if section == "vertex-api-key" and item.models:
+        fields["models"] = [model for model in item.models if model.name.strip() and model.alias.strip()]
+    fields |= _common(item)
+    return replace(item, **fields) if fields else item
 
 
 def _missing(entry: ProviderKey, section: str) -> str | None:
@@ -83,7 +89,7 @@ def _missing(entry: ProviderKey, section: str) -> str | None:
 def _compat(providers: Sequence[CompatProvider], removed: Removed) -> tuple[CompatProvider, ...]:
     kept = []
     for index, item in enumerate(providers):
-        entry = replace(_common(item), name=item.name.strip(), base_url=item.base_url.strip().rstrip("/"))
+        entry = replace(item, name=item.name.strip(), base_url=item.base_url.strip().rstrip("/"), **_common(item))
         if entry.base_url:
             kept.append(entry)
         else:
@@ -92,7 +98,15 @@ def _compat(providers: Sequence[CompatProvider], removed: Removed) -> tuple[Comp
     return tuple(kept)
 
 
-def _common(entry: _Entry) -> _Entry:
-    prefix = entry.prefix.strip().strip("/").strip()
-    headers = {name.strip(): value.strip() for name, value in entry.headers.items() if name.strip() and value.strip()}
-    return replace(entry, prefix="" if "/" in prefix else prefix, headers=headers)
+def _common(entry: ProviderKey | CompatProvider) -> dict[str, object]:
+    """What changes of the fields that both kinds of entries have."""
+    fields: dict[str, object] = {}
+    if entry.prefix:
+        prefix = entry.prefix.strip().strip("/").strip()
+        fields["prefix"] = "" if "/" in prefix else prefix
+    if entry.headers:
+        pairs = ((name.strip(), value.strip()) for name, value in entry.headers.items())
+        headers = {name: value for name, value in pairs if name and value}
+        if headers != entry.headers:
+            fields["headers"] = headers
+    return fields

@@ -40,30 +40,42 @@ _ANCHOR: Final = re.compile(r"[&*][A-Za-z0-9_-]+(?=[ \n]|\Z)")
 _BLOCK: Final = ("|", ">")
 _LOADER: Final = getattr(yaml, "CBaseLoader", None)
 """None where the library was built without libyaml."""
+NO_COLUMN: Final = -1
+"""Of a node that the other library has read."""
 
 
 class MapNode(dict[Any, Any]):
-    """A mapping; `lines` has the line of each key, from 0."""
+    """A mapping; `lines` has the line of each key, from 0. Not changed once it is part of a tree."""
 
-    __slots__ = ("is_flow", "lines")
+    __slots__ = ("column", "is_flow", "kept", "lines")
 
-    def __init__(self, *, is_flow: bool = False) -> None:
+    def __init__(self, *, is_flow: bool = False, column: int = NO_COLUMN) -> None:
         super().__init__()
         self.lines: dict[Any, int] = {}
         self.is_flow = is_flow
+        self.column = column
+        """Where its first key begins, from 0."""
+        self.kept: tuple[str, Any] | None = None
+        """What a reader made of it, and where it stood: the tree of the next text has the same node where it can."""
 
 
 class SeqNode(list[Any]):
-    """A list; `lines` has the line of each item, from 0."""
+    """A list; `lines` has the line of each item, from 0: where the item's own text begins, below its dash or behind it.
 
-    __slots__ = ("lines",)
+    Not changed once it is part of a tree.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("column", "is_flow", "lines")
+
+    def __init__(self, *, is_flow: bool = False, column: int = NO_COLUMN) -> None:
         super().__init__()
         self.lines: list[int] = []
+        self.is_flow = is_flow
+        self.column = column
+        """Where its first dash stands, from 0."""
 
 
-class _Unsure(Exception):
+class Unsure(Exception):
     """The text has something that only the other library is asked about."""
 
 
@@ -71,25 +83,31 @@ def read_tree(text: str, file: str) -> MapNode:
     """The mapping that a text says. Raises ConfigError with the line of the mistake."""
     try:
         return fast_tree(text)
-    except _Unsure:
+    except Unsure:
         tree: MapNode = slow_tree(parse_yaml(text, file))
         return tree
 
 
 def fast_tree(text: str) -> MapNode:
-    """As `read_tree`; raises an error of this module's own where the other library has to be asked."""
+    """As `read_tree`; raises Unsure where the other library has to be asked."""
+    node, _ = fast_node(text)
+    if node is None:
+        return MapNode()
+    if not isinstance(node, MapNode):
+        raise Unsure
+    return node
+
+
+def fast_node(text: str) -> tuple[Any, bool]:
+    """What a text says, None where it says nothing, and whether no part of it refers to another. Raises Unsure."""
     if _LOADER is None or _ODD.search(text) is not None:
-        raise _Unsure
+        raise Unsure
     try:
         # Bytes: a text is encoded piece by piece otherwise.
-        tree = _Builder(text, yaml.parse(text.encode(), Loader=_LOADER)).document()
+        builder = _Builder(text, yaml.parse(text.encode(), Loader=_LOADER))
+        return builder.document(), not builder.anchors
     except (yaml.YAMLError, RecursionError, UnicodeEncodeError):
-        raise _Unsure from None
-    if tree is None:
-        return MapNode()
-    if not isinstance(tree, MapNode):
-        raise _Unsure
-    return tree
+        raise Unsure from None
 
 
 class _Builder:
@@ -98,7 +116,7 @@ class _Builder:
     def __init__(self, text: str, events: Iterator[Any]) -> None:
         self._text: Final = text
         self._events: Final = events
-        self._anchors: Final[dict[str, Any]] = {}
+        self.anchors: Final[dict[str, Any]] = {}
         self._anchor_lines: Final[dict[str, int]] = {}
 
     def document(self) -> Any:
@@ -108,66 +126,66 @@ class _Builder:
         if isinstance(begin, yaml.StreamEndEvent):
             return None
         if begin.version or begin.tags:
-            raise _Unsure
+            raise Unsure
         tree = self._node(next(events))
         if next(events).explicit or not isinstance(next(events), yaml.StreamEndEvent):
-            raise _Unsure
+            raise Unsure
         return tree
 
     def _node(self, event: Any) -> Any:
         kind = type(event)
         if kind is yaml.AliasEvent:
             self._check(_ANCHOR, event)
-            if event.anchor not in self._anchors:
-                raise _Unsure
-            return self._anchors[event.anchor]
+            if event.anchor not in self.anchors:
+                raise Unsure
+            return self.anchors[event.anchor]
         if event.tag is not None:
-            raise _Unsure
+            raise Unsure
         if event.anchor is not None:
             return self._anchored(event)
         if kind is yaml.ScalarEvent:
             if event.style in _BLOCK:
                 self._check(_BLOCK_HEADER, event)
             return event.value if event.style else scalar(event.value)
-        return self._mapping(event) if kind is yaml.MappingStartEvent else self._sequence()
+        return self._mapping(event) if kind is yaml.MappingStartEvent else self._sequence(event)
 
     def _anchored(self, event: Any) -> Any:
         name, event.anchor = event.anchor, None
         self._check(_ANCHOR, event)
-        if name in self._anchors or (type(event) is yaml.ScalarEvent and (event.style in _BLOCK or not event.value)):
-            raise _Unsure
+        if name in self.anchors or (type(event) is yaml.ScalarEvent and (event.style in _BLOCK or not event.value)):
+            raise Unsure
         found = self._node(event)
-        self._anchors[name] = found
+        self.anchors[name] = found
         self._anchor_lines[name] = event.start_mark.line
         return found
 
     def _check(self, pattern: re.Pattern[str], event: Any) -> None:
         if pattern.match(self._text, event.start_mark.index) is None:
-            raise _Unsure
+            raise Unsure
 
     def _mapping(self, event: Any) -> MapNode:
-        found = MapNode(is_flow=event.flow_style)
+        found = MapNode(is_flow=event.flow_style, column=event.start_mark.column)
         events, lines, node = self._events, found.lines, self._node
         for key_event in events:
             if type(key_event) is yaml.MappingEndEvent:
                 break
             if type(key_event) is not yaml.ScalarEvent or (key_event.value == "<<" and not key_event.style):
-                raise _Unsure
+                raise Unsure
             key = node(key_event)
             if key in found:
-                raise _Unsure
+                raise Unsure
             lines[key] = key_event.start_mark.line
             found[key] = node(next(events))
         return found
 
-    def _sequence(self) -> SeqNode:
-        found = SeqNode()
-        for event in self._events:
-            if type(event) is yaml.SequenceEndEvent:
+    def _sequence(self, event: Any) -> SeqNode:
+        found = SeqNode(is_flow=event.flow_style, column=event.start_mark.column)
+        for item in self._events:
+            if type(item) is yaml.SequenceEndEvent:
                 break
-            found.append(self._node(event))
-            is_alias = type(event) is yaml.AliasEvent
-            found.lines.append(self._anchor_lines[event.anchor] if is_alias else event.start_mark.line)
+            found.append(self._node(item))
+            is_alias = type(item) is yaml.AliasEvent
+            found.lines.append(self._anchor_lines[item.anchor] if is_alias else item.start_mark.line)
         return found
 
 
@@ -190,7 +208,7 @@ def _number(text: str) -> Any:
     try:
         return plain_value(round_trip().load(text))
     except (YAMLError, *_GAVE_UP):
-        raise _Unsure from None
+        raise Unsure from None
 
 
 @functools.lru_cache(maxsize=1)
@@ -322,7 +340,7 @@ def open_tree(text: str, file: str) -> CommentedMap:
     """As `parse_yaml`, for changing single parts of a large file; write it with `host.config.splice.spliced`."""
     try:
         tree = fast_tree(text)
-    except _Unsure:
+    except Unsure:
         return parse_yaml(text, file)
     return parse_yaml(text, file) if tree.is_flow else Editable(text, tree, file)
 

@@ -40,7 +40,7 @@ def set_excluded(text: str, file: str, credential_id: str, *, excluded: bool) ->
     place = keys.places.get(credential_id)
     if place is None or place.section not in PROVIDER_LISTS:
         raise KeyError(credential_id)
-    wanted: ProviderKey = getattr(config, place.section.replace("-", "_"))[place.index]
+    wanted: ProviderKey = getattr(config, place.section.replace("-", "_"))[place.position]
     tree = parse_yaml(text, file)
     _set(_entry(tree[place.section], wanted, credential_id), excluded)
     return tree

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Final
+from functools import cached_property
+from typing import Final, NamedTuple
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.ids import COMPAT_FAMILY, IdGenerator, auth_index, compat_provider_key, extra_parts
@@ -42,12 +42,24 @@ class Configured:
 _Row = tuple[str, "Place", tuple[object, ...], Callable[[], Credential]]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in the configuration a key stands: the list and the index in it (of a compat key the provider's)."""
+class Place(NamedTuple):
+    """Where in the configuration a key stands: the list and the position in it (of a compat key the provider's)."""
 
     section: str
-    index: int
+    position: int
+
+
+class _Shared:
+    """What the keys of an OpenAI-compatible provider share."""
+
+    def __init__(self, part: tuple[object, ...], provider: CompatProvider) -> None:
+        self.part: Final = part
+        self._entries: Final = provider.models
+
+    @cached_property
+    def models(self) -> tuple[CredentialModel, ...]:
+        """The one table of models of all the keys."""
+        return _models(self._entries)
 
 
 class ConfiguredKeys:
@@ -57,7 +69,8 @@ class ConfiguredKeys:
         self.places: Mapping[str, Place] = {}
         self._mint: Final = mint
         self._known: dict[str, Configured] = {}
-        self._shared: dict[str, tuple[object, ...]] = {}
+        self._shared: dict[str, _Shared] = {}
+        self._digests: Mapping[tuple[str, ...], str] = {}
 
     def read(self, config: Config, *, now_s: float | None = None) -> dict[str, Credential]:
         """Every credential of the configuration by id: gemini, claude, codex, OpenAI-compatible, vertex."""
@@ -76,20 +89,21 @@ class ConfiguredKeys:
         return {credential_id: configured.credential for credential_id, configured in found.items()}
 
     def _entries(self, config: Config) -> Iterator[_Row]:
-        ids = IdGenerator()
+        ids = IdGenerator(self._digests)
         yield from _keys("gemini-api-key", config.gemini_api_key, ids, self._mint)
         yield from _keys("claude-api-key", config.claude_api_key, ids, self._mint)
         yield from _keys("codex-api-key", config.codex_api_key, ids, self._mint)
-        shared: dict[str, tuple[object, ...]] = {}
+        shared: dict[str, _Shared] = {}
         for index, provider in enumerate(config.openai_compatibility):
             part = shared_part(provider)
             before = self._shared.get(provider.name)
             # The same object as last time where nothing changed: thousands of keys of one provider compare at once.
-            part = before if before is not None and before == part else part
-            shared.setdefault(provider.name, part)
-            yield from _compat(Place(COMPAT_FAMILY, index), provider, part, ids, self._mint)
+            common = before if before is not None and before.part == part else _Shared(part, provider)
+            shared.setdefault(provider.name, common)
+            yield from _compat(Place(COMPAT_FAMILY, index), provider, common, ids, self._mint)
         self._shared = shared
         yield from _keys("vertex-api-key", config.vertex_api_key, ids, self._mint)
+        self._digests = ids.used
 
 
 def credentials_of_config(config: Config, mint: HandleMint) -> tuple[Credential, ...]:
@@ -161,7 +175,7 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
 
 
 def _compat(
-    place: Place, provider: CompatProvider, shared: tuple[object, ...], ids: IdGenerator, mint: HandleMint
+    place: Place, provider: CompatProvider, shared: _Shared, ids: IdGenerator, mint: HandleMint
 ) -> Iterator[_Row]:
     if provider.disabled:
         return
@@ -170,20 +184,15 @@ def _compat(
     kind = f"{COMPAT_FAMILY}:{name.lower()}"
     extra = extra_parts(prefix=provider.prefix, headers=provider.headers)
 
-    @cache
-    def models() -> tuple[CredentialModel, ...]:
-        """The one table of models that all keys of the provider share."""
-        return compat_models(provider)
-
     for item in provider.api_key_entries or (None,):
         parts = (item.api_key, base_url, item.proxy_url, *extra) if item is not None else (base_url, *extra)
         credential_id, short = ids.next(kind, *parts)
         key = item or CompatKey()
 
         def make(key: CompatKey = key, credential_id: str = credential_id, short: str = short) -> Credential:
-            return _of_compat_key(provider, name, key, credential_id, short, mint, models())
+            return _of_compat_key(provider, name, key, credential_id, short, mint, shared.models)
 
-        yield credential_id, place, (shared, key), make
+        yield credential_id, place, (shared.part, key), make
 
 
 def shared_part(provider: CompatProvider) -> tuple[object, ...]:

@@ -39,6 +39,8 @@ class ConfigFile:
         self._applier: Final = applier
         self._config: Final = config
         self._refused: Final = refused
+        self._latest: LoadedConfig | None = None
+        """What was read last, from which the next text mostly does not differ."""
 
     async def loaded(self) -> Config:
         """What the file says now; what is in force while the file is invalid or away."""
@@ -82,7 +84,11 @@ class ConfigFile:
         return generation
 
     def _load(self) -> LoadedConfig:
-        return parse_config(self._file.read_text(encoding="utf-8"), file=os.fspath(self._file))
+        return self._read(self._file.read_text(encoding="utf-8"))
+
+    def _read(self, text: str) -> LoadedConfig:
+        self._latest = parse_config(text, file=os.fspath(self._file), before=self._latest)
+        return self._latest
 
     def _parse(self, text: str) -> Mapping[str, Any]:
         try:
@@ -101,7 +107,7 @@ class ConfigFile:
     def _edited(self, before: str, edit: Edit) -> tuple[str, LoadedConfig]:
         name = os.fspath(self._file)
         try:
-            present = parse_config(before, file=name)
+            present = self._read(before)
             tree = open_tree(before, name)
             unchanged = to_plain(tree)
             edit(tree)
@@ -111,7 +117,7 @@ class ConfigFile:
             return before, present
         text = spliced(before, tree)
         try:
-            loaded = parse_config(text, file=name)
+            loaded = self._read(text)
         except ConfigError as error:
             raise ManagementError(400, "invalid_config", **problems_of(error)) from None
         if (reason := self._refused(loaded.config)) is not None:
@@ -129,7 +135,7 @@ class ConfigFile:
     def _made(self, before: str, make: Callable[[str], str]) -> tuple[str, LoadedConfig]:
         text = make(before)
         try:
-            loaded = parse_config(text, file=os.fspath(self._file))
+            loaded = self._read(text)
         except ConfigError as error:
             raise ManagementError(422, "invalid_config", **problems_of(error)) from None
         if (reason := self._refused(loaded.config)) is not None:

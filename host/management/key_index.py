@@ -28,7 +28,7 @@ def key_indexes(section: str, items: Sequence[Mapping[str, Any]], config: Config
     by_place: dict[int, list[str]] = {}
     for credential_id, at in keys.places.items():
         if at.section == section:
-            by_place.setdefault(at.index, []).append(records[credential_id].auth_index)
+            by_place.setdefault(at.position, []).append(records[credential_id].auth_index)
     if section == COMPAT_FAMILY:
         return _of_compat(items, by_place)
     used: Sequence[ProviderKey] = getattr(config, section.replace("-", "_"))

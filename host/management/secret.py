@@ -1,6 +1,7 @@
 """The management key: kept as a hash, verified slowly, and refused when it is none worth having."""
 
 import asyncio
+import dataclasses
 import os
 from typing import Final
 
@@ -92,22 +93,22 @@ async def with_hashed_key(loaded: LoadedConfig, file: str | os.PathLike[str]) ->
         return _with_key(loaded, "")
     hashed = await asyncio.to_thread(hash_key, key)
     try:
-        text = await asyncio.to_thread(_write_back, file, hashed)
+        written = await asyncio.to_thread(_write_back, file, hashed)
     except (OSError, ConfigError) as error:
         log.warning("management.key_not_written", reason=str(error), hint="the plain key stays in the file")
         return _with_key(loaded, hashed)
     log.info("management.key_hashed", path=os.fspath(file))
-    return _with_key(LoadedConfig(loaded.config, loaded.warnings, text), hashed)
+    return _with_key(dataclasses.replace(loaded, text=written.text, source=written.source), hashed)
 
 
-def _write_back(file: str | os.PathLike[str], hashed: str) -> str:
+def _write_back(file: str | os.PathLike[str], hashed: str) -> LoadedConfig:
     set_value(file, KEY_PATH, hashed)
-    return load_config(file).text
+    return load_config(file)
 
 
 def _with_key(loaded: LoadedConfig, key: str) -> LoadedConfig:
     section = replace(loaded.config.remote_management, secret_key=key)
-    return LoadedConfig(replace(loaded.config, remote_management=section), loaded.warnings, loaded.text)
+    return dataclasses.replace(loaded, config=replace(loaded.config, remote_management=section))
 
 
 def _hasher() -> argon2.PasswordHasher:

@@ -14,15 +14,17 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from host.config.diff import changes
-from host.config.load import parse_config
+from host.config.load import LoadedConfig, parse_config
 from tests.bench.pool_driver import Site
 
 KEYS, MODELS, RELOADS = 10_000, 2_000, 7
 
 
-def text(changed: str = "") -> str:
-    """Half of the keys on their own, half of one provider with all models; one of them is `changed`."""
+def text(changed: str = "", *, added: int = 0) -> str:
+    """Half of the keys on their own, half of one provider with all models; one of them is `changed`, and so many are
+    `added` in front of all others."""
     lines = ["# The pool.", "request-retry: 3", "claude-api-key:"]
+    lines += [f"  - api-key: sk-added-{number}" for number in reversed(range(added))]
     for number in range(KEYS // 2):
         lines += [f"  - api-key: sk-{number:06d}", f"    base-url: https://c{number % 7}.test", "    priority: 3"]
     lines += ["openai-compatibility:", "  - name: big", "    base-url: https://big.test/v1", "    api-key-entries:"]
@@ -34,22 +36,36 @@ def text(changed: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def reload_ms(site: Site, before: LoadedConfig, edited: str, expected: str) -> tuple[LoadedConfig, float]:
+    """Read and apply the edited text, as the proxy does it."""
+    began_s = time.process_time()
+    loaded = parse_config(edited, file="config.yaml", before=before)
+    found = changes(site.config, loaded.config)
+    site.apply(loaded.config)
+    took_ms = (time.process_time() - began_s) * 1000
+    assert found == [expected], found
+    return loaded, took_ms
+
+
 def main() -> None:
     """Measure, print."""
     began_s = time.process_time()
-    before = parse_config(text(), file="config.yaml").config
-    site = Site(before)
-    site.apply(before)
+    loaded = parse_config(text(), file="config.yaml")
+    site = Site(loaded.config)
+    site.apply(loaded.config)
     start_s = time.process_time() - began_s
-    reloads = []
+    changed, added = [], []
     for number in range(RELOADS):
-        edited = text(f"another-{number}")
-        began_s = time.process_time()
-        wanted = parse_config(edited, file="config.yaml").config
-        assert changes(site.config, wanted) == ["openai-compatibility[0].api-key-entries[0].api-key: changed"]
-        site.apply(wanted)
-        reloads.append(time.process_time() - began_s)
-    print(json.dumps({"start_s": start_s, "reload_ms": median(reloads) * 1000}))
+        what = "openai-compatibility[0].api-key-entries[0].api-key: changed"
+        loaded, took_ms = reload_ms(site, loaded, text(f"another-{number}"), what)
+        changed.append(took_ms)
+    edited = f"another-{RELOADS - 1}"
+    for number in range(RELOADS):
+        keys = KEYS // 2 + number
+        what = f"claude-api-key: {keys} -> {keys + 1} entries"
+        loaded, took_ms = reload_ms(site, loaded, text(edited, added=number + 1), what)
+        added.append(took_ms)
+    print(json.dumps({"start_s": start_s, "reload_ms": median(changed), "reload_added_ms": median(added)}))
 
 
 if __name__ == "__main__":

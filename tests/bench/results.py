@@ -75,6 +75,8 @@ FLOORS: Final = (
     Floor(key="pool_start_s", limit=2.0, direction="at most"),
     Floor(key="pool_config_start_s", limit=2.0, direction="at most"),
     Floor(key="pool_reload_ms", limit=100.0, direction="at most"),
+    Floor(key="pool_config_reload_ms", limit=100.0, direction="at most"),
+    Floor(key="pool_config_reload_added_ms", limit=100.0, direction="at most"),
 )
 
 RATIO_KEYS: Final = {

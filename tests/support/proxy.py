@@ -1,6 +1,7 @@
 """A whole proxy for a test: in the test's own event loop, or as `python -m host serve` in a process of its own."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -64,7 +65,7 @@ async def running_proxy(
 
 def replace_config(loaded: LoadedConfig, **fields: Any) -> LoadedConfig:
     """The same with other values of the config."""
-    return LoadedConfig(replace(loaded.config, **fields), loaded.warnings, loaded.text)
+    return dataclasses.replace(loaded, config=replace(loaded.config, **fields))
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ def test_keys_that_only_change_places_are_no_change_but_have_a_new_order():
     a, b = manager.credentials
     assert not manager.apply_config(keys("b", "a"))
     assert manager.credentials == (b, a)
-    assert manager.place_of(a.id).index == 1
+    assert manager.place_of(a.id).position == 1
 
 
 def test_files_come_after_keys_in_the_order_of_their_names():
