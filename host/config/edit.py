@@ -6,10 +6,10 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
+from host.config.editable import open_tree
 from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
-from host.config.tree import open_tree
 
 
 def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> None:

@@ -15,13 +15,14 @@ import msgspec
 from ruamel.yaml.comments import CommentedMap
 
 from host.config import sanitise, values
+from host.config.editable import dump_subtree as dump_subtree
+from host.config.editable import parse_part
 from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.config.problems import ConfigError as ConfigError
 from host.config.problems import Problem as Problem
 from host.config.reread import Source, read_source
-from host.config.tree import MapNode, SeqNode, parse_part, read_tree
-from host.config.tree import dump_subtree as dump_subtree
+from host.config.tree import MapNode, SeqNode, read_tree
 from host.config.tree import parse_yaml as parse_yaml
 from host.config.tree import to_plain as to_plain
 from host.upstream import InvalidRequest, parse_proxy

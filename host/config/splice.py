@@ -4,8 +4,9 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
+from host.config.editable import dump_subtree
 from host.config.problems import ConfigError
-from host.config.tree import MapNode, alike, dump_subtree, parse_yaml, read_tree, to_plain
+from host.config.tree import MapNode, alike, parse_yaml, read_tree, to_plain
 
 
 def spliced(before: str, tree: CommentedMap) -> str:

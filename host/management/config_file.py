@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
+from host.config.editable import open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.model import Config
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
-from host.config.tree import alike, open_tree, read_tree
+from host.config.tree import alike, read_tree
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
 from host.observe.logs import redact

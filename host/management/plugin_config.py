@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from ruamel.yaml.comments import CommentedMap
 
+from host.config.editable import open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
-from host.config.tree import open_tree, read_tree
+from host.config.tree import read_tree
 from host.management.calls import ManagementError
 from host.runtime.manifest import Manifest, is_plugin_id
 from host.runtime.resolve import MASK, masked_config

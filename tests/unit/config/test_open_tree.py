@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from host.config import tree as config_tree
+from host.config import editable
+from host.config.editable import open_tree
 from host.config.splice import spliced
-from host.config.tree import open_tree, parse_yaml, to_plain
+from host.config.tree import parse_yaml, to_plain
 
 TEXT = """\
 # The head.
@@ -31,7 +32,7 @@ def test_an_edit_says_the_same_as_one_of_the_whole_tree(monkeypatch: pytest.Monk
         asked.append(text)
         return parse_yaml(text, file)
 
-    monkeypatch.setattr(config_tree, "parse_yaml", noting)
+    monkeypatch.setattr(editable, "parse_yaml", noting)
     tree = open_tree(TEXT, "c.yaml")
     assert to_plain(tree) == to_plain(parse_yaml(TEXT, "c.yaml"))
     assert asked == []

@@ -118,7 +118,7 @@ def test_thousands_of_keys_are_never_read_by_the_library_that_takes_seconds_for_
         asked.append(text)
         return parse_yaml(text, file)
 
-    for module in ("host.config.tree", "host.config.load"):
+    for module in ("host.config.tree", "host.config.editable", "host.config.load"):
         monkeypatch.setattr(f"{module}.parse_yaml", noting)
     section = "plugins:\n  configs:\n    sample:\n      enabled: true # for now\n      # why\n      size: 3\n\n"
     keys = "claude-api-key:\n" + "".join(f"  - api-key: k-{number}\n" for number in range(50))
