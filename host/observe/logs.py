@@ -110,6 +110,7 @@ EVENTS: Final = (
     "plugin.shutdown_failed",
     "plugin.start_failed",
     "plugin.state",
+    "plugin.supervision_failed",
     "plugin.unexpected_exception",
     "plugin.unknown_capability",
     "plugin.unusable",

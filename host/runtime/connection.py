@@ -111,6 +111,8 @@ class Connection:
         """
         try:
             carrier = await self._greet(moved)
+            self._begin(carrier)
+            self._look_after(carrier.greeting.features)
         except (HandshakeError, OSError, TimeoutError) as error:
             # To its end whatever happens to the caller: the process is still there.
             report = await finish(asyncio.ensure_future(self._never_greeted(error)))
@@ -118,8 +120,6 @@ class Connection:
         except BaseException:
             await finish(asyncio.ensure_future(self._clean_up()))
             raise
-        self._begin(carrier)
-        self._look_after(carrier.greeting.features)
 
     def _begin(self, carrier: Carrier) -> None:
         """The session with a greeted process."""
@@ -291,7 +291,8 @@ class Connection:
             await slots.acquire(method)
         try:
             if stream and self.session.open_streams >= self._max_streams:
-                raise self._fault(method, "overload", f"{self._max_streams} streams are open already")
+                cause = f"{self._max_streams} streams are open already"
+                raise PluginTransportError(self._spec.plugin_id, method, phase="overload", cause=cause)
             timeout_ms = None if timeout_s is None else max(1, int(timeout_s * 1000))
             call = self.session.start_call(method, params, timeout_ms=timeout_ms, stream=stream)
         except AbiError:
@@ -338,9 +339,6 @@ class Connection:
         self._scopes.pop(call_id, None)
         if self._idle is not None and not self._scopes and not self._idle.done():
             self._idle.set_result(None)
-
-    def _fault(self, method: str, phase: Phase, cause: str) -> PluginTransportError:
-        return PluginTransportError(self._spec.plugin_id, method, phase=phase, cause=cause)
 
     @property
     def pid(self) -> int | None:
@@ -441,10 +439,12 @@ class Connection:
             self._ended.set_exception(error or RuntimeError("the watcher of a plugin process was cancelled"))
 
     async def _lost(self, reader: "asyncio.Task[BaseException | None]") -> None:
-        await self.session.close("the process ended", phase="exit")
-        cause = await reader
-        self.slots.close("exit", "the process ended")
-        await self._clean_up()
+        try:
+            await self.session.close("the process ended", phase="exit")
+            cause = await reader
+        finally:
+            self.slots.close("exit", "the process ended")
+            await self._clean_up()
         phase, reason = self._killed or ("exit", "it was stopped" if self._stopping else f"it ended: {cause}")
         returncode = self._child.returncode if self._child is not None else None
         self._ended.set_result(self._report(phase, reason, returncode))

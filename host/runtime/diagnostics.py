@@ -114,6 +114,12 @@ def crash_report(
     )
 
 
+def mistake_report(plugin_id: str, error: Exception, *, phase: Phase, stderr: Sequence[str]) -> CrashReport:
+    """The report of a life that an error in the host ended, one that nobody foresaw."""
+    reason = f"an error in the host: {type(error).__name__}: {error}"
+    return CrashReport(plugin_id=plugin_id, phase=phase, reason=reason, stderr=tuple(stderr[-REPORT_STDERR_LINES:]))
+
+
 def why_not_executable(path: Path, *, search_path: str | None = None) -> str | None:
     """A sentence that says why the system refused to run `path`, or None when nothing seems wrong with it.
 

@@ -12,7 +12,7 @@ import structlog
 from host.runtime.callbacks import CallbackServer
 from host.runtime.confinement import ConfinementReport
 from host.runtime.connection import Connection
-from host.runtime.diagnostics import CrashReport, PluginStartError
+from host.runtime.diagnostics import CrashReport, PluginStartError, mistake_report
 from host.runtime.guardian import Guardian
 from host.runtime.handle import PluginHandle, PluginState, Reply
 from host.runtime.launch import LaunchSpec
@@ -23,7 +23,7 @@ from host.runtime.supervise import CrashPolicy, GiveUp
 from host.runtime.teardown import finish
 from host.runtime.timings import ProcessTimings
 from host.tasks import TaskGroup
-from pluginabi.errors import PluginTransportError
+from pluginabi.errors import Phase, PluginTransportError
 from pluginabi.frames import Hello
 from pluginabi.limits import QUEUE_MAX_CALLS
 from pluginabi.payloads.common import Payload
@@ -105,6 +105,8 @@ class ProcessPlugin:
         self._first: asyncio.Future[PluginStartError | None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._ready_since_s: float | None = None
+        """Of the process that lives; None: it is not ready yet."""
 
     # -- what it is
 
@@ -247,15 +249,21 @@ class ProcessPlugin:
     # -- the life of processes
 
     async def _supervise(self) -> None:
+        """Boundary: an error nobody foresaw fails the plugin, which would otherwise keep a state for ever, unseen."""
         try:
             replaces = False
             while True:
-                life = await self._one_life(replaces)
+                life = await self._one_guarded_life(replaces)
                 if self._finishing is not None:
                     return
                 replaces = life.report is None
                 if not await self._lives_again(life):
                     return
+        except Exception as error:
+            self.last_report = self._mistake(error)
+            if self._finishing is None:
+                self._settle_first(PluginStartError(self.last_report))
+                self._machine.move(PluginState.FAILED, self.last_report.sentence())
         finally:
             self._accepting = None
             self._settle_replacement()
@@ -263,6 +271,29 @@ class ProcessPlugin:
                 self._live.kill("the host stops")
                 await finish(asyncio.ensure_future(self._live.ended()))
             self._settle_first(None)
+
+    async def _one_guarded_life(self, replaces: bool) -> _Life:
+        """Boundary: an error nobody foresaw ends a life as a crash does, with the restarts that a crash has."""
+        self._ready_since_s = None
+        try:
+            return await self._one_life(replaces)
+        except Exception as error:
+            self._accepting = None
+            report = self._mistake(error)
+            if self._live is not None:
+                await _end(self._live)
+                self._live = None
+            self._settle_replacement()
+            if self._finishing is None:
+                self._died(report)
+                self._settle_first(PluginStartError(report))
+            ready_since_s = self._ready_since_s
+            return _Life(None if ready_since_s is None else self._clock() - ready_since_s, report)
+
+    def _mistake(self, error: Exception) -> CrashReport:
+        log.error("plugin.supervision_failed", plugin_id=self.plugin_id, generation=self.generation, exc_info=error)
+        phase: Phase = "start" if self._ready_since_s is None else "exit"
+        return mistake_report(self.plugin_id, error, phase=phase, stderr=self.stderr_tail())
 
     async def _one_life(self, replaces: bool) -> _Life:
         """One process from start to its end, or to its wish to be replaced."""
@@ -279,7 +310,7 @@ class ProcessPlugin:
         self._machine.move(PluginState.READY, "registered")
         self._settle_replacement()
         self._settle_first(None)
-        ready_s = self._clock()
+        self._ready_since_s = ready_s = self._clock()
         ended = asyncio.ensure_future(connection.ended())
         events: list[asyncio.Future[Any]] = [ended, self._going_away]
         await asyncio.wait(events, return_when="FIRST_COMPLETED")
@@ -288,8 +319,8 @@ class ProcessPlugin:
         if not ended.done():
             ended.cancel()
             return _Life(ready_for_s, going_away=self._going_away.result())
-        self._live = None
         report = await ended
+        self._live = None
         if self._finishing is None:
             self._died(report)
         return _Life(ready_for_s, report)
@@ -417,15 +448,28 @@ class ProcessPlugin:
         assert self._supervisor is not None
         live = self._live
         if live is not None:
-            if self._successor is not None:
-                began_s = time.monotonic()
-                await live.idle_within(drain_s, self._hurry)
-                drain_s = max(0.0, drain_s - (time.monotonic() - began_s))
-            self._accepting = None
-            if self.state in (PluginState.READY, PluginState.UNRESPONSIVE):
-                self._machine.move(PluginState.DRAINING, reason)
-            await live.stop(reason, drain_s=drain_s, hurry=self._hurry)
+            try:
+                await self._drain(live, drain_s, reason)
+            except Exception as error:  # boundary: whatever went wrong, it has to end
+                self._mistake(error)
+                await _end(live)
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor, *self._retiring])
         self._live = self._accepting = None
         self._machine.move(PluginState.STOPPED, reason)
+
+    async def _drain(self, live: Connection, drain_s: float, reason: str) -> None:
+        if self._successor is not None:
+            began_s = time.monotonic()
+            await live.idle_within(drain_s, self._hurry)
+            drain_s = max(0.0, drain_s - (time.monotonic() - began_s))
+        self._accepting = None
+        if self.state in (PluginState.READY, PluginState.UNRESPONSIVE):
+            self._machine.move(PluginState.DRAINING, reason)
+        await live.stop(reason, drain_s=drain_s, hurry=self._hurry)
+
+
+async def _end(connection: Connection) -> None:
+    """Kill what a mistake was made about; how it ended may be that very mistake and is not looked at."""
+    connection.kill("its supervision failed")
+    await asyncio.gather(connection.ended(), return_exceptions=True)

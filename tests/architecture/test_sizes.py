@@ -16,6 +16,7 @@ BROAD_EXCEPT: dict[str, str] = {
     "host/runtime/inprocess.py": "the constructor of an in-process plugin is the author's code",
     "host/runtime/invoke.py": "whatever a call raises becomes one of the two plugin errors",
     "host/runtime/loader.py": "importing an in-process plugin runs the author's code",
+    "host/runtime/process.py": "the task that supervises a plugin: its own mistake must not leave the plugin as it is",
     "host/web/server.py": "error rendering: whatever a request raises becomes the client's error, in one place",
     "host/web/streaming.py": "error rendering inside a stream, and the end of the task that closes one",
     "pluginapi/dispatch.py": "what an author raises becomes a PluginError here and nowhere else",
