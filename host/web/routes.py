@@ -36,6 +36,10 @@ class Routes:
                 return prefixed, path[len(prefix) :]
         return None
 
+    def is_route(self, method: str, path: str) -> bool:
+        """Whether anybody serves this."""
+        return self.find(method, path) is not None
+
     def canonical(self, method: str, path: str) -> str | None:
         """The path without its trailing slash, if that is a route."""
         shorter = path.rstrip("/")

@@ -30,6 +30,7 @@ from host.web.render_errors import Family, client_auth_legacy, render_http
 from host.web.routes import Route, Routes
 from host.web.streaming import STOPPING, Relay, close_stream, explained
 from host.web.timing import timing_line
+from host.web.unmatched import explain_unmatched
 from pluginabi.errors import ErrorBody
 from pluginabi.immutable import freeze_headers
 
@@ -302,10 +303,22 @@ class Frontend:
     def _unmatched(self, exchange: Exchange) -> Written:
         canonical = self._routes.canonical(exchange.method, exchange.path)
         if canonical is None:
-            return self._send(exchange, 404, "", b"")
+            return self._send_unknown(exchange)
         target = f"{canonical}?{exchange.raw_query}" if exchange.raw_query else canonical
         location = header_lines(safe_headers({"Location": (target,)}))
         return self._send(exchange, 301 if exchange.method == "GET" else 307, "", b"", location)
+
+    def _send_unknown(self, exchange: Exchange) -> Written:
+        """404, with words where an SDK shows them to somebody; none about what is managed here."""
+        method, path = exchange.method, exchange.path
+        told = None
+        if not (method == "HEAD" or path.startswith(MANAGED) or path.endswith(LANDING)):
+            exchange.headers = freeze_headers(exchange.request.headers.items())
+            told = explain_unmatched(method, path, exchange.headers, is_route=self._routes.is_route)
+        if told is None:
+            return self._send(exchange, 404, "", b"")
+        exchange.family, error = told
+        return self._send_error(exchange, error)
 
     # -- writing
 

@@ -47,19 +47,65 @@ async def test_RT03_OPTIONS_is_answered_before_authentication(proxy: Proxy, path
     ("method", "path"),
     [
         ("GET", "/no/such/path"),
-        ("GET", "/v1/chat/completions"),
         ("HEAD", "/v1/models"),
-        ("POST", "/v1/models"),
-        ("DELETE", "/v1/responses"),
-        ("POST", "/v1beta/models/"),
-        ("GET", "/v1/audio/speech"),
+        ("GET", "/v0/management/messages"),
+        ("GET", "/management.html"),
+        ("GET", "/claude/callback"),
     ],
-    ids=["RT-04", "wrong-method", "head", "post-list", "delete", "no-action", "absent"],
+    ids=["RT-04", "head", "managed", "panel", "landing"],
 )
 async def test_what_is_no_route_is_an_empty_404_with_CORS(proxy: Proxy, method: str, path: str) -> None:
     answer = await proxy.send(method, path)
     assert (answer.status, answer.body) == (404, b"")
     assert CORS.items() <= dict(answer.headers).items()
+
+
+BASE_URLS = {"openai": "followed by /v1, once", "claude": "alone, without /v1", "gemini": "alone, without a version"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "family", "says"),
+    [
+        ("GET", "/v1/chat/completions", {}, "openai", "use POST"),
+        ("POST", "/v1/models", {}, "openai", "use GET"),
+        ("DELETE", "/v1/responses", {}, "openai", "use GET or POST"),
+        ("POST", "/v1beta/models/", {}, "gemini", "use GET"),
+        ("GET", "/v1/v1beta/models", {}, "gemini", "GET /v1beta/models."),
+        ("GET", "/v1/audio/speech", {}, "openai", "no such endpoint"),
+        ("POST", "/chat/completions", {}, "openai", "the endpoint is POST /v1/chat/completions."),
+        ("POST", "/v1/v1/responses", {}, "openai", "the endpoint is POST /v1/responses."),
+        ("POST", "//v1/embeddings", {}, "openai", "the endpoint is POST /v1/embeddings."),
+        ("POST", "/v1beta/openai/chat/completions", {}, "openai", "POST /v1/chat/completions."),
+        ("GET", "/models", {"Authorization": "Bearer k"}, "openai", "the endpoint is GET /v1/models."),
+        ("GET", "/v1/v1/models", {"anthropic-version": "2023-06-01"}, "claude", "GET /v1/models."),
+        ("POST", "/v1/v1/messages", {}, "claude", "the endpoint is POST /v1/messages."),
+        ("POST", "/messages/count_tokens", {}, "claude", "POST /v1/messages/count_tokens."),
+        ("GET", "/v1/messages/batches", {}, "claude", "no such endpoint"),
+        ("GET", "/v1/messages", {}, "claude", "use POST"),
+        ("POST", "/v1/v1beta/models/g:streamGenerateContent", {}, "gemini", "/v1beta/models/g:streamGenerateContent."),
+        (
+            "POST",
+            "/v1beta1/projects/p/locations/l/publishers/google/models/g:generateContent",
+            {},
+            "gemini",
+            "vertexai",
+        ),
+        ("GET", "/v1/files", {"x-goog-api-key": "k"}, "gemini", "no such endpoint"),
+        ("GET", "/no/such/path", {"X-Api-Key": "k"}, "openai", "no such endpoint"),
+    ],
+)
+async def test_an_SDK_with_a_wrong_base_url_is_told_the_right_one_in_its_own_shape(
+    proxy: Proxy, method: str, path: str, headers: dict[str, str], family: str, says: str
+) -> None:
+    answer = await proxy.send(method, path, headers=headers)
+    error = answer.json()["error"]
+    assert answer.status == 404
+    assert CORS.items() <= dict(answer.headers).items()
+    assert says in error["message"]
+    assert BASE_URLS[family] in error["message"] or "use " in says
+    shape = {"openai": "code" in error, "claude": "not_found_error" in error["type"] if "type" in error else False}
+    assert shape.get(family, error.get("status") == "NOT_FOUND"), error
+    assert proxy.access.shown == []
 
 
 async def test_RT06_a_GET_on_responses_without_upgrade_is_a_400(proxy: Proxy) -> None:
@@ -154,3 +200,15 @@ async def test_a_long_header_is_accepted_and_a_huge_one_refused(proxy: Proxy) ->
 async def test_every_request_has_an_id_of_its_own(proxy: Proxy) -> None:
     ids = {(await proxy.get("/v1/models")).headers["X-Request-Id"] for _ in range(20)}
     assert len(ids) == 20
+
+
+@pytest.mark.parametrize("path", [b"/v1/%ff%0d%0aX:y", b"/v1/" + b"a" * 5000])
+async def test_a_path_that_is_no_text_or_very_long_is_a_404_like_any_other(proxy: Proxy, path: bytes) -> None:
+    reader, writer = await proxy.socket()
+    writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}" % path)
+    async with asyncio.timeout(5):
+        received = await reader.read()
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 404")
+    assert b"\nX:" not in received
+    assert len(received) < 2000
