@@ -9,7 +9,6 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +29,8 @@ from host.credentials.parse import (
 )
 from host.credentials.plugin_port import AuthPlugins, Claimed
 from host.credentials.records import Credential, CredentialChange
-from host.credentials.unwritten import Unwritten, token_of, with_token_of, with_unwritten
+from host.credentials.takeover import carried, refused_claims
+from host.credentials.unwritten import Unwritten, token_of, with_unwritten
 from host.credentials.virtual import records_of_plugin
 from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.credentials import AuthParseRequest
@@ -61,6 +61,8 @@ class AuthDirectory:
         self.has_unwritten: Final = asyncio.Event()
         """Set when there is something new in it."""
         self._waiting: set[str] = set()
+        self._contested: set[str] = set()
+        """Files that want an id which belongs to another credential, for now."""
         self._providers: tuple[int, frozenset[str]] | None = None
         """As of a generation of the manager."""
         self._plugins: Final = plugins
@@ -110,6 +112,7 @@ class AuthDirectory:
     async def _scan(self, settings: ParseSettings) -> None:
         self._contents = await asyncio.to_thread(_read_all, settings)
         self._made_of.clear()
+        self._contested.clear()
         self._providers = None
         self.problems.clear()
 
@@ -156,7 +159,8 @@ class AuthDirectory:
                 elif known is None or known.digest != content.digest:
                     self._contents[path] = content
                     changed.append(content)
-            return await self._apply(changed, removed=removed)
+            contested = self._contested - {content.path for content in changed}
+            return await self._apply([*changed, *(self._contents[path] for path in contested)], removed=removed)
 
     async def store(self, path: str, data: bytes) -> tuple[Credential, ...]:
         """Write a file whose content can be used, and take its records over at once.
@@ -260,8 +264,10 @@ class AuthDirectory:
         except InvalidCredential as error:
             # Another file has taken the id while this one was written.
             self._reject(content, str(error))
+            self._contested.add(path)
             raise
         self._made_of[path] = content.digest
+        self._contested.discard(path)
         self.problems.pop(path, None)
         renewed = frozenset(record.id for record in records) if refreshed else frozenset[str]()
         self.manager.set_sources({path: records}, refreshed=renewed)
@@ -301,18 +307,21 @@ class AuthDirectory:
                 await asyncio.sleep(0)
         await self._ask(asked, made)
         sources: dict[str, Sequence[Credential]] = dict.fromkeys(removed, ())
-        taken: set[str] = set()
-        for content, records in made:
-            if self._contents.get(content.path) is not content:
-                continue  # written meanwhile: whoever wrote it has made its records
-            records = self._carried(content, records)
-            try:
-                self._check_ids(content.path, records, taken)
-            except InvalidCredential as error:
-                self._reject(content, str(error))
+        # What was written meanwhile has its records already, from whoever wrote it.
+        found = [
+            (content, self._carried(content, records))
+            for content, records in made
+            if self._contents.get(content.path) is content
+        ]
+        claims = [(content.path, records) for content, records in found]
+        refused = refused_claims(claims, removed=sources, holder_of=self._holder_of)
+        for content, records in found:
+            if (credential_id := refused.get(content.path)) is not None:
+                self._contested.add(content.path)
+                self._reject(content, _taken(credential_id))
                 continue
             sources[content.path] = records
-            taken.update(record.id for record in records)
+            self._contested.discard(content.path)
             self._made_of[content.path] = content.digest
             self.problems.pop(content.path, None)
         return self.manager.set_sources(sources)
@@ -414,14 +423,17 @@ class AuthDirectory:
         self.unwritten[credential_id] = pending
         self.has_unwritten.set()
 
-    def _check_ids(self, path: str, records: Sequence[Credential], taken: set[str] | None = None) -> None:
+    def _check_ids(self, path: str, records: Sequence[Credential]) -> None:
         for record in records:
-            known = self.manager.by_id.get(record.id)
-            if (known is not None and known.path != path) or (taken is not None and record.id in taken):
-                raise InvalidCredential(f"its id {record.id!r} belongs to another credential")
+            if self._holder_of(record.id) not in (None, path):
+                raise InvalidCredential(_taken(record.id))
+
+    def _holder_of(self, credential_id: str) -> str | None:
+        known = self.manager.by_id.get(credential_id)
+        return known.path if known is not None else None
 
     def _reject(self, content: FileContent, reason: str) -> None:
-        if self._contents.get(content.path) is content:
+        if self._contents.get(content.path) is content and self.problems.get(content.path) != reason:
             self.problems[content.path] = reason
             kept = len(self.manager.records_of(content.path))
             log.warning("credential.file_rejected", path=content.path, reason=reason, records_kept=kept)
@@ -431,6 +443,7 @@ class AuthDirectory:
             self.unwritten.pop(record.id, None)
         self._contents.pop(path, None)
         self._made_of.pop(path, None)
+        self._contested.discard(path)
         self.problems.pop(path, None)
 
     def _known_paths(self) -> set[str]:
@@ -444,28 +457,12 @@ class AuthDirectory:
         return lock
 
 
-def carried(new: Credential, known: Credential, *, same_content: bool) -> Credential:
-    """The next version of a record: the host still knows when it was made and refreshed.
-
-    With the same content it also keeps the token that a refresh has changed in memory only, and why it failed.
-    """
-    last_s = max(new.last_refreshed_at_s or 0.0, known.last_refreshed_at_s or 0.0) or None
-    new = replace(new, created_at_s=known.created_at_s, last_refreshed_at_s=last_s)
-    if not same_content:
-        return new
-    new = replace(
-        new,
-        next_refresh_at_s=known.next_refresh_at_s or new.next_refresh_at_s,
-        refresh_error=known.refresh_error,
-        status_message=new.status_message or known.status_message,
-    )
-    if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
-        return new
-    return with_token_of(replace(new, metadata=known.metadata), known)
-
-
 def _settings(config: Config) -> ParseSettings:
     return parse_settings(config, config_path(config, config.auth_dir))
+
+
+def _taken(credential_id: str) -> str:
+    return f"its id {credential_id!r} belongs to another credential"
 
 
 def _usable(content: FileContent) -> FileContent:

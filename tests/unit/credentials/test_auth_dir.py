@@ -163,6 +163,18 @@ async def test_another_directory_in_the_configuration_replaces_all_records(site,
     assert site.directory.moved.is_set()
 
 
+async def test_a_copy_of_the_directory_takes_over_the_credentials_of_the_one_before(site, tmp_path):
+    site.put("a.json", api_key="k")
+    site.put("b.json", api_key="k")
+    await site.opened()
+    (tmp_path / "other").mkdir()
+    for name in ("a.json", "c.json"):
+        (tmp_path / "other" / name).write_text('{"type": "claude", "api_key": "k"}')
+    await site.directory.apply_config(Config(directory=str(tmp_path), auth_dir="other"))
+    assert (site.ids(), site.directory.problems) == (["a.json", "c.json"], {})
+    assert site.manager.by_id["a.json"].path == str(tmp_path / "other" / "a.json")
+
+
 async def test_another_exclusion_in_the_configuration_changes_only_the_records_of_its_provider(site, tmp_path):
     site.put("a.json", api_key="k")
     site.put("b.json", type="acme")
@@ -214,6 +226,65 @@ async def test_a_record_whose_id_is_taken_already_makes_its_file_unusable_and_ne
     await site.opened()
     assert site.manager.by_id["a.json"].secret == Secret("k")
     assert "belongs to another credential" in site.directory.problems[thief]
+
+
+def named_by_its_file(request: Any) -> list[Any]:
+    """Several records with ids of their own, as `accounts` names them."""
+    accounts = json.loads(bytes(request.file)).get("accounts", [])
+    return [record({"access_token": f"t{it}"}, id=it) for it in accounts]
+
+
+def of_accounts(tmp_path: Path) -> Site:
+    return Site(tmp_path, ScriptedAuth({"acme": named_by_its_file}))
+
+
+async def test_a_file_that_was_renamed_keeps_the_ids_that_its_plugin_gives_it(tmp_path):
+    site = of_accounts(tmp_path)
+    old = site.put("old.json", type="acme", accounts=["x", "y"])
+    await site.opened()
+    new = str(site.path / "new.json")
+    os.rename(old, new)
+    change = await site.directory.refresh([old, new])
+    assert (site.ids(), change.removed, site.directory.problems) == (["x", "y"], set(), {})
+    assert {found.path for found in site.manager.credentials} == {new}
+
+
+async def test_files_that_exchange_accounts_in_one_moment_are_all_used(tmp_path):
+    site = of_accounts(tmp_path)
+    paths = [site.put(f"{name}.json", type="acme", accounts=ids) for name, ids in (("a", ["x", "y"]), ("b", ["z"]))]
+    await site.opened()
+    site.put("a.json", type="acme", accounts=["z"])
+    site.put("b.json", type="acme", accounts=["y", "x"])
+    await site.directory.refresh(paths)
+    assert (site.ids(), site.directory.problems) == (["z", "y", "x"], {})
+
+
+async def test_who_has_an_id_keeps_it_when_another_file_wants_it_in_the_same_moment(tmp_path):
+    site = of_accounts(tmp_path)
+    holder = site.put("z.json", type="acme", accounts=["x", "y"])
+    await site.opened()
+    thief = site.put("a.json", type="acme", accounts=["x", "v"])
+    site.put("z.json", type="acme", accounts=["x", "w"])
+    await site.directory.refresh([thief, holder])
+    assert site.ids() == ["x", "w"]
+    assert site.directory.problems.keys() == {thief}
+
+
+@pytest.mark.parametrize("how", ["deleted", "over the management API", "another account"])
+async def test_a_file_that_waited_for_an_id_gets_it_once_it_is_free(tmp_path, how):
+    site = of_accounts(tmp_path)
+    first = site.put("a.json", type="acme", accounts=["x"])
+    second = site.put("b.json", type="acme", accounts=["x", "y"])
+    await site.opened()
+    assert (site.ids(), site.directory.problems.keys()) == (["x"], {second})
+    if how == "another account":
+        site.put("a.json", type="acme", accounts=["z"])
+    elif how == "deleted":
+        os.unlink(first)
+    else:
+        await site.directory.discard(first)
+    await site.directory.refresh([first, second])
+    assert (site.ids()[-2:], site.directory.problems) == (["x", "y"], {})
 
 
 async def test_a_token_that_was_renewed_in_memory_only_survives_the_same_file_being_parsed_again(tmp_path):
