@@ -53,6 +53,7 @@ _MAX_MESSAGE_CHARACTERS: Final = 2048
 _LIMIT: Final = re.compile(r"x-ratelimit-(remaining|reset)|anthropic-ratelimit-")
 _UNIFIED_STATUS: Final = "anthropic-ratelimit-unified-status"
 _UNIFIED_RESET: Final = "anthropic-ratelimit-unified-reset"
+_UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FIRST_EPOCH_S: Final = 1e9
 _FIRST_EPOCH_MS: Final = 1e12
 """From here on a number is a moment and no duration: 1e9 seconds are thirty years."""
@@ -150,7 +151,7 @@ def _message_and_code(body: bytes) -> tuple[str, str]:
     """What the families' error documents agree on: `error.message`, and `error.code`, `type` or `status`."""
     try:
         document = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         return str(body[:_MAX_MESSAGE_CHARACTERS], "utf-8", "replace").strip(), ""
     if isinstance(document, list) and document:
         document = document[0]
@@ -169,18 +170,28 @@ def retry_after_ms(headers: Headers, body: bytes = b"") -> int | None:
 
     In this order: `retry-after-ms`, `retry-after` (seconds or a date, RFC 9110 section 10.2.3), the latest
     `x-ratelimit-reset*` or `anthropic-ratelimit-*-reset` whose limit has nothing remaining, and Google's RetryInfo or
-    quotaResetDelay in the body.
+    quotaResetDelay in the body. One that says "now" leaves the word to the next: it was asked just now, and refused.
+    What cannot be read says nothing.
     """
-    if (value := _first(headers, "retry-after-ms")) and (delay := _number(value)) is not None:
+    found = None
+    for said in (_retry_after_ms, _exhausted_reset_ms):
+        if (delay := said(headers)) is not None and (found := delay) > 0:
+            return delay
+    delay = _google_delay_ms(body) if b"google.rpc" in body else None
+    return found if delay is None else delay
+
+
+def _retry_after_ms(headers: Headers) -> int | None:
+    if (delay := _number(_first(headers, "retry-after-ms"))) is not None:
         return _whole_ms(delay)
-    if value := _first(headers, "retry-after"):
-        if (delay := _number(value)) is not None:
-            return _whole_ms(delay * 1000)
-        if (moment := email.utils.parsedate_to_datetime(value) if _is_date(value) else None) is not None:
-            return _whole_ms((moment.timestamp() - time.time()) * 1000)
-    if (reset := _exhausted_reset_ms(headers)) is not None:
-        return reset
-    return _google_delay_ms(body) if b"google.rpc" in body else None
+    value = _first(headers, "retry-after")
+    if (delay := _number(value)) is not None:
+        return _whole_ms(delay * 1000)
+    try:
+        moment_s = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return _whole_ms((moment_s - time.time()) * 1000)
 
 
 def has_quota_left(headers: Headers) -> bool:
@@ -196,10 +207,6 @@ def _first(headers: Headers, name: str) -> str:
 
 def _number(value: str) -> float | None:
     return float(value) if re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value) else None
-
-
-def _is_date(value: str) -> bool:
-    return email.utils.parsedate_tz(value) is not None
 
 
 def _whole_ms(delay_ms: float) -> int:
@@ -236,7 +243,7 @@ def _reset_ms(text: str) -> int | None:
 
 def _go_duration_ms(text: str) -> int | None:
     """A duration like `6m0s`, `479.417207ms` or `0.479417207s`; None when it is something else."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
+    parts = re.findall(r"(\d{1,15}(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return _whole_ms(sum(float(number) * _DURATION_UNIT_MS[unit] for number, unit in parts))
@@ -245,7 +252,7 @@ def _go_duration_ms(text: str) -> int | None:
 def _google_delay_ms(body: bytes) -> int | None:
     try:
         document = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         return None
     if isinstance(document, list) and document:
         document = document[0]

@@ -31,6 +31,20 @@ ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
         ({}, google({"@type": ERROR_INFO, "metadata": {"quotaResetDelay": "479.417207ms"}}), 480),
         ({}, b"google.rpc but no JSON", None),
         ({}, b"", None),
+        # One that says "now", or nothing that can be read, leaves the word to the next.
+        (
+            {"retry-after": ["0"], "x-ratelimit-remaining-requests": ["0"], "x-ratelimit-reset-requests": ["1h"]},
+            b"",
+            3_600_000,
+        ),
+        ({"retry-after-ms": ["0"]}, google({"@type": RETRY_INFO, "retryDelay": "2s"}), 2000),
+        ({"retry-after": ["0"], "x-ratelimit-remaining-tokens": ["0"], "x-ratelimit-reset-tokens": ["0s"]}, b"", 0),
+        ({"retry-after": ["Wed, 99 Oct 2099 99:00:00 GMT"], "retry-after-ms": ["x"]}, b"", None),
+        ({"retry-after": ["Wed, 21 Oct 99999 10:00:00 GMT"]}, b"", None),
+        ({"retry-after": ["Wed, 21 Oct 2099 10:00:00 +99999999999"]}, b"", None),
+        ({"x-ratelimit-remaining-tokens": ["0"], "x-ratelimit-reset-tokens": ["9" * 400 + "h"]}, b"", None),
+        ({}, b'{"error": {"details": [{"@type": "google.rpc.RetryInfo", "retryDelay": "\xff"}]}}', None),
+        ({}, b"[" * 100_000 + b"google.rpc", None),
     ],
 )
 def test_the_retry_delay_is_read_from_where_providers_put_it(headers, body, expected):
@@ -63,7 +77,15 @@ def test_message_code_headers_and_exact_body_survive():
 
 
 @pytest.mark.parametrize(
-    ("body", "message"), [(b"<html>", "<html>"), (b"", "upstream answered 500"), (b"[1]", "upstream answered 500")]
+    ("body", "message"),
+    [
+        (b"<html>", "<html>"),
+        (b"", "upstream answered 500"),
+        (b"[1]", "upstream answered 500"),
+        (b'{"error": {"message": "\xff"}}', '{"error": {"message": "\N{REPLACEMENT CHARACTER}"}}'),
+        (b"[" * 100_000, "[" * 2048),
+    ],
+    ids=["html", "nothing", "list", "no text", "deep"],
 )
 def test_an_error_that_is_no_error_document_still_has_a_message(body, message):
     assert upstream_error(500, {}, body, protocol="claude").body.message == message
