@@ -112,11 +112,15 @@ class CredentialManager:
         `started_s`: when the failed attempt began (monotonic); a token that came since then, from whomever, counts as
         refreshed. Cancelling it does not cancel the refresh.
         """
-        if started_s is not None and self._renewed_s.get(credential_id, -math.inf) >= started_s:
+        if started_s is not None and self.renewed_since(credential_id, started_s):
             return True
         if self.refresher is None:
             return False
         return await self.refresher.refresh_now(credential_id, started_s=started_s)
+
+    def renewed_since(self, credential_id: str, started_s: float) -> bool:
+        """Whether the credential got another secret since then (monotonic): a refusal was of the one before."""
+        return self._renewed_s.get(credential_id, -math.inf) >= started_s
 
     def exclusive(self, credential_id: str) -> asyncio.Lock:
         """What serialises refresh and preparation of one credential: `async with manager.exclusive(id)`."""
@@ -196,6 +200,8 @@ class CredentialManager:
             if known is None:
                 added.add(credential_id)
                 reset.add(credential_id)
+                # An attempt may have begun with another one of that name.
+                self._renewed_s[credential_id] = self.monotonic()
                 continue
             (touched if known.routes_like(record) else changed).add(credential_id)
             if known.disabled != record.disabled:

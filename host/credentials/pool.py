@@ -327,18 +327,32 @@ class CredentialPool:
             quota_left=has_quota_left(headers),
         )
 
+    def in_force(self, credential: Credential) -> Credential | None:
+        """What a request's credential is by now; None when it is none any more: removed, switched off, or another one
+        that came in its place. Results of earlier requests say nothing about that."""
+        known = (self.health.pool or self).by_id.get(credential.id)
+        if known is None or known.disabled or known.created_at_s != credential.created_at_s:
+            return None
+        return known
+
+    def succeeded(self, credential: Credential) -> bool:
+        """Count a success; whether it is still one of ours."""
+        if self.in_force(credential) is None:
+            return False
+        self.health.tallies.succeeded(credential.id)
+        return True
+
     def failed(self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause) -> float:
         """Count a failure and set the credential aside; returns for how many seconds.
 
         What is in force now decides, not what was when the request began: a credential that was removed or switched off
         meanwhile leaves nothing behind.
         """
-        pool = self.health.pool or self
-        known = pool.by_id.get(credential.id)
-        if known is None or known.disabled:
+        known = self.in_force(credential)
+        if known is None:
             return 0.0
         self.health.tallies.failed(credential.id)
-        if not (verdict.forced or pool.policy.cools(known)):
+        if not (verdict.forced or (self.health.pool or self).policy.cools(known)):
             return 0.0
         return self.book.failed(credential.id, model, verdict, cause=cause)
 

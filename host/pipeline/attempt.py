@@ -29,7 +29,7 @@ from host.pipeline.patch import apply_patch, is_object
 from host.pipeline.pick import NoCredential, pick, refuse_without_lanes
 from host.pipeline.readiness import make_ready
 from host.pipeline.rounds import another_round
-from host.pipeline.sessions import bind_session, unbind_session
+from host.pipeline.sessions import prolong_session, unbind_session
 from host.pipeline.settle import CLIENT_GONE, Settler
 from host.pipeline.shown import shown_credential
 from host.pipeline.state import COUNT, EXECUTE_STREAM, Lane, Plan
@@ -100,7 +100,11 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
             raise search.failure from refusal
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
-        for upstream in lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane):
+        if lane.prepare is not None and _rests(ex, lane, *lane.upstreams):
+            continue  # since it was picked
+        for number, upstream in enumerate(lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane)):
+            if number and _rests(ex, lane, upstream):
+                continue  # since the one before was tried
             is_renewed = False
             while True:
                 try:
@@ -113,6 +117,12 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
                     break
             if verdict.whole_credential or verdict.whole_provider:
                 break
+
+
+def _rests(ex: Execution, lane: Lane, *upstreams: str) -> bool:
+    """Whether the credential can serve none of these models right now."""
+    book, credential_id = ex.state.pool.book, lane.credential.id
+    return all(book.block(credential_id, lane.key_of(upstream)) is not None for upstream in upstreams)
 
 
 async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
@@ -295,8 +305,7 @@ def usable_upstreams(ex: Execution, lane: Lane) -> tuple[str, ...]:
     health = ex.state.pool.health
     start = health.pool_cursors.next(f"{lane.credential.id}:{lane.model}") % len(lane.upstreams)
     turned = lane.upstreams[start:] + lane.upstreams[:start]
-    free = tuple(name for name in turned if health.book.block(lane.credential.id, lane.key_of(name)) is None)
-    return free or turned[:1]
+    return tuple(name for name in turned if not _rests(ex, lane, name))
 
 
 def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportError) -> Verdict:
@@ -337,9 +346,9 @@ def mark_failed(
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
     """The credential served this model: its block, if it had one, is over."""
     pool, credential_id = ex.state.pool, attempt.lane.credential.id
-    if credential_id in pool.by_id:  # what a plugin hands out is counted where it is kept
-        pool.health.tallies.succeeded(credential_id)
-    if not pool.book.empty and pool.book.states(credential_id):
+    # What a plugin hands out is counted where it is kept.
+    is_ours = pool.succeeded(attempt.lane.credential)
+    if is_ours and not pool.book.empty and pool.book.states(credential_id):
         # When a stream began is when the upstream accepted it; of a plain answer only the end is known.
         age_s = time.monotonic() - attempt.started_s
         until_seen_s = age_s if attempt.first_byte_ms is None else attempt.first_byte_ms / 1000
@@ -347,7 +356,7 @@ def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
             credential_id, attempt.key, age_s=age_s, seen_ago_s=age_s - until_seen_s, headers=attempt.response_headers
         )
     if ex.session is not None:
-        bind_session(ex, attempt.lane)
+        prolong_session(ex, attempt.lane)
 
 
 def reached_upstream(error: PluginError | PluginTransportError) -> bool:

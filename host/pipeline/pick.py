@@ -43,10 +43,12 @@ async def pick(invoker: Invoker, ex: Execution, plan: Plan, search: Search) -> L
     if schedulers:
         chosen = await _ask(invoker, ex, schedulers[0], plan, search)
         if isinstance(chosen, Lane):
+            bind_session(ex, chosen)
             return chosen
         delegated = chosen is not None
         strategy = chosen or strategy
     if ex.preferred and (preferred := keep_preferred(ex, plan, search)) is not None:
+        bind_session(ex, preferred)
         return preferred
     if ex.session is not None and not delegated and (kept := await keep_session(ex, plan, search)) is not None:
         return kept

@@ -111,6 +111,14 @@ def bind_session(ex: Execution, lane: Lane) -> None:
         ex.state.pool.health.sessions.put(ex.session.key, lane.credential.id, ttl_s=ex.state.policy.affinity_ttl_s)
 
 
+def prolong_session(ex: Execution, lane: Lane) -> None:
+    """As `bind_session`, unless the session has moved while the request was on its way: the credential was resting."""
+    if ex.session is not None:
+        moved_to = ex.state.pool.health.sessions.peek(ex.session.key)
+        if moved_to is None or moved_to == lane.credential.id:
+            bind_session(ex, lane)
+
+
 def unbind_session(ex: Execution, credential_id: str) -> None:
     """The credential failed: the session's next request is free to go elsewhere."""
     if ex.session is not None:

@@ -27,6 +27,9 @@ class BindingStore(Protocol):
     def drop(self, key: str, value: str) -> None:
         """Undo a binding, if it is still to `value`."""
 
+    def peek(self, key: str) -> str | None:
+        """What this process last knew the key to be bound to, whether its time has passed or not."""
+
     @property
     def is_empty(self) -> bool:
         """Whether there can be none at all: then nobody needs to look."""
@@ -50,7 +53,6 @@ class MemoryBindings:
         return found[0]
 
     def peek(self, key: str) -> str | None:
-        """What the key was bound to, whether its time has passed or not."""
         found = self._bound.get(key)
         return found[0] if found is not None else None
 
@@ -127,6 +129,9 @@ class SharedBindings:
             _note(self._written_s, key, now_s)
             _note(self._asked_s, key, now_s)
             self._tell(key, _Change(value, ttl_s))
+
+    def peek(self, key: str) -> str | None:
+        return self._own.peek(key)
 
     def drop(self, key: str, value: str) -> None:
         if self._own.peek(key) in (None, value):

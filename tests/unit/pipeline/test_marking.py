@@ -1,15 +1,18 @@
 """What the result of an attempt leaves on its credential, also after the first byte and when the world has changed."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from host.config.model import Config
+from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
+from host.credentials.classify import classify
+from host.credentials.cooldown import NO_CAUSE
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential, CredentialModel
 from host.credentials.secret import Secret
 from host.pipeline.state import build_state
-from pluginabi.errors import PluginError
+from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.routing import ModelRouteResponse
 from tests.support.pipeline import (
@@ -99,6 +102,34 @@ async def test_a_credential_that_was_removed_during_an_attempt_leaves_nothing_be
     assert [w.gateway.state.pool.health.tallies.of(it.id) for it in w.gateway.state.pool.credentials] == [(0, 0)] * 2
 
 
+@pytest.mark.parametrize("result", [PluginError("no", http_status=429), PluginError("no", http_status=404), None])
+async def test_results_of_a_credential_are_nothing_to_another_one_that_came_in_its_place(result):
+    def execute(_):
+        for key in ("other", "k1"):
+            reload(w, keys=(key,))
+        [credential] = w.gateway.state.pool.credentials
+        w.gateway.state.pool.book.failed(credential.id, "m", classify(ErrorBody(http_status=500)))
+        w.clock.now_s += 1
+        return result
+
+    w = world(executor(execute))
+    with contextlib.nullcontext() if result is None else pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    [credential] = w.gateway.state.pool.credentials
+    assert (resting(w), w.gateway.state.pool.health.tallies.of(credential.id)) == ({"m": 59}, (0, 0))
+
+
+async def test_a_success_of_a_credential_that_was_removed_meanwhile_counts_for_nobody():
+    def execute(_):
+        reload(w, keys=("other",))
+        return ExecutorResponse()
+
+    w = world(executor(execute))
+    [credential] = w.gateway.state.pool.credentials
+    await w.gateway.execute(client_request())
+    assert w.gateway.state.pool.health.tallies.of(credential.id) == (0, 0)
+
+
 async def test_a_credential_whose_cooling_was_switched_off_during_an_attempt_does_not_rest():
     w = await fails_after(lambda w: reload(w, disable_cooling=True))
     assert resting(w) == {}
@@ -147,6 +178,46 @@ async def test_12_4_a_refusal_of_a_token_that_somebody_replaced_meanwhile_is_no_
     w, manager = world_of_a_file(upstream)
     assert (await w.gateway.execute(client_request())).status == 200
     assert resting(w) == {}
+
+
+async def test_12_4_a_refusal_is_not_of_the_token_in_a_file_that_came_in_the_place_of_another():
+    def execute(_):
+        if len(upstream.seen("executor.execute")) > 1:
+            return ExecutorResponse()
+        manager.set_source("f", [])
+        manager.set_source("f", [of_file("new")])
+        return PluginError("no", http_status=401)
+
+    upstream = executor(execute)
+    w, manager = world_of_a_file(upstream)
+    assert (await w.gateway.execute(client_request())).status == 200
+    assert resting(w) == {}
+
+
+def of_a_pool() -> Config:
+    models = [ModelEntry(name=name, alias="m") for name in ("a", "b", "c")]
+    keys = [CompatKey(api_key="k1"), CompatKey(api_key="k2")]
+    return Config(openai_compatibility=[
+        CompatProvider(name="acme", base_url="https://a.test", api_key_entries=keys, models=models)
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(("scope", "asked"), [("credential", ["a", "a"]), ("model", ["a", "c", "a"])])
+async def test_3_5_a_model_that_was_limited_while_the_one_before_it_was_tried_is_left_out(scope, asked):
+    """The second model is limited by another request, or the whole credential is: then nobody asks it for the third."""
+
+    def execute(request):
+        first = upstream.seen("executor.execute")[0].credential.handle
+        if request.credential.handle != first:
+            return ExecutorResponse()
+        limit = classify(ErrorBody(http_status=429, scope=scope, retry_after_ms=60_000))
+        w.gateway.state.pool.failed(w.gateway.state.pool.by_handle[first], "b", limit, cause=NO_CAUSE)
+        return PluginError("no", http_status=503)
+
+    upstream = executor(execute)
+    w = world(upstream, config=of_a_pool())
+    await w.gateway.execute(client_request())
+    assert [it.model for it in upstream.seen("executor.execute")] == asked
 
 
 async def test_12_4_another_token_ends_what_the_refusal_of_the_old_one_has_blocked():

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from msgspec import Raw
 
-from pluginabi.errors import PluginError
+from host.credentials.classify import classify
+from host.credentials.cooldown import NO_CAUSE
+from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import CredentialSourceResponse
 from pluginabi.payloads.executor import ExecutorResponse
@@ -51,6 +53,19 @@ async def test_requests_of_the_same_moment_wait_for_one_preparation():
         go_on.set()
         await requests
     assert order(upstream) == ["prepare", "execute", "execute"]
+
+
+async def test_a_credential_that_was_limited_while_it_was_made_ready_is_not_used():
+    def prepare(request):
+        if len(upstream.seen(PREPARE)) == 1:
+            pool = w.gateway.state.pool
+            limit = classify(ErrorBody(http_status=429))
+            pool.failed(pool.by_handle[request.credential.handle], "m", limit, cause=NO_CAUSE)
+
+    upstream = preparing(prepare)
+    w = world(upstream, config=compat_config(keys=("k1", "k2")))
+    await w.gateway.execute(client_request())
+    assert order(upstream) == ["prepare", "prepare", "execute"]
 
 
 async def test_a_credential_that_cannot_be_prepared_rests_and_the_next_one_is_tried():

@@ -1,5 +1,6 @@
 """Requests that belong to one credential more than to others."""
 
+import asyncio
 import json
 
 import pytest
@@ -63,6 +64,30 @@ async def test_E14_a_session_whose_credential_rests_moves_and_stays_where_it_mov
     w.clock.now_s += 10
     failing.clear()
     assert [await ask(w) for _ in range(4)] == [second] * 4
+
+
+async def test_E14_a_request_that_ends_after_its_session_has_moved_leaves_it_where_it_is():
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def execute(request):
+        if len(upstream.seen(EXECUTE)) == 1:
+            entered.set()
+            await go_on.wait()
+        return ExecutorResponse()
+
+    upstream = executor(execute)
+    w = sticky(upstream)
+    async with asyncio.timeout(10):
+        slow = asyncio.create_task(ask(w))
+        await entered.wait()
+        pool, first = w.gateway.state.pool, upstream.seen(EXECUTE)[0].credential.handle
+        pool.failed(pool.by_handle[first], "m", classify(ErrorBody(http_status=429)), cause=NO_CAUSE)
+        second = await ask(w)
+        go_on.set()
+        await slow
+    w.clock.now_s += 10
+    assert second != first
+    assert [await ask(w) for _ in range(2)] == [second] * 2
 
 
 async def test_E16_sessions_of_other_models_and_other_callers_have_their_own_credential():
