@@ -1,5 +1,6 @@
 """Writing a changed configuration: only the top-level keys that changed get new lines, all others keep theirs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
@@ -28,7 +29,7 @@ def spliced(before: str, tree: CommentedMap) -> str:
     return dump_subtree(whole, like=before)
 
 
-def says(text: str, tree: CommentedMap) -> bool:
+def says(text: str, tree: Mapping[Any, Any]) -> bool:
     """Whether a text means this tree; a key whose mapping lost its last member may have no value."""
     try:
         found = to_plain(read_tree(text, ""))

@@ -7,15 +7,17 @@ from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from host.config.expansion import excess
 from host.config.load import ConfigError, dump_subtree, parse_yaml, to_plain
+from host.config.model import Config
 from host.config.splice import says
+from host.config.tree import MapNode, read_tree
 from host.management.actions import MayEnable
 from host.management.calls import Call, ManagementError, reply
 from host.management.config_file import ConfigFile, problems_of
+from host.management.masked_text import masked_text
 from host.management.masks import MASK, Masks
 from host.management.plugin_config import has_reference
 from host.management.table import Endpoint
@@ -53,7 +55,11 @@ class ConfigEndpoints:
         )
 
     async def _show(self, call: Call) -> web.Response:
-        document: dict[str, Any] = msgspec.to_builtins(await self._file.loaded())
+        # Thousands of keys: nobody else waits meanwhile.
+        return await asyncio.to_thread(self._as_json, await self._file.loaded())
+
+    def _as_json(self, config: Config) -> web.Response:
+        document: dict[str, Any] = msgspec.to_builtins(config)
         for name in _UNSHOWN:
             document.pop(name, None)
         document["api-keys"] = [
@@ -70,7 +76,6 @@ class ConfigEndpoints:
     async def _show_file(self, call: Call) -> web.Response:
         text = await self._file.text()
         headers = {"ETag": self._masks.version(text)}
-        # Reading and writing all of a large file takes seconds.
         shown = await asyncio.to_thread(self._shown, text)
         return web.Response(text=shown, content_type="application/yaml", charset="utf-8", headers=headers)
 
@@ -94,31 +99,48 @@ class ConfigEndpoints:
     def _shown(self, text: str) -> str:
         """The file's text with its secrets masked, those in comments included."""
         try:
-            tree = parse_yaml(text, "config.yaml")
+            tree = read_tree(text, "config.yaml")
+            places = list(self._masks.places(tree))
+            secrets = _longest_first(place.text for place in places)
+            shown = masked_text(text, tree, places, self._masks.mask) if places else text
+            if shown is None:
+                shown = self._masked_anew(text)
         except ConfigError as error:
             raise ManagementError(500, "invalid_config", **problems_of(error)) from None
-        secrets = _longest_first(place.text for place in self._masks.places(tree))
+        lines = shown.splitlines(keepends=True)
+        said = _said_in_comments(lines, secrets)
+        return "".join(_without_secrets(line, said) for line in lines)
+
+    def _masked_anew(self, text: str) -> str:
+        """The same of a file whose secrets cannot be told from the text around them."""
+        tree = parse_yaml(text, "config.yaml")
         for place in list(self._masks.places(tree)):
             place.holder[place.key] = SingleQuotedScalarString(self._masks.mask(place.text))
-        shown = dump_subtree(tree, like=text) if secrets else text
-        return "".join(_without_secrets(line, secrets) for line in shown.splitlines(keepends=True))
+        return dump_subtree(tree, like=text)
 
     def _made(self, before: str, sent: str, *, local: bool) -> str:
         """The text to write for one that was sent: masks replaced, all else as sent."""
         tree = _parsed(sent)
         try:
-            present = parse_yaml(before, "config.yaml")
+            present = read_tree(before, "config.yaml")
         except ConfigError:
             # Nothing can be kept of a file that is broken; whoever mends it writes the secrets anew.
-            present = CommentedMap()
+            present = MapNode()
         known = {self._masks.mask(place.text): place.text for place in self._masks.places(present)}
         text = _with_comments(sent, before, _longest_first(known.values()))
         if MASK in sent:
             self._masks.unmasked(tree, present)
-            text = _filled(text, known, tree)
+            filled = _filled(text, known)
+            text = filled if says(filled, tree) else self._filled_anew(text, present)
         if not local:
             self._check(to_plain(tree), to_plain(present))
         return text
+
+    def _filled_anew(self, text: str, present: Mapping[Any, Any]) -> str:
+        """The same where a mask stands where a secret cannot be written as it is."""
+        tree = parse_yaml(text, "config.yaml")
+        self._masks.unmasked(tree, present)
+        return dump_subtree(tree, like=text)
 
     def _check(self, wanted: Mapping[str, Any], present: Mapping[str, Any]) -> None:
         """What is changed on the machine only. Raises ManagementError 403."""
@@ -140,12 +162,11 @@ class ConfigEndpoints:
                 raise ManagementError(403, "not_over_http", message)
 
 
-def _parsed(text: str) -> CommentedMap:
+def _parsed(text: str) -> MapNode:
     try:
-        tree = parse_yaml(text, "config.yaml")
+        return read_tree(text, "config.yaml")
     except ConfigError as error:
         raise ManagementError(400, "invalid_yaml", **problems_of(error)) from None
-    return tree
 
 
 def _at(tree: Any, path: str) -> Any:
@@ -158,23 +179,30 @@ def _longest_first(secrets: Iterable[str]) -> list[str]:
     return sorted(set(secrets), key=len, reverse=True)
 
 
+def _said_in_comments(lines: Iterable[str], secrets: Sequence[str]) -> list[str]:
+    """Those of the secrets that some comment has: few of thousands, and each line is searched for them only."""
+    comments = "\n".join(line[found.start() :] for line in lines if (found := _COMMENT.search(line)) is not None)
+    return [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET and secret in comments]
+
+
 def _without_secrets(line: str, secrets: Sequence[str]) -> str:
-    """A line whose comment, if it has one, says no secret that the file has or that looks like one."""
+    """A line whose comment, if it has one, says none of the secrets, and none that looks like one."""
     found = _COMMENT.search(line)
     if found is None:
         return line
     comment = line[found.start() :]
     for secret in secrets:
-        if len(secret) >= _SHORTEST_SECRET:
-            comment = comment.replace(secret, MASK)
+        comment = comment.replace(secret, MASK)
     return line[: found.start()] + redact(comment)
 
 
 def _with_comments(sent: str, before: str, secrets: Sequence[str]) -> str:
     """The text that was sent, with the comments of the file that were shown without their secrets as they were."""
     originals: dict[str, str] = {}
-    for line in before.splitlines():
-        if line.lstrip().startswith("#") and (shown := _without_secrets(line, secrets)) != line:
+    lines = before.splitlines()
+    said = _said_in_comments(lines, secrets)
+    for line in lines:
+        if line.lstrip().startswith("#") and (shown := _without_secrets(line, said)) != line:
             originals.setdefault(shown.strip(), line.strip())
     if not originals:
         return sent
@@ -184,8 +212,8 @@ def _with_comments(sent: str, before: str, secrets: Sequence[str]) -> str:
     )
 
 
-def _filled(text: str, secrets: Mapping[str, str], tree: CommentedMap) -> str:
-    """The text with every mask replaced by its secret; `tree` says what has to come out."""
+def _filled(text: str, secrets: Mapping[str, str]) -> str:
+    """The text with every mask replaced by its secret."""
 
     def secret_of(found: re.Match[str]) -> str:
         secret = secrets.get(found[2])
@@ -193,5 +221,4 @@ def _filled(text: str, secrets: Mapping[str, str], tree: CommentedMap) -> str:
             return found[0]
         return secret if _PLAIN.fullmatch(secret) else msgspec.json.encode(secret).decode()
 
-    filled = _QUOTED_MASK.sub(secret_of, text)
-    return filled if says(filled, tree) else dump_subtree(tree, like=text)
+    return _QUOTED_MASK.sub(secret_of, text)

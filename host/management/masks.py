@@ -63,8 +63,8 @@ class Masks:
         self._plugin_secrets: Final = plugin_secrets
 
     def mask(self, secret: str) -> str:
-        """How a secret is shown; an empty one is none."""
-        if not secret:
+        """How a secret is shown; an empty one is none, and a mask hides itself."""
+        if not secret or is_mask(secret):
             return secret
         return f"{MASK}-{hmac.digest(self._key(), secret.encode(), hashlib.sha256).hex()[:_DIGITS]}"
 

@@ -4,6 +4,7 @@ An item is named by its place (`index`), by its `auth-index`, by its key or the 
 provider by its name.
 """
 
+import asyncio
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -12,7 +13,7 @@ from aiohttp import web
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from host.config.load import to_plain
-from host.config.model import CompatKey, CompatProvider, ProviderKey, Section
+from host.config.model import CompatKey, CompatProvider, Config, ProviderKey, Section
 from host.credentials.configured import PROVIDER_LISTS
 from host.credentials.ids import COMPAT_FAMILY
 from host.management.calls import INVALID, Call, ManagementError, only, reply
@@ -60,14 +61,18 @@ class ProviderKeyEndpoints:
     def _lists(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:
             tree, config = await self._file.tree(), await self._file.loaded()
-            items: list[Item] = to_plain(tree.get(section)) or []
-            indexes = key_indexes(section, items, config)
-            shown = self._masks.masked({section: items})
-            for item, found in zip(shown[section], indexes, strict=True):
-                _show_indexes(item, found)
-            return reply(shown)
+            # Thousands of keys: nobody else waits meanwhile.
+            return await asyncio.to_thread(self._listed, section, tree, config)
 
         return handle
+
+    def _listed(self, section: str, tree: Mapping[str, Any], config: Config) -> web.Response:
+        items: list[Item] = to_plain(tree.get(section)) or []
+        indexes = key_indexes(section, items, config)
+        shown = self._masks.masked({section: items})
+        for item, found in zip(shown[section], indexes, strict=True):
+            _show_indexes(item, found)
+        return reply(shown)
 
     def _replaces(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:

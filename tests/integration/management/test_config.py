@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from host.config.load import to_plain
 from host.config.rewrite import rewrite
+from host.config.tree import read_tree
 from tests.support.management import Managed, managed_proxy
 
 SECRETS = ("client-secret-1", "sk-ant-secret-2", "sk-compat-secret-3", "plugin-secret-4", "argon2id", "old-secret-5")
@@ -164,3 +166,18 @@ async def test_changes_over_http_and_by_hand_at_the_same_time_are_all_there(dire
         )
         assert "client-secret-9" in {key.key for key in config.api_keys} and config.oauth_excluded_models["claude"]
         assert "# by hand" in managed.file.read_text()
+
+
+async def test_secrets_that_are_written_in_any_way_are_shown_masked_and_come_back(directory: Path) -> None:
+    written = (
+        "claude-api-key:\n  - api-key: &key sk-ant-one\n  - {api-key: *key, base-url: https://b.test}\n"
+        "codex-api-key:\n  - base-url: https://c.test # was sk-ant-one\n    api-key: |-\n      sk-codex-two\n"
+    )
+    async with managed_proxy(directory) as managed:
+        managed.file.write_text(managed.file.read_text() + written)
+        before = to_plain(read_tree(managed.file.read_text(), ""))
+        shown = await managed.api.get("/config.yaml")
+        assert shown.status == 200
+        assert b"sk-ant-one" not in shown.body and b"sk-codex-two" not in shown.body
+        assert (await managed.api.call("PUT", "/config.yaml", data=shown.body)).status == 200
+        assert to_plain(read_tree(managed.file.read_text(), "")) == before
