@@ -35,7 +35,7 @@ class Window:
     unsent: int = 0
     """What this host granted since, without the store."""
     share: int | None = None
-    """What this host may still grant on its own; None: the shared count decides."""
+    """What this host may still grant on its own, below 0 when more was used; None: the shared count decides."""
     share_until_s: float | None = None
     """The store is back: until then the other hosts may not have told what they granted meanwhile."""
     mark: str = ""
@@ -76,7 +76,7 @@ class Counters:
             self._epoch.suspect()
             self._nodes = max(1, int(error.body.details.get("nodes", 1)))
             if window.share is None:
-                window.share = max(0, limit - window.total) // self._nodes
+                window.share = _share(window, limit, nodes=self._nodes)
             window.share_until_s = None
             taken = _from_share(window, amount, overshoot=overshoot)
             window.unsent += amount if taken.granted else 0
@@ -98,8 +98,13 @@ class Counters:
 
     async def add(self, ctx: Context, key: str, amount: int, *, ends_s: float) -> None:
         """Count what was used, which may be less than nothing when more was taken than needed."""
-        if amount:
-            await self._give_back(ctx, key, self._window(key, ends_s), -amount)
+        if not amount:
+            return
+        window = self._window(key, ends_s)
+        if window.share is not None:
+            # What is known only afterwards, a budget's money above all, comes out of the share like anything else.
+            window.share -= amount
+        await self._give_back(ctx, key, window, -amount)
 
     async def _give_back(self, ctx: Context, key: str, window: Window, amount: int) -> int:
         try:
@@ -192,6 +197,12 @@ class Counters:
             if oldest.ends_s >= now_s - _MARGIN_S and len(self._windows) < MAX_WINDOWS:
                 return
             self._windows.popitem(last=False)
+
+
+def _share(window: Window, limit: int, *, nodes: int) -> int:
+    """This host's part of what was left, less what it has used already without having told."""
+    returned, used = min(0, window.unsent), max(0, window.unsent)
+    return int(max(0, limit - window.total - returned) // nodes - used)
 
 
 def _from_share(window: Window, amount: int, *, overshoot: bool) -> Taken:

@@ -7,6 +7,7 @@ limits (see `counters`). A request that a plugin makes on behalf of a client's c
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pluginapi import (
@@ -24,11 +25,15 @@ from pluginapi import (
 )
 from plugins.limits.counters import Counters, Taken
 from plugins.limits.epoch import Epoch
-from plugins.limits.rules import MICRO, Rule, Settings, minute_end_s, period_end_s, settings_of
+from plugins.limits.rules import MICRO, Rule, Settings, minute_end_s, named, period_end_s, settings_of
 from plugins.limits.slots import Slot, Slots
 
 BYTES_PER_TOKEN = 4
 """What a request's input is taken for until its usage is known."""
+
+
+MAX_SUBJECT = 400
+"""Characters of a subject in a key of the store, which are not many more."""
 
 
 @dataclass(slots=True)
@@ -37,7 +42,8 @@ class Admission:
 
     caller: str
     model: str
-    rules: Sequence[tuple[int, Rule]]
+    rules: Sequence[tuple[str, Rule]]
+    """By the name of their counts."""
     reserved: int = 0
     minute_ends_s: float = 0.0
     taken: list[tuple[str, int, float]] = field(default_factory=list)
@@ -54,28 +60,31 @@ class ClientLimits(Guard):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._settings = Settings()
+        self._rules = named(())
         epoch = Epoch()
         self._counters = Counters(epoch, clock)
         self._slots = Slots(epoch)
         self._open: dict[str, Admission] = {}
 
     async def plugin_register(self, request: RegisterRequest) -> RegisterResponse | None:
-        self._settings = settings_of(self.config)
+        self._configure()
         return None
 
     async def plugin_reconfigure(self, request: RegisterRequest) -> RegisterResponse | None:
         # Counts go on: a changed limit applies to what was used already.
-        self._settings = settings_of(self.config)
+        self._configure()
         return None
+
+    def _configure(self) -> None:
+        self._settings = settings_of(self.config)
+        self._rules = named(self._settings.rules)
 
     async def request_intercept_before(
         self, request: RequestInterceptRequest, ctx: Context
     ) -> RequestInterceptResponse | None:
         caller = str(request.metadata.get("caller") or "anonymous")
         model = request.requested_model
-        matching = tuple(
-            (number, rule) for number, rule in enumerate(self._settings.rules) if rule.matches(caller, model)
-        )
+        matching = tuple((name, rule) for name, rule in self._rules if rule.matches(caller, model))
         if not matching:
             return None
         # Names of keys need not be unique; the scope is.
@@ -85,8 +94,8 @@ class ClientLimits(Guard):
         nested = request.parent_request_id is not None
         headers: dict[str, tuple[str, ...]] = {}
         try:
-            for number, rule in matching:
-                await self._admit(ctx, admission, number, rule, nested=nested, headers=headers)
+            for name, rule in matching:
+                await self._admit(ctx, admission, name, rule, nested=nested, headers=headers)
         except BaseException:
             await self._give_back(ctx, admission)
             raise
@@ -98,28 +107,52 @@ class ClientLimits(Guard):
         if admission is None:
             return
         for slot in admission.slots:
-            await self._slots.release(ctx, slot)
-        usage = request.usage or Usage()
+            self._slots.forget(slot)
+        usage = request.usage
+        if usage is None and request.outcome == "canceled" and request.attempt is not None:
+            # Nobody knows what the upstream made of it until the client left; the input it had at least.
+            usage = Usage(input_tokens=admission.reserved)
+        failures = [*await self._free(ctx, admission), *await self._settle(ctx, admission, usage or Usage())]
+        if failures:
+            raise failures[0]
+
+    async def _free(self, ctx: Context, admission: Admission) -> list[PluginError]:
+        """Free all of its slots; what went wrong with some."""
+        failures = []
+        for slot in admission.slots:
+            try:
+                await self._slots.release(ctx, slot)
+            except PluginError as error:
+                failures.append(error)
+        return failures
+
+    async def _settle(self, ctx: Context, admission: Admission, usage: Usage) -> list[PluginError]:
+        """Count for every rule what was used; what went wrong with some."""
         used = usage.total_tokens or (usage.input_tokens or 0) + (usage.output_tokens or 0)
         price = self._settings.price_of(admission.model)
         now_s = self._clock()
-        for number, rule in admission.rules:
+        failures = []
+        for name, rule in admission.rules:
             subject = rule.subject(admission.caller, admission.model)
-            if rule.tokens_per_minute is not None:
-                more = used - admission.reserved
-                # What a long answer used counts in the minute in which it is known.
-                ends_s = minute_end_s(now_s) if more > 0 else admission.minute_ends_s
-                await self._counters.add(ctx, _key("tokens", number, subject, ends_s), more, ends_s=ends_s)
-            if rule.budget is not None and price is not None:
-                ends_s = period_end_s(rule.period, now_s)
-                cost = price.micros(usage)
-                await self._counters.add(ctx, _key("budget", number, subject, ends_s), cost, ends_s=ends_s)
+            try:
+                if rule.tokens_per_minute is not None:
+                    more = used - admission.reserved
+                    # What a long answer used counts in the minute in which it is known.
+                    ends_s = minute_end_s(now_s) if more > 0 else admission.minute_ends_s
+                    await self._counters.add(ctx, _key("tokens", name, subject, ends_s), more, ends_s=ends_s)
+                if rule.budget is not None and price is not None:
+                    ends_s = period_end_s(rule.period, now_s)
+                    cost = price.micros(usage)
+                    await self._counters.add(ctx, _key("budget", name, subject, ends_s), cost, ends_s=ends_s)
+            except PluginError as error:
+                failures.append(error)
+        return failures
 
     async def _admit(
         self,
         ctx: Context,
         admission: Admission,
-        number: int,
+        name: str,
         rule: Rule,
         *,
         nested: bool,
@@ -128,10 +161,10 @@ class ClientLimits(Guard):
         """Take from everything one rule limits. Raises PluginError 429, or 403 for a model without a price."""
         subject = rule.subject(admission.caller, admission.model)
         if rule.budget is not None:
-            await self._check_budget(ctx, admission, number, rule, subject)
+            await self._check_budget(ctx, admission, name, rule, subject)
         ends_s = admission.minute_ends_s
         if rule.tokens_per_minute is not None:
-            key, limit = _key("tokens", number, subject, ends_s), rule.tokens_per_minute
+            key, limit = _key("tokens", name, subject, ends_s), rule.tokens_per_minute
             amount = admission.reserved
             taken = await self._counters.take(ctx, key, amount, limit=limit, ends_s=ends_s, overshoot=True)
             self._note(admission, taken, key, amount, ends_s)
@@ -141,7 +174,7 @@ class ClientLimits(Guard):
         if nested:
             return
         if rule.requests_per_minute is not None:
-            key, limit = _key("requests", number, subject, ends_s), rule.requests_per_minute
+            key, limit = _key("requests", name, subject, ends_s), rule.requests_per_minute
             taken = await self._counters.take(ctx, key, 1, limit=limit, ends_s=ends_s, overshoot=False)
             self._note(admission, taken, key, 1, ends_s)
             self._show(headers, "requests", limit, taken, ends_s)
@@ -149,17 +182,19 @@ class ClientLimits(Guard):
                 raise self._refused(f"the limit of {limit} requests per minute is used up", ends_s, headers)
         if rule.concurrency is not None:
             lease_s = self._settings.concurrency_lease
-            slot = await self._slots.take(ctx, f"{number}:{subject}", limit=rule.concurrency, lease_s=lease_s)
+            slot = await self._slots.take(
+                ctx, f"{name}:{subject[:MAX_SUBJECT]}", limit=rule.concurrency, lease_s=lease_s
+            )
             if slot is None:
                 raise self._refused(f"{rule.concurrency} requests at once is the limit", 0.0, headers)
             admission.slots.append(slot)
 
-    async def _check_budget(self, ctx: Context, admission: Admission, number: int, rule: Rule, subject: str) -> None:
+    async def _check_budget(self, ctx: Context, admission: Admission, name: str, rule: Rule, subject: str) -> None:
         if self._settings.price_of(admission.model) is None:
             message = f"model {admission.model} has no price, and a budget applies: add it to `prices` of limits"
             raise PluginError(ErrorBody(message=message, code="no_price", http_status=403))
         ends_s = period_end_s(rule.period, self._clock())
-        key, limit = _key("budget", number, subject, ends_s), round((rule.budget or 0.0) * MICRO)
+        key, limit = _key("budget", name, subject, ends_s), round((rule.budget or 0.0) * MICRO)
         taken = await self._counters.take(ctx, key, 0, limit=limit, ends_s=ends_s, overshoot=True)
         if not taken.granted:
             message = f"the budget of {rule.budget:g} per {rule.period} is used up"
@@ -170,15 +205,18 @@ class ClientLimits(Guard):
             admission.taken.append((key, amount, ends_s))
 
     async def _give_back(self, ctx: Context, admission: Admission) -> None:
-        for key, amount, ends_s in admission.taken:
-            await self._counters.add(ctx, key, -amount, ends_s=ends_s)
+        """As far as it goes: the call may be over, and why it is, is what its caller has to hear."""
         for slot in admission.slots:
-            await self._slots.release(ctx, slot)
+            self._slots.forget(slot)
+        await self._free(ctx, admission)
+        for key, amount, ends_s in admission.taken:
+            with suppress(PluginError):
+                await self._counters.add(ctx, key, -amount, ends_s=ends_s)
 
     def _show(self, headers: dict[str, tuple[str, ...]], kind: str, limit: int, taken: Taken, ends_s: float) -> None:
-        """The headers of the tightest rule."""
+        """The headers of the tightest rule, which is the one that refuses."""
         shown = headers.get(f"x-ratelimit-remaining-{kind}")
-        if shown is not None and int(shown[0]) <= taken.remaining:
+        if shown is not None and taken.granted and int(shown[0]) <= taken.remaining:
             return
         headers[f"x-ratelimit-limit-{kind}"] = (str(limit),)
         headers[f"x-ratelimit-remaining-{kind}"] = (str(taken.remaining),)
@@ -208,8 +246,8 @@ class ClientLimits(Guard):
         return max(1, math.ceil(ends_s - self._clock()))
 
 
-def _key(kind: str, number: int, subject: str, ends_s: float) -> str:
-    return f"{kind}:{number}:{subject[:400]}:{int(ends_s)}"
+def _key(kind: str, name: str, subject: str, ends_s: float) -> str:
+    return f"{kind}:{name}:{subject[:MAX_SUBJECT]}:{int(ends_s)}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """What the operator wrote: rules, periods and prices, checked when the plugin registers."""
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -12,6 +15,7 @@ from pluginapi import ErrorBody, PluginError, Usage
 Period = Literal["hour", "day", "week", "month"]
 Subject = Literal["caller", "model"]
 MICRO: Final = 1_000_000
+MAX_LEASE_S: Final = 86_400
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,6 +25,10 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: float = 0.0
     cached: float | None = None
     """Of cached input; absent: as input."""
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= value < math.inf for value in (self.input, self.output, self.cached or 0.0)):
+            raise ValueError("a price is below 0 or no finite number")
 
     def micros(self, usage: Usage) -> int:
         """What this usage costs, in millionths of the currency."""
@@ -49,8 +57,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "concurrency", "budget"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name.replace('_', '-')} is below 0")
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name.replace('_', '-')} is below 0 or no finite number")
 
     def matches(self, caller: str, model: str) -> bool:
         return fnmatchcase(caller.lower(), self.caller.lower()) and fnmatchcase(model.lower(), self.model.lower())
@@ -68,10 +76,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     prices: Mapping[str, Price] = {}
     concurrency_lease: int = 300
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.concurrency_lease <= MAX_LEASE_S:
+            raise ValueError(f"concurrency-lease is from 1 to {MAX_LEASE_S} seconds")
+
     def price_of(self, model: str) -> Price | None:
         """The price of the first pattern that names the model."""
         folded = model.lower()
         return next((price for name, price in self.prices.items() if fnmatchcase(folded, name.lower())), None)
+
+
+def named(rules: Sequence[Rule]) -> tuple[tuple[str, Rule], ...]:
+    """Rules with the names of their counts: a rule keeps its counts when others come before it or go, and when its
+    limits change. Rules that say the same about whom they count are told apart by their order."""
+    seen: Counter[str] = Counter()
+    found = []
+    for rule in rules:
+        scope = repr((rule.caller.lower(), rule.model.lower(), rule.each, rule.period))
+        found.append((hashlib.sha256(f"{scope}:{seen[scope]}".encode()).hexdigest()[:12], rule))
+        seen[scope] += 1
+    return tuple(found)
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
