@@ -90,10 +90,9 @@ class Slots:
             self._doubtful.append((slot.key, slot.mark))
             return
         try:
-            await ctx.kv.delete(slot.key)
-        except BaseException as error:
-            self._doubtful.append((slot.key, slot.mark))
-            if not isinstance(error, PluginError) or error.body.code != STORE_AWAY:
+            await self._free(ctx, slot.key, slot.mark)
+        except PluginError as error:
+            if error.body.code != STORE_AWAY:
                 raise
 
     async def _fill(self, ctx: Context, slot: Slot, *, limit: int, lease_s: int) -> bool:
@@ -136,7 +135,7 @@ class Slots:
         self._doubtful.clear()
         for failed in await asyncio.gather(
             *(self._renew(ctx, slot, lease_s) for slot in due),
-            *(self._free(ctx, key, mark) for key, mark in doubtful),
+            *(self._free(ctx, key, mark, is_certain=False) for key, mark in doubtful),
             return_exceptions=True,
         ):
             if isinstance(failed, BaseException) and not isinstance(failed, (PluginError, PluginTransportError)):
@@ -158,9 +157,9 @@ class Slots:
         else:
             slot.key = ""
 
-    async def _free(self, ctx: Context, key: str, mark: str) -> None:
+    async def _free(self, ctx: Context, key: str, mark: str, *, is_certain: bool = True) -> None:
         try:
-            if await ctx.kv.get(key) == mark:
+            if is_certain or await ctx.kv.get(key) == mark:
                 await ctx.kv.delete(key)
         except BaseException:
             self._doubtful.append((key, mark))
