@@ -14,7 +14,7 @@ from watchfiles import Change, awatch
 
 log = structlog.get_logger("host.config.watch")
 
-DEBOUNCE_MS: Final = 200
+DEBOUNCE_MS: Final = 150
 POLL_S: Final = 2.0
 
 

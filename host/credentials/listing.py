@@ -94,6 +94,7 @@ def entry_of(
         "path": record.path,
         "email": record.email,
         "project_id": record.project_id,
+        "plan_type": record.attributes.get("plan_type", ""),
         "auth_kind": record.auth_kind,
         "account_type": kind,
         "account": account,

@@ -8,6 +8,7 @@ from host.management.table import Endpoint, Handler
 
 _SERVED_BY: Final = (
     ("/latest-version", "nobody is asked for newer versions: X-Jackfield-Version says which one this is"),
+    ("/plugin-store", "run on the machine: jackfield plugins search, then jackfield plugins install ID"),
     ("/request-error-logs", "failed requests are kept in memory: GET /request-errors"),
     ("/request-error-logs/{name}", "failed requests are kept in memory: GET /request-errors, then GET /requests/ID"),
     ("/request-log-by-id/{id}", "bodies are not logged: GET /requests/{id} has every decision of the request"),

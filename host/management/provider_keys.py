@@ -9,11 +9,13 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from host.config.load import to_plain
 from host.config.model import CompatKey, CompatProvider, Config, ProviderKey, Section
+from host.config.sanitise import sanitise
 from host.credentials.configured import PROVIDER_LISTS
 from host.credentials.ids import COMPAT_FAMILY
 from host.management.calls import INVALID, Call, ManagementError, only, reply
@@ -77,13 +79,16 @@ class ProviderKeyEndpoints:
     def _replaces(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:
             sent = [_checked(section, item) for item in await items_in(call)]
+            ignored: list[str] = []
 
             def edit(tree: CommentedMap) -> None:
                 items: list[Item] = copy.deepcopy(sent)
                 self._masks.unmasked({section: items}, {section: to_plain(tree.get(section)) or []})
+                items, ignored[:] = _useful(section, items)
                 _set_list(tree, section, _nodes(items, _list_of(tree, section)))
 
-            return reply(await self._file.change(edit))
+            answer = await self._file.change(edit)
+            return reply({**answer, "ignored": ignored} if ignored else answer)
 
         return handle
 
@@ -188,6 +193,16 @@ def _checked(section: str, item: Any) -> Item:
     if isinstance(entries, list):
         found["api-key-entries"] = [_checked_entry(entry) for entry in entries]
     return found
+
+
+def _useful(section: str, items: list[Item]) -> tuple[list[Item], list[str]]:
+    """The items that loading would keep, and why not the others."""
+    try:
+        config = msgspec.convert({section: items}, Config)
+    except msgspec.ValidationError:
+        return items, []  # what is wrong, the configuration's own check says
+    why = dict(sanitise(config)[1])
+    return [item for place, item in enumerate(items) if f"{section}[{place}]" not in why], list(why.values())
 
 
 def _checked_entry(entry: Any) -> Item:

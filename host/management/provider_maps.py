@@ -140,7 +140,20 @@ def _items(each: ProviderMap, value: Any) -> list[Any]:
         if not isinstance(item, Mapping):
             raise ManagementError(400, INVALID)
         only(item, each.fields)
-    return value
+    return _useful_aliases(value) if each.section == "oauth-model-alias" else value
+
+
+def _useful_aliases(items: list[Any]) -> list[Any]:
+    """Those that loading would keep: two names that differ, and each alias once."""
+    found: dict[str, Any] = {}
+    for item in items:
+        name, alias = item.get("name"), item.get("alias")
+        if not isinstance(name, str) or not isinstance(alias, str):
+            return items  # what is wrong, the configuration's own check says
+        folded = alias.strip().lower()
+        if name.strip() and folded and folded != name.strip().lower():
+            found.setdefault(folded, item)
+    return list(found.values())
 
 
 def _name(value: Any) -> str:

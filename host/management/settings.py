@@ -85,11 +85,11 @@ def _strategy(value: Any) -> str:
 SETTINGS: Final = (
     Setting("debug", lambda config: config.debug, _boolean),
     Setting("logging-to-file", lambda config: config.logging_to_file, _boolean),
-    Setting("logs-max-total-size-mb", lambda config: config.logs_max_total_size_mb, _count),
+    Setting("logs-max-total-size-mb", lambda config: max(0, config.logs_max_total_size_mb), _count),
     Setting("usage-statistics-enabled", lambda config: config.usage_statistics_enabled, _boolean),
     Setting("force-model-prefix", lambda config: config.force_model_prefix, _boolean),
     Setting("disable-cooling", lambda config: config.disable_cooling, _boolean),
-    Setting("request-retry", lambda config: config.request_retry, _count),
+    Setting("request-retry", lambda config: max(0, config.request_retry), _count),
     Setting("max-retry-credentials", lambda config: config.max_retry_credentials, _count),
     Setting("max-retry-interval", lambda config: config.max_retry_interval, _duration),
     Setting("proxy-url", lambda config: config.proxy_url, _text, may_be_removed=True),

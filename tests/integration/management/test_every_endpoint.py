@@ -111,6 +111,7 @@ async def test_what_others_serve_under_another_name_says_under_which(directory: 
     async with managed_proxy(directory) as managed:
         for path, says in (
             ("/latest-version", "X-Jackfield-Version"),
+            ("/plugin-store", "jackfield plugins search"),
             ("/request-error-logs", "GET /request-errors"),
             ("/request-error-logs/error-1.log", "GET /request-errors"),
             ("/request-log-by-id/abc", "GET /requests/abc"),

@@ -185,3 +185,28 @@ async def test_a_change_that_would_open_a_public_proxy_is_not_written(directory:
         ask, before = Client(managed), managed.file.read_text()
         assert await ask("PUT", "/api-keys", []) == (400, "invalid_config")
         assert managed.file.read_text() == before
+
+
+async def test_what_could_have_no_effect_is_left_out_of_a_list_that_is_replaced_and_named(directory: Path) -> None:
+    address = "http://127.0.0.1:9"
+    async with managed_proxy(directory, request_retry=-3, logs_max_total_size_mb=-1) as managed:
+        ask = Client(managed)
+        assert await ask("GET", "/request-retry") == {"request-retry": 0}
+        assert await ask("GET", "/logs-max-total-size-mb") == {"logs-max-total-size-mb": 0}
+        sent = [{"api-key": "x1", "base-url": address}, {"api-key": "x2"}, {"api-key": "x1", "base-url": address}]
+        answer = await ask("PUT", "/codex-api-key", sent)
+        assert answer["ignored"] == [
+            "`codex-api-key` entry without `base-url` is ignored",
+            "`codex-api-key` entry repeats an earlier one and is ignored",
+        ]
+        assert len((await ask("GET", "/codex-api-key"))["codex-api-key"]) == 1
+        answer = await ask("PUT", "/codex-api-key", [{"api-key": "x3", "base-url": address, "weight": "much"}])
+        assert answer == (400, "invalid_config")
+        aliases = [
+            {"name": "a", "alias": "b"},
+            {"name": "c", "alias": "B"},
+            {"name": "D", "alias": "d"},
+            {"name": "", "alias": "e"},
+        ]
+        await ask.saved("PUT", "/oauth-model-alias", {"Codex": aliases})
+        assert await ask("GET", "/oauth-model-alias") == {"oauth-model-alias": {"codex": aliases[:1]}}
