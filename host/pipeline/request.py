@@ -89,9 +89,11 @@ class ClientStream(Protocol):
     """
 
     headers: Headers
-    terminal_seen: bool
-    """Whether the client's protocol-level end marker (`[DONE]`, `message_stop`, …) was among the raw bytes yielded."""
     usage: Usage | None
+
+    @property
+    def terminal_seen(self) -> bool:
+        """Whether the end marker of the client's protocol (`[DONE]`, `message_stop`) was among the raw bytes yielded."""
 
     def __aiter__(self) -> AsyncIterator[StreamItem]: ...
 

@@ -109,7 +109,7 @@ class StreamWatch:
     def event(self, name: str | None, data: bytes) -> None:
         """Look at one event. Raises ValueError when it breaks its protocol."""
         if self._has_usage(data):
-            self._keep_usage(b"data: " + data)
+            self._keep_usage(_as_frame(data))
 
     def end_error(self) -> ErrorBody | None:
         """What is wrong with a stream that ended just now; None when nothing is."""
@@ -170,7 +170,7 @@ class ChatWatch(StreamWatch):
         # An executor that yields events ends the stream by ending it; `[DONE]` is not an item.
         self.complete = True
         if b'"error"' in data:
-            self._look_for_error(b"data: " + data)
+            self._look_for_error(_as_frame(data))
         super().event(name, data)
 
     def end_error(self) -> ErrorBody | None:
@@ -206,7 +206,7 @@ class ClaudeWatch(StreamWatch):
         if kind == "message_stop":
             self.complete = self.terminal = True
         elif kind == "error":
-            for document in documents(b"data: " + data):
+            for document in documents(_as_frame(data)):
                 self._look(document)
         super().event(name, data)
 
@@ -273,7 +273,7 @@ class GeminiWatch(StreamWatch):
             self._look_for_error(data)
 
     def event(self, name: str | None, data: bytes) -> None:
-        self.raw(b"data: " + data)
+        self.raw(_as_frame(data))
 
     def _look_for_error(self, data: bytes) -> None:
         for document in documents(data):
@@ -355,6 +355,13 @@ def decode_frame(data: bytes, *, strict: bool = False) -> Any:
         if strict:
             raise
         return _Frame()
+
+
+def _as_frame(data: bytes) -> bytes:
+    """An event's JSON as the data of one frame; a line end in it is white space."""
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"data: " + data
 
 
 def _blocks(data: bytes) -> list[bytes]:

@@ -96,10 +96,6 @@ class ShownModel:
             out.append(line)
         return b"".join(out + self._data_lines(event))
 
-    def rest(self) -> bytes:
-        """What is left of an array's last element, which never came to its end."""
-        return self._array.rest() if self._array is not None else b""
-
     def _changes(self, found: _Outer | _Inner) -> dict[str, bytes]:
         given = ((name, bytes(getattr(found, name))) for name in _NAMES)
         return {name: self._name for name, value in given if value.startswith(b'"') and value != self._name}
@@ -158,10 +154,10 @@ class ArrayCutter:
             raise ValueError("frame too large")
         return pieces
 
-    def rest(self) -> bytes:
-        """What is left of an element that never ended."""
-        held, self._held = self._held, b""
-        return held
+    @property
+    def is_whole(self) -> bool:
+        """Whether what came may end here: nothing is left open."""
+        return not self._depth
 
     def _step(self, mark: bytes) -> bool:
         """Follow a bracket; whether an element begins or ends there."""

@@ -31,7 +31,7 @@ from host.pipeline.headers import client_headers
 from host.pipeline.scan import INVALID_CODE, FrameCutter, StreamWatch, documents, is_done, watch_for
 from host.pipeline.sessions import makes_state, note_made
 from host.pipeline.settle import CLIENT_GONE, Settler
-from host.pipeline.shown_model import ShownModel
+from host.pipeline.shown_model import ArrayCutter, ShownModel
 from host.pipeline.stream_hooks import StreamHooks, event_of
 from host.runtime.handle import ItemStream
 from host.runtime.invoke import Invoker
@@ -121,7 +121,7 @@ class GatewayStream:
 
     def __init__(self, invoker: Invoker, settler: Settler, ex: Execution, attempt: Attempt, items: ItemStream) -> None:
         self.headers: Headers = EMPTY_HEADERS
-        self.terminal_seen = False
+        self._terminal_seen = False
         self.usage: Usage | None = None
         self.status = 200
         self._settler = settler
@@ -130,14 +130,21 @@ class GatewayStream:
         self._items = items
         self._watch: StreamWatch = watch_for(attempt.lane.output_format)
         self._hooks = StreamHooks.for_execution(invoker, ex, attempt)
-        renamed = attempt.lane.answers_as if self._hooks is None else ""
-        self._shown = ShownModel.of(renamed, is_array=not self._is_framed())
+        framed, is_array = self._is_framed(), self._is_array()
+        self._cutter = FrameCutter() if framed else None
+        self._array = ArrayCutter() if is_array else None
+        renamed = attempt.lane.answers_as if self._hooks is None and (framed or is_array) else ""
+        self._shown = ShownModel.of(renamed, is_array=is_array)
         self._source = self._pass_through() if self._hooks is None else self._through_hooks(self._hooks)
         self._held: deque[StreamItem] = deque()
         """The beginning, which was taken before anything was decided for the client."""
         self._payload_seen = False
         self._committed = False
         self._ended = False
+
+    @property
+    def terminal_seen(self) -> bool:
+        return self._terminal_seen and not self._held
 
     def __aiter__(self) -> Self:
         return self
@@ -225,8 +232,8 @@ class GatewayStream:
     async def _pass_through(self) -> AsyncGenerator[StreamItem, None]:
         """Same protocol, no hooks: items go on as they came, raw ones cut at frame boundaries."""
         watch = self._watch
-        shown = self._shown
-        cutter = FrameCutter() if self._is_framed() else None
+        shown, cutter, array = self._shown, self._cutter, self._array
+        begun = False
         waiting = b""
         try:
             async for item in self._items:
@@ -242,49 +249,58 @@ class GatewayStream:
                     out = cutter.feed(data) if cutter is not None else data
                     if not out:
                         continue
-                    watch.raw(out)
+                    if array is not None:
+                        begun = bool(self._elements(array, out)) or array.is_whole or begun
+                    else:
+                        watch.raw(out)
                     if shown is not None and not (out := shown.raw(out)):
                         continue
-                    if not self._payload_seen and cutter is not None:
-                        # Comments before the first event do not commit anything.
+                    if not self._payload_seen and (cutter is not None or array is not None):
+                        # Comments before the first event, and half of the first element, do not commit anything.
                         out = waiting + out
-                        if b"data:" not in out:
+                        if not begun and (array is not None or b"data:" not in out):
                             waiting = out
                             continue
                     if out is not data or raw.base64 is UNSET:
                         item = StreamItem(raw=Body(base64=out))
                 self._note_payload()
                 if watch.terminal:
-                    self.terminal_seen = True
+                    self._terminal_seen = True
                     self._note_result()
                 yield item
                 if watch.terminal:
                     break
             else:
-                if (last := self._end_of_upstream(cutter)) is not None:
+                if (last := self._end_of_upstream()) is not None:
                     yield last
         except (PluginError, PluginTransportError) as error:
             raise ExecutorFailed(error) from error
         except ValueError as broken:
             raise ExecutorFailed(_invalid(broken)) from None
 
-    def _end_of_upstream(self, cutter: FrameCutter | None) -> StreamItem | None:
+    def _elements(self, array: ArrayCutter, data: bytes) -> list[StreamItem]:
+        """The elements that a piece of an array completes. Raises ValueError when one is above 16 MiB."""
+        found = [piece for piece in array.feed(data) if piece.startswith(b"{")]
+        for element in found:
+            self._watch.event(None, element)
+        return [StreamItem(body=Body.from_bytes(element)) for element in found]
+
+    def _end_of_upstream(self) -> StreamItem | None:
         """The upstream ended: what it left unfinished, completed when only the blank line was missing.
 
         Raises PluginError when the stream may not end here.
         """
-        rest = cutter.rest() if cutter is not None else b""
+        rest = self._cutter.rest() if self._cutter is not None else b""
         last = None
-        if self._shown is not None and (left := self._shown.rest()):
-            self._note_payload()
-            last = StreamItem(raw=Body(base64=left))
+        if self._array is not None and not self._array.is_whole:
+            raise PluginError(self._watch.cut_off())
         if rest.strip():
             data = rest.rstrip(b"\r\n") + b"\n\n"
             if not documents(data) and not is_done(data):
                 raise PluginError(self._watch.cut_off())
             self._watch.raw(data)
             self._note_payload()
-            self.terminal_seen = self._watch.terminal
+            self._terminal_seen = self._watch.terminal
             last = StreamItem(raw=Body(base64=data if self._shown is None else self._shown.raw(data)))
         if self._payload_seen and (error := self._watch.end_error()) is not None:
             raise PluginError(error)
@@ -310,7 +326,7 @@ class GatewayStream:
     async def _events(self, hooks: StreamHooks) -> AsyncGenerator[list[StreamItem], None]:
         """The upstream's events, as many at a time as arrived together. Raises ExecutorFailed."""
         watch = self._watch
-        cutter = FrameCutter()
+        cutter, array = self._cutter, self._array
         try:
             async for item in self._items:
                 if item.raw is UNSET:
@@ -318,8 +334,10 @@ class GatewayStream:
                         continue
                     watch.event(item.event, item.body.to_bytes())
                     batch = [event_of(item)]
+                elif array is not None:
+                    batch = self._elements(array, item.raw.to_bytes())
                 else:
-                    out = cutter.feed(item.raw.to_bytes())
+                    out = item.raw.to_bytes() if cutter is None else cutter.feed(item.raw.to_bytes())
                     watch.raw(out)
                     batch = hooks.events_of(out)
                 if batch:
@@ -330,7 +348,7 @@ class GatewayStream:
                 if watch.terminal:
                     break
             else:
-                if (left := self._end_of_upstream(cutter)) is not None and left.raw is not UNSET:
+                if (left := self._end_of_upstream()) is not None and left.raw is not UNSET:
                     yield hooks.events_of(left.raw.to_bytes())
         except (PluginError, PluginTransportError) as error:
             raise ExecutorFailed(error) from error
@@ -350,11 +368,15 @@ class GatewayStream:
 
     def _note_sent(self, hooks: StreamHooks, item: StreamItem) -> None:
         hooks.sent(item)
-        self.terminal_seen = self._watch.error is not None or hooks.terminal_sent
+        self._terminal_seen = self._watch.error is not None or hooks.terminal_sent
 
     def _is_framed(self) -> bool:
-        """Whether raw items are server-sent events; with another `alt` Gemini streams one JSON array."""
+        """Whether raw items are server-sent events, as they are with everybody but Gemini with another `alt`."""
         return self._attempt.lane.output_format != "gemini" or self._ex.request.alt in ("", "sse")
+
+    def _is_array(self) -> bool:
+        """Whether raw items are one JSON array in arbitrary pieces."""
+        return self._attempt.lane.output_format == "gemini" and self._ex.request.alt.lower() == "json"
 
     async def _finish(self) -> None:
         """The stream ended cleanly: drain what the executor still has to say, then settle."""

@@ -11,6 +11,7 @@ from host.credentials.records import Credential
 from host.pipeline.shown_model import ArrayCutter, ShownModel
 from host.pipeline.state import build_state
 from pluginabi.body import Body
+from pluginabi.errors import PluginError
 from pluginabi.payloads.common import ModelInfo
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.intercept import StreamInterceptResponse
@@ -106,7 +107,7 @@ def test_an_array_is_rewritten_wherever_it_is_cut():
     expected = array.replace(b'"up"', b'"fast"')
     for cut in range(len(array) + 1):
         shown = ShownModel("fast", is_array=True)
-        assert shown.raw(array[:cut]) + shown.raw(array[cut:]) + shown.rest() == expected, cut
+        assert shown.raw(array[:cut]) + shown.raw(array[cut:]) == expected, cut
     shown = ShownModel("fast", is_array=True)
     assert b"".join(shown.raw(array[at : at + 1]) for at in range(len(array))) == expected
 
@@ -120,7 +121,9 @@ def test_a_single_object_in_place_of_an_array_is_one_element():
 def test_an_array_passes_on_what_is_complete_at_once_and_keeps_the_rest():
     cutter = ArrayCutter()
     assert b"".join(cutter.feed(b'[{"a":1},{"b":')) == b'[{"a":1},'
-    assert cutter.rest() == b'{"b":'
+    assert not cutter.is_whole
+    assert b"".join(cutter.feed(b"2}]")) == b'{"b":2}]'
+    assert cutter.is_whole
 
 
 @pytest.mark.parametrize(
@@ -199,11 +202,14 @@ async def test_a_gemini_stream_as_an_array_is_renamed_in_whatever_pieces_it_come
     assert raw_bytes(await read_all(stream)) == array.replace(b"gemini-2.5-flash", b"fast")
 
 
-async def test_the_rest_of_an_array_that_was_cut_off_still_reaches_the_client():
+async def test_of_an_array_that_is_cut_off_the_whole_elements_reach_the_client_before_the_error():
     array = b'[{"modelVersion":"gemini-2.5-flash"},{"modelVersion":"gem'
     w = gemini(stream=streaming(array))
     stream = await w.gateway.execute_stream(client_request(model="fast", stream=True, protocol="gemini", alt="json"))
-    assert raw_bytes(await read_all(stream)) == b'[{"modelVersion":"fast"},{"modelVersion":"gem'
+    assert (await anext(stream)).raw.to_bytes() == b'[{"modelVersion":"fast"},'  # type: ignore[union-attr]
+    with pytest.raises(PluginError) as raised:
+        await anext(stream)
+    assert raised.value.code == "upstream_stream_truncated"
 
 
 async def test_an_alias_of_an_account_renames_its_answers_and_its_other_names_do_not():

@@ -169,6 +169,29 @@ async def test_12_10_only_so_much_is_held_back_and_nothing_of_it_is_lost():
     assert len(given) == 1
 
 
+SHORT_CHAT = [
+    sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
+    sse(chat_chunk("whole answer", "stop"), b"data: [DONE]\n\n"),
+]
+
+
+async def test_12_10_the_end_is_seen_when_it_is_handed_out_and_not_while_it_is_held_back():
+    config = compat_config(streaming=Streaming(buffer_handshake=True))
+    w = world(executor(stream=lambda _: FakeItems(SHORT_CHAT)), config=config)
+    stream = await w.gateway.execute_stream(client_request(stream=True))
+    seen = [(item.raw.to_bytes(), stream.terminal_seen) async for item in stream]
+    assert seen == [(SHORT_CHAT[0], False), (SHORT_CHAT[1], True)]
+
+
+async def test_12_10_a_client_that_leaves_before_it_got_what_was_held_back_has_no_whole_answer():
+    config = compat_config(streaming=Streaming(buffer_handshake=True))
+    w = world(executor(stream=lambda _: FakeItems(SHORT_CHAT)), config=config)
+    stream = await w.gateway.execute_stream(client_request(stream=True))
+    await anext(stream)
+    await stream.aclose("client_gone")
+    assert [done.outcome for done in w.completed] == ["canceled"]
+
+
 class Silence(asyncio.Event):
     """Never ends; tells when somebody waits for its end."""
 
