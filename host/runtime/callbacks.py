@@ -323,7 +323,7 @@ class _NestedItems:
             self._end()
 
     def _parent_closed(self) -> None:
-        self._tasks.start(self._items.aclose("parent_closed"), name=f"nested-stream:{self._scope.plugin_id}")
+        self._tasks.start(self.aclose("parent_closed"), name=f"nested-stream:{self._scope.plugin_id}")
 
     def _end(self) -> None:
         if self._ended is None:

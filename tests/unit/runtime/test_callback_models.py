@@ -168,3 +168,15 @@ async def test_H116_H117_a_parent_that_closes_closes_its_nested_stream(
     assert caught.value.code == "parent_closed"
     assert inner.closed == ["parent_closed"]
     assert callbacks._models_in_flight == {}
+
+
+async def test_a_nested_stream_that_its_plugin_left_lying_ends_with_the_call_and_is_not_counted_on(
+    callbacks: HostCallbacks, tasks: TaskGroup, within: Any
+):
+    """The hook neither read nor closed it."""
+    callbacks.models = Models(ModelCallResponse(), Items(StreamItem(raw=Body(text="x"))))
+    for _ in range(CALLBACK_MAX_INFLIGHT + 1):
+        parent = scope()
+        await callbacks.open_stream(parent, "host.model.execute_stream", ModelCallRequest())
+        parent.close()
+        await within(tasks.join())
