@@ -182,15 +182,13 @@ class InProcessPlugin:
         self._code = load_plugin_code(self._source, generation=self.generation)
         try:
             plugin = self._code.plugin_class()
-        except (Exception, SystemExit) as error:  # a constructor is the author's code: whatever it raises is the reason
+            dispatcher = Dispatcher(plugin)
+        except (Exception, SystemExit) as error:
+            # Constructor and class attributes are the author's: whatever comes of them is the reason.
             raise LoadError(f"{self._source.manifest.entry}() failed: {type(error).__name__}: {error}") from error
         hooks.register(self._manager, plugin, name=self._registered_name)
-        self._dispatcher = Dispatcher(plugin)
-        self.hello = Hello(
-            capabilities=self._dispatcher.capabilities,
-            inputs=self._dispatcher.inputs,
-            on_error=self._dispatcher.on_error,
-        )
+        self._dispatcher = dispatcher
+        self.hello = Hello(capabilities=dispatcher.capabilities, inputs=dispatcher.inputs, on_error=dispatcher.on_error)
 
     def _unload(self) -> None:
         hooks.unregister(self._manager, name=self._registered_name)

@@ -34,6 +34,7 @@ from tests.support.runtime import not_started, started
         ),
         ("class P(Plugin):\n    def model_route(self, request): pass", "make it 'async def', or add @blocking"),
         ("class P(Plugin):\n    async def model_route(self, nonsense): pass", "nonsense"),
+        ("class P(Plugin):\n    inputs = ['body']\n    async def model_route(self, request): pass", "AttributeError"),
     ],
 )
 async def test_a_plugin_that_cannot_start_says_why(tmp_path: Path, code: str, reason: str):
