@@ -201,6 +201,8 @@ class Frontend:
 
     def _send_response(self, exchange: Exchange, call: Call, response: ClientResponse) -> Written:
         body = response.body
+        if call.convert is not None and not response.direct:
+            body = call.convert(body)
         if exchange.out is not None:
             # A keep-alive has committed the head: only the body is left to say.
             return self._finish_committed(exchange, body)
@@ -208,8 +210,6 @@ class Frontend:
             headers = safe_headers(response.headers, keep_content_type=True)
             content_type = "" if any(name.lower() == "content-type" for name, _ in headers) else JSON_TYPE
             return self._send(exchange, response.status, content_type, body, header_lines(headers))
-        if call.convert is not None:
-            body = call.convert(body)
         extra = header_lines(safe_headers(response.headers)) if response.headers else b""
         # The upstream's own kind of success means nothing to the client.
         status = 200 if response.status < 300 else response.status

@@ -276,6 +276,17 @@ async def test_SB17_newlines_keep_a_client_waiting_for_a_whole_answer(fast_keep_
     assert json.loads(body) == {"late": True}
 
 
+async def test_a_text_completion_behind_newlines_has_its_own_shape(fast_keep_alives: Proxy) -> None:
+    chat = b'{"id":"c","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
+    body = await scripted_answer(fast_keep_alives, "/v1/completions", ClientResponse(status=200, body=chat))
+    assert json.loads(body)["choices"][0]["text"] == "hi"
+
+
+async def test_what_a_plugin_answers_itself_stays_as_it_is_behind_newlines(fast_keep_alives: Proxy) -> None:
+    direct = ClientResponse(status=200, body=b'{"choices":[]}', direct=True)
+    assert json.loads(await scripted_answer(fast_keep_alives, "/v1/completions", direct)) == {"choices": []}
+
+
 async def test_SB18_an_error_behind_newlines_is_a_body_under_the_status_already_sent(fast_keep_alives: Proxy) -> None:
     body = await scripted_answer(fast_keep_alives, CHAT, failure("slow", http_status=429))
     assert json.loads(body)["error"]["message"] == "slow"
