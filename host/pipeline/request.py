@@ -93,7 +93,7 @@ class ClientStream(Protocol):
 
     @property
     def terminal_seen(self) -> bool:
-        """Whether the end marker of the client's protocol (`[DONE]`, `message_stop`) was among the raw bytes yielded."""
+        """Whether the end marker of the client's protocol (`[DONE]`, …) was among the raw bytes yielded."""
 
     def __aiter__(self) -> AsyncIterator[StreamItem]: ...
 
