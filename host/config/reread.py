@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from host.config.tree import NO_COLUMN, MapNode, SeqNode, Unsure, fast_node, read_tree
 
 _Container: TypeAlias = MapNode | SeqNode
+_CONTAINERS: Final = (MapNode, SeqNode)
 _SMALL: Final = 64
 """Lines that may be read in vain."""
 _MAX_EDITS: Final = 16
@@ -220,12 +221,15 @@ def moved(node: Any, delta: int) -> Any:
         return node
     if isinstance(node, SeqNode):
         items = SeqNode(is_flow=node.is_flow, column=node.column)
-        items.extend([moved(item, delta) for item in node])
+        items.extend([moved(item, delta) if isinstance(item, _CONTAINERS) else item for item in node])
         items.lines = [line + delta for line in node.lines]
         return items
     if isinstance(node, MapNode):
         pairs = MapNode(is_flow=node.is_flow, column=node.column)
-        pairs.update({key: moved(value, delta) for key, value in node.items()})
+        pairs.update(node)
+        for key, value in node.items():
+            if isinstance(value, _CONTAINERS):
+                pairs[key] = moved(value, delta)
         pairs.lines = {key: line + delta for key, line in node.lines.items()}
         pairs.kept = node.kept
         return pairs

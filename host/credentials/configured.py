@@ -1,12 +1,13 @@
 """Credential records made from the keys of the configuration (spec credentials 1.9, 12.5)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
-from host.credentials.ids import COMPAT_FAMILY, IdGenerator, auth_index, compat_provider_key, extra_parts
+from host.credentials.ids import COMPAT_FAMILY, IdGenerator, auth_index, compat_provider_key, extra_parts, short_digest
 from host.credentials.records import (
     DEFAULT_BASE_URL,
     DEFAULT_MODELS,
@@ -29,17 +30,8 @@ PROVIDER_LISTS: Final[Mapping[str, str]] = {
 """Lists of keys with a provider of their own, in the order of the config."""
 _KIND_WITH_PROXY: Final = frozenset({"vertex"})
 """Whose ids have always had the proxy in them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Configured:
-    """A record and the entry it was made of: an entry that did not change keeps its record."""
-
-    entry: tuple[object, ...]
-    credential: Credential
-
-
-_Row = tuple[str, "Place", tuple[object, ...], Callable[[], Credential]]
+_KEYLESS: Final = CompatKey()
+"""Of a provider that needs no key."""
 
 
 class Place(NamedTuple):
@@ -49,61 +41,99 @@ class Place(NamedTuple):
     position: int
 
 
-class _Shared:
-    """What the keys of an OpenAI-compatible provider share."""
+class Configured(NamedTuple):
+    """A record and what it was made of: an entry that did not change keeps its record."""
 
-    def __init__(self, part: tuple[object, ...], provider: CompatProvider) -> None:
+    entry: object
+    part: tuple[object, ...]
+    credential: Credential
+
+
+class _Keys(ABC):
+    """Keys that share everything but what stands in their own entries. Lives on while what they share stays."""
+
+    def __init__(self, kind: str, part: tuple[object, ...] = ()) -> None:
+        self.kind: Final = kind
+        """What their ids begin with."""
         self.part: Final = part
-        self._entries: Final = provider.models
+        """What they share."""
+        self.digests: dict[int, tuple[object, str]] = {}
+        """Of the entries that were there last time, by the id of the object, which is kept for that."""
 
-    @cached_property
-    def models(self) -> tuple[CredentialModel, ...]:
-        """The one table of models of all the keys."""
-        return _models(self._entries)
+    @abstractmethod
+    def id_parts(self, entry: Any) -> tuple[str, ...]:
+        """What the id of an entry's record is made of."""
+
+    @abstractmethod
+    def record(self, entry: Any, credential_id: str, short: str, mint: HandleMint) -> Credential:
+        """The record of an entry."""
 
 
 class ConfiguredKeys:
     """The records of the configuration's keys. Reading the next configuration makes only what changed anew."""
 
     def __init__(self, mint: HandleMint) -> None:
-        self.places: Mapping[str, Place] = {}
         self._mint: Final = mint
         self._known: dict[str, Configured] = {}
-        self._shared: dict[str, _Shared] = {}
-        self._digests: Mapping[tuple[str, ...], str] = {}
+        self._lists: dict[str, _Keys] = {}
+        self._places: list[tuple[str, str, int]] = []
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where the records of the configuration that was read last come from, by id."""
+        return {credential_id: Place(section, position) for credential_id, section, position in self._places}
 
     def read(self, config: Config, *, now_s: float | None = None) -> dict[str, Credential]:
         """Every credential of the configuration by id: gemini, claude, codex, OpenAI-compatible, vertex."""
-        known, found, places = self._known, {}, {}
-        for credential_id, place, entry, make in self._entries(config):
-            before = known.get(credential_id)
-            if before is None:
-                found[credential_id] = Configured(entry, replace(make(), created_at_s=now_s, updated_at_s=now_s))
-            elif before.entry == entry:
-                found[credential_id] = before
-            else:
-                created_s = before.credential.created_at_s
-                found[credential_id] = Configured(entry, replace(make(), created_at_s=created_s, updated_at_s=now_s))
-            places[credential_id] = place
-        self._known, self.places = found, places
+        known, ids = self._known, IdGenerator()
+        found: dict[str, Configured] = {}
+        places: list[tuple[str, str, int]] = []
+        lists: dict[str, _Keys] = {}
+        for section, keys, entries in self._all(config, lists):
+            digests: dict[int, tuple[object, str]] = {}
+            for position, entry in entries:
+                digest = keys.digests.get(id(entry))
+                if digest is None or digest[0] is not entry:
+                    digest = entry, short_digest(keys.kind, *keys.id_parts(entry))
+                digests[id(entry)] = digest
+                credential_id = ids.next(keys.kind, digest[1])
+                places.append((credential_id, section, position))
+                before = known.get(credential_id)
+                if before is not None and before[:2] == (entry, keys.part):
+                    found[credential_id] = before
+                    continue
+                record = keys.record(entry, credential_id, digest[1], self._mint)
+                created_s = before.credential.created_at_s if before is not None else now_s
+                record = replace(record, created_at_s=created_s, updated_at_s=now_s)
+                found[credential_id] = Configured(entry, keys.part, record)
+            keys.digests = digests
+        self._known, self._places, self._lists = found, places, lists
         return {credential_id: configured.credential for credential_id, configured in found.items()}
 
-    def _entries(self, config: Config) -> Iterator[_Row]:
-        ids = IdGenerator(self._digests)
-        yield from _keys("gemini-api-key", config.gemini_api_key, ids, self._mint)
-        yield from _keys("claude-api-key", config.claude_api_key, ids, self._mint)
-        yield from _keys("codex-api-key", config.codex_api_key, ids, self._mint)
-        shared: dict[str, _Shared] = {}
+    def _all(
+        self, config: Config, lists: dict[str, _Keys]
+    ) -> Iterator[tuple[str, _Keys, Iterable[tuple[int, object]]]]:
+        """The section, what its entries share, and each entry with its position. `lists` gets what is to live on."""
+        yield self._of_provider("gemini-api-key", config.gemini_api_key, lists)
+        yield self._of_provider("claude-api-key", config.claude_api_key, lists)
+        yield self._of_provider("codex-api-key", config.codex_api_key, lists)
         for index, provider in enumerate(config.openai_compatibility):
-            part = shared_part(provider)
-            before = self._shared.get(provider.name)
+            if provider.disabled:
+                continue
+            part, name = shared_part(provider), f"{COMPAT_FAMILY}/{provider.name}"
+            before = self._lists.get(name)
             # The same object as last time where nothing changed: thousands of keys of one provider compare at once.
-            common = before if before is not None and before.part == part else _Shared(part, provider)
-            shared.setdefault(provider.name, common)
-            yield from _compat(Place(COMPAT_FAMILY, index), provider, common, ids, self._mint)
-        self._shared = shared
-        yield from _keys("vertex-api-key", config.vertex_api_key, ids, self._mint)
-        self._digests = ids.used
+            keys = before if before is not None and before.part == part else _CompatKeys(provider, part)
+            lists.setdefault(name, keys)
+            yield COMPAT_FAMILY, keys, ((index, entry) for entry in provider.api_key_entries or (_KEYLESS,))
+        yield self._of_provider("vertex-api-key", config.vertex_api_key, lists)
+
+    def _of_provider(
+        self, section: str, entries: Sequence[ProviderKey], lists: dict[str, _Keys]
+    ) -> tuple[str, _Keys, Iterable[tuple[int, object]]]:
+        keys = lists[section] = self._lists.get(section) or _ProviderKeys(PROVIDER_LISTS[section])
+        used = ((it, key) for it, key in enumerate(entries) if key.api_key.strip() or key.base_url.strip())
+        return section, keys, used
 
 
 def credentials_of_config(config: Config, mint: HandleMint) -> tuple[Credential, ...]:
@@ -111,17 +141,41 @@ def credentials_of_config(config: Config, mint: HandleMint) -> tuple[Credential,
     return tuple(ConfiguredKeys(mint).read(config).values())
 
 
-def _keys(section: str, keys: Sequence[ProviderKey], ids: IdGenerator, mint: HandleMint) -> Iterator[_Row]:
-    provider = PROVIDER_LISTS[section]
-    for index, key in enumerate(keys):
-        if not key.api_key.strip() and not key.base_url.strip():
-            continue
-        credential_id, short = ids.next(f"{provider}:apikey", *_id_parts(provider, key))
+class _ProviderKeys(_Keys):
+    """A list of keys of one provider."""
 
-        def make(key: ProviderKey = key, credential_id: str = credential_id, short: str = short) -> Credential:
-            return _of_key(provider, key, credential_id, short, mint)
+    def __init__(self, provider: str) -> None:
+        super().__init__(f"{provider}:apikey")
+        self._provider: Final = provider
 
-        yield credential_id, Place(section, index), (key,), make
+    def id_parts(self, entry: ProviderKey) -> tuple[str, ...]:
+        return _id_parts(self._provider, entry)
+
+    def record(self, entry: ProviderKey, credential_id: str, short: str, mint: HandleMint) -> Credential:
+        return _of_key(self._provider, entry, credential_id, short, mint)
+
+
+class _CompatKeys(_Keys):
+    """The keys of an OpenAI-compatible provider."""
+
+    def __init__(self, provider: CompatProvider, part: tuple[object, ...]) -> None:
+        self._name: Final = provider.name.strip() or COMPAT_FAMILY
+        super().__init__(f"{COMPAT_FAMILY}:{self._name.lower()}", part)
+        self._provider: Final = provider
+        self._extra: Final = extra_parts(prefix=provider.prefix, headers=provider.headers)
+
+    @cached_property
+    def _models(self) -> tuple[CredentialModel, ...]:
+        """The one table of models of all the keys."""
+        return compat_models(self._provider)
+
+    def id_parts(self, entry: CompatKey) -> tuple[str, ...]:
+        base_url = self._provider.base_url.strip()
+        own = (base_url,) if entry is _KEYLESS else (entry.api_key, base_url, entry.proxy_url)
+        return (*own, *self._extra)
+
+    def record(self, entry: CompatKey, credential_id: str, short: str, mint: HandleMint) -> Credential:
+        return _of_compat_key(self._provider, self._name, entry, credential_id, short, mint, self._models)
 
 
 def _id_parts(provider: str, key: ProviderKey) -> tuple[str, ...]:
@@ -172,27 +226,6 @@ def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, min
         error_rules=error_rules(key.request_scoped_errors),
         websockets=key.websockets or None,
     )
-
-
-def _compat(
-    place: Place, provider: CompatProvider, shared: _Shared, ids: IdGenerator, mint: HandleMint
-) -> Iterator[_Row]:
-    if provider.disabled:
-        return
-    name = provider.name.strip() or COMPAT_FAMILY
-    base_url = provider.base_url.strip()
-    kind = f"{COMPAT_FAMILY}:{name.lower()}"
-    extra = extra_parts(prefix=provider.prefix, headers=provider.headers)
-
-    for item in provider.api_key_entries or (None,):
-        parts = (item.api_key, base_url, item.proxy_url, *extra) if item is not None else (base_url, *extra)
-        credential_id, short = ids.next(kind, *parts)
-        key = item or CompatKey()
-
-        def make(key: CompatKey = key, credential_id: str = credential_id, short: str = short) -> Credential:
-            return _of_compat_key(provider, name, key, credential_id, short, mint, shared.models)
-
-        yield credential_id, place, (shared.part, key), make
 
 
 def shared_part(provider: CompatProvider) -> tuple[object, ...]:

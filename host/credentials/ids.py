@@ -11,28 +11,23 @@ COMPAT_PREFIX: Final = "openai-compatible-"
 
 
 class IdGenerator:
-    """Ids of configured keys: `kind:<12 hex>`; the same key listed again gets `-1`, `-2`, … in one run.
+    """Ids of configured keys: `kind:<12 hex>`; the same key listed again gets `-1`, `-2`, … in one run."""
 
-    `digests`: those of the run before, by what they were made of; `used` has those of this one.
-    """
-
-    def __init__(self, digests: Mapping[tuple[str, ...], str] | None = None) -> None:
-        self.used: Final[dict[tuple[str, ...], str]] = {}
-        self._digests: Final = digests if digests is not None else {}
+    def __init__(self) -> None:
         self._seen: Final[dict[str, int]] = {}
 
-    def next(self, kind: str, *parts: str) -> tuple[str, str]:
-        """The id and its short digest for a key of `kind` made of `parts`."""
-        made_of = (kind, *parts)
-        short = self._digests.get(made_of)
-        if short is None:
-            text = "\0".join((kind, *(part.strip() for part in parts)))
-            short = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self.used[made_of] = short
+    def next(self, kind: str, short: str) -> str:
+        """The id for a key of `kind` with this digest."""
         base = f"{kind}:{short}"
         repeats = self._seen.get(base, 0)
         self._seen[base] = repeats + 1
-        return (base if repeats == 0 else f"{base}-{repeats}"), short
+        return base if repeats == 0 else f"{base}-{repeats}"
+
+
+def short_digest(kind: str, *parts: str) -> str:
+    """The 12 hex digits for a key of `kind` made of `parts`."""
+    text = "\0".join((kind, *(part.strip() for part in parts)))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def extra_parts(*, proxy_url: str = "", prefix: str = "", headers: Mapping[str, str]) -> tuple[str, ...]:

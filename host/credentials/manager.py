@@ -133,7 +133,11 @@ class CredentialManager:
         """Take over the keys of a configuration; records of entries that did not change stay the same objects."""
         before = self._config_part
         found = self._configured.read(config, now_s=self.clock())
-        self._config_part = {credential_id: self._settled(record) for credential_id, record in found.items()}
+        known = self._by_id
+        self._config_part = {
+            credential_id: record if known.get(credential_id) is record else self._settled(record)
+            for credential_id, record in found.items()
+        }
         change = self._replace(before.values(), self._config_part.values())
         if not change and tuple(before) != tuple(self._config_part):
             self._ordered = None  # only their order changed
