@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 from msgspec import Raw
 
+from host.config.secret_names import sounds_secret
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor, CredentialError
@@ -19,7 +20,6 @@ from host.credentials.listing import listing
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
 from host.management.calls import Call, ManagementError, only, reply
-from host.management.masks import sounds_secret
 from host.management.table import Endpoint
 from host.management.uploads import Upload, uploads_of
 from host.pipeline.state import GatewayState

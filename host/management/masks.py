@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from host.config.secret_names import sounds_secret
 from host.management.calls import ManagementError
+from host.runtime.resolve import is_reference
 
 MASK: Final = "***"
 _DIGITS: Final = 12
 _MASKED: Final = re.compile(rf"\*\*\*-[0-9a-f]{{{_DIGITS}}}")
-_SECRET_NAME: Final = re.compile(
-    r"api[-_]?keys?$|secret|passw|passphrase|cookie|authorization|private[-_]?key|(?:^|[-_])token$"
-    r"|(?:access|refresh|id|session|auth|bearer)[-_]?(?:token|key)$",
-    re.IGNORECASE,
-)
 _VALUES_ARE_SECRET: Final = frozenset({"headers", "environment"})
 """Maps of which every value may be one."""
 _ADDRESS: Final = frozenset({"base-url", "base_url"})
@@ -29,11 +26,6 @@ _STORES: Final = ("redis://", "rediss://", "unix://")
 
 Container = Any
 """A dict or list of a tree, changeable in place."""
-
-
-def sounds_secret(name: str) -> bool:
-    """Whether a member of this name is one that must not be shown."""
-    return _SECRET_NAME.search(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +99,22 @@ class Masks:
         for plugin_id, section in configs.items() if isinstance(configs, Mapping) else ():
             if not isinstance(section, Mapping):
                 continue
-            for name in self._plugin_secrets(str(plugin_id), section):
-                value = section.get(name)
-                path = ("plugins", "configs", str(plugin_id), name)
-                if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "":
-                    yield SecretPlace(section, name, path, path)
+            secret = self._plugin_secrets(str(plugin_id), section)
+            for name in section:
+                path = ("plugins", "configs", str(plugin_id), str(name))
+                yield from self._all_of(section, name, path) if name in secret else self._walk(section, name, path, ())
+
+    def _all_of(self, holder: Container, key: Any, path: tuple[str, ...]) -> Iterator[SecretPlace]:
+        """Every text of a value that is secret as a whole, references to the environment and to files excepted."""
+        value = holder[key]
+        if isinstance(value, Mapping):
+            for member in () if is_reference(value) else value:
+                yield from self._all_of(value, member, (*path, str(member)))
+        elif isinstance(value, (list, tuple)):
+            for index in range(len(value)):
+                yield from self._all_of(value, index, path)
+        elif _hides(value, True):
+            yield SecretPlace(holder, key, path, path)
 
     def _walk(
         self, holder: Container, key: Any, path: tuple[str, ...], binding: tuple[str, ...], *, secret: bool = False

@@ -11,11 +11,12 @@ from ruamel.yaml.comments import CommentedMap
 from host.config.editable import open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.rewrite import rewrite
+from host.config.secret_names import sounds_secret
 from host.config.splice import spliced
 from host.config.tree import read_tree
 from host.management.calls import ManagementError
 from host.runtime.manifest import Manifest, is_plugin_id
-from host.runtime.resolve import MASK, masked_config
+from host.runtime.resolve import MASK, masked_config, masked_value
 
 _INT64: Final = range(-(2**63), 2**63)
 _SECRET_WORDS: Final = ("key", "token", "secret", "passw", "credential", "auth")
@@ -135,15 +136,36 @@ def _set(section: CommentedMap, name: str, value: Any) -> None:
 
 def _value(name: str, value: Any, before: Mapping[str, Any], secrets: SecretFields, references: bool) -> Any:
     """The value to write: a mask stands for what is there. Raises ManagementError for one that cannot be taken."""
-    if name in secrets.names and value == MASK:
-        if name not in before:
-            raise ManagementError(400, "invalid_config", f"`{name}` is masked and there is no value to keep")
-        return before[name]
+    value = _unmasked(name, value, before.get(name), is_secret=name in secrets.names)
     if not references and value != before.get(name) and has_reference(value):
         raise ManagementError(
             400, "invalid_config", f"`{name}`: references to the environment and to files are written on the machine"
         )
     _check_numbers(name, value)
+    return value
+
+
+def _unmasked(name: str, value: Any, before: Any, *, is_secret: bool = False) -> Any:
+    """The value with what masks stand for. Raises ManagementError for one that stands for nothing.
+
+    An item of a list is recognised by all that is shown of it, wherever it stands by now.
+    """
+    if is_secret:
+        if value == MASK and before is None:
+            raise ManagementError(400, "invalid_config", f"`{name}` is masked and there is no value to keep")
+        return before if value == MASK else value
+    if isinstance(value, Mapping):
+        known = before if isinstance(before, Mapping) else {}
+        return {
+            member: _unmasked(f"{name}.{member}", it, known.get(member), is_secret=sounds_secret(member))
+            for member, it in value.items()
+        }
+    if isinstance(value, list):
+        items = before if isinstance(before, list) else []
+        return [
+            next((item for item in items if masked_value(item) == it), None) or _unmasked(f"{name}[]", it, None)
+            for it in value
+        ]
     return value
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from host.config.model import Config, config_path
+from host.config.secret_names import sounds_secret
 
 MASK: Final = "***"
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -59,11 +60,31 @@ def resolve_config(
 
 
 def masked_config(values: Mapping[str, Any], secret_fields: frozenset[str]) -> dict[str, Any]:
-    """The configuration for display: secret fields as `***`, references as they were written."""
+    """The configuration for display: secret fields as `***`, and so is what sounds secret inside of others; references
+    stay as they were written."""
     return {
-        key: MASK if key in secret_fields and _reference(value) is None and value not in (None, "") else value
+        key: masked_value(value, is_secret=True) if key in secret_fields else masked_value(value)
         for key, value in values.items()
     }
+
+
+def masked_value(value: Any, *, is_secret: bool = False) -> Any:
+    """One value for display: as a whole, or what has a secret's name inside of it."""
+    if is_secret:
+        return value if value in (None, "") or is_reference(value) else MASK
+    if isinstance(value, Mapping):
+        return {
+            name: masked_value(member, is_secret=sounds_secret(str(name)) and not isinstance(member, bool))
+            for name, member in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [masked_value(item) for item in value]
+    return value
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value is `{env: NAME}` or `{file: PATH}`."""
+    return _reference(value) is not None
 
 
 def _reference(value: Any) -> tuple[str, str] | None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from host.config.secret_names import sounds_secret
 from host.management.calls import ManagementError
-from host.management.masks import Masks, is_mask, sounds_secret
+from host.management.masks import Masks, is_mask
 
 
 def masks(key: bytes = b"k") -> Masks:
@@ -51,6 +52,24 @@ def test_every_secret_is_masked_and_nothing_else() -> None:
     assert shown["max-retry-credentials"] == 3
     assert is_mask(shown["api-keys"][0]) and is_mask(shown["api-keys"][1]["key"])
     assert masks(b"other").mask("sk-1") != masks().mask("sk-1") != masks().mask("sk-2")
+
+
+def test_secrets_inside_of_a_plugins_section_are_masked_and_come_back() -> None:
+    def nested() -> dict[str, Any]:
+        section = {
+            "token": ["one", {"any": "two"}, {"env": "NAME"}],
+            "upstream": {"password": "three", "headers": {"X-A": "four"}, "region": "eu", "key-id": {"file": "k"}},
+            "servers": [{"url": "https://a:five@host/", "weight": 2}],
+            "tokens-per-minute": 6,
+        }
+        return {"plugins": {"configs": {"p": section}}}
+
+    shown = masks().masked(nested())
+    assert not [secret for secret in ("one", "two", "three", "four", "five") if secret in str(shown)]
+    section = shown["plugins"]["configs"]["p"]
+    assert section["token"][2] == {"env": "NAME"} and section["tokens-per-minute"] == 6
+    assert (section["upstream"]["region"], section["upstream"]["key-id"]) == ("eu", {"file": "k"})
+    assert masks().unmasked(shown, nested()) == nested()
 
 
 def test_masks_that_come_back_stand_for_what_they_were_made_of_in_any_order() -> None:

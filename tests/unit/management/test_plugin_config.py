@@ -102,6 +102,28 @@ def test_a_mask_that_is_written_back_keeps_the_value(file: Path, edit: Edit) -> 
     assert change(file, edit)["token"] == "hidden"
 
 
+NESTED = {"upstream": {"region": "eu", "password": "three"}, "servers": [{"at": "a", "token": "x"}, {"at": "b"}]}
+
+
+def test_what_sounds_secret_inside_of_a_value_is_masked_and_kept(file: Path) -> None:
+    change(file, put(NESTED))
+    shown = SECRET.masked(read_section(file, "limits"))
+    assert shown["upstream"] == {"region": "eu", "password": "***"}
+    assert shown["servers"] == [{"at": "a", "token": "***"}, {"at": "b"}]
+    shown["servers"].reverse()
+    shown["upstream"]["region"] = "us"
+    found = change(file, put(shown))
+    assert found["upstream"] == {"region": "us", "password": "three"}
+    assert found["servers"] == [{"at": "b"}, {"at": "a", "token": "x"}]
+
+
+@pytest.mark.parametrize("values", [{"upstream": {"token": "***"}}, {"servers": [{"at": "c", "token": "***"}]}])
+def test_a_mask_inside_of_a_value_that_stands_for_nothing_is_refused(file: Path, values: Mapping[str, Any]) -> None:
+    change(file, put(NESTED))
+    with pytest.raises(ManagementError, match="there is no value to keep"):
+        change(file, patch(values))
+
+
 def test_a_mask_without_a_value_behind_it_is_refused(file: Path) -> None:
     with pytest.raises(ManagementError) as caught:
         edit_section(file, "other", patch({"token": "***"}))
