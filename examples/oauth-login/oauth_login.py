@@ -32,6 +32,9 @@ from pluginapi import (
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 SLOW_DOWN_S = 5
 """How much slower to ask from now on, each time the provider says so (RFC 8628 section 3.5)."""
+AGAIN_S = 5
+"""After a question that could not be answered."""
+MAX_INTERVAL_S = 60
 
 
 class OAuthLogin(Plugin):
@@ -74,13 +77,18 @@ class OAuthLogin(Plugin):
             return await self._poll_device(known, ctx)
         if not request.code:
             return AuthLoginPollResponse()
-        tokens = await self._token(
-            ctx,
-            grant_type="authorization_code",
-            code=request.code,
-            redirect_uri=known["redirect_uri"],
-            code_verifier=known["verifier"],
-        )
+        try:
+            tokens = await self._token(
+                ctx,
+                grant_type="authorization_code",
+                code=request.code,
+                redirect_uri=known["redirect_uri"],
+                code_verifier=known["verifier"],
+            )
+        except PluginError as error:
+            if not _may_pass(error):
+                raise
+            return AuthLoginPollResponse(poll_after_ms=AGAIN_S * 1000)
         return AuthLoginPollResponse(status="success", records=[await self._record(tokens, ctx)])
 
     async def auth_refresh(self, request: AuthRefreshRequest, ctx: Context) -> AuthRefreshResponse:
@@ -91,13 +99,16 @@ class OAuthLogin(Plugin):
 
     async def _start_device(self, ctx: Context) -> AuthLoginStartResponse:
         answer = await self._post(ctx, self.config["device_authorization_endpoint"], scope=self._scope())
-        interval_s = int(answer.get("interval", 5))
+        missing = [name for name in ("device_code", "user_code", "verification_uri") if not answer.get(name)]
+        if missing:
+            raise PluginError(f"the provider gave no {', '.join(missing)}", code="invalid_answer", http_status=502)
+        interval_s, lifetime_s = _seconds(answer.get("interval"), 5), _seconds(answer.get("expires_in"), 600)
         return AuthLoginStartResponse(
             url=answer.get("verification_uri_complete") or answer["verification_uri"],
             state=secrets.token_urlsafe(32),
             user_code=answer["user_code"],
-            expires_at=_rfc3339(time.time() + int(answer["expires_in"])),
-            poll_after_ms=interval_s * 1000,
+            expires_at=_rfc3339(time.time() + lifetime_s),
+            poll_after_ms=round(interval_s * 1000),
             metadata={"device_code": answer["device_code"], "interval_s": interval_s},
         )
 
@@ -108,19 +119,29 @@ class OAuthLogin(Plugin):
         except PluginError as error:
             if error.body.code == "slow_down":
                 interval_s += SLOW_DOWN_S
+            elif _may_pass(error):
+                # Who cannot answer now is asked less often (RFC 8628 section 3.5).
+                interval_s = min(MAX_INTERVAL_S, max(AGAIN_S, interval_s * 2))
             elif error.body.code != "authorization_pending":
                 return AuthLoginPollResponse(status="error", message=error.body.message)
             metadata = {**known, "interval_s": interval_s}
-            return AuthLoginPollResponse(poll_after_ms=interval_s * 1000, metadata=metadata)
+            return AuthLoginPollResponse(poll_after_ms=round(interval_s * 1000), metadata=metadata)
         return AuthLoginPollResponse(status="success", records=[await self._record(tokens, ctx)])
 
     async def _record(self, tokens: Mapping[str, Any], ctx: Context) -> CredentialRecord:
         """The credential to store: under the account's name, when the provider says what that is."""
         account: dict[str, str] = {}
         if endpoint := self.config.get("userinfo_endpoint"):
-            answer = await ctx.http.do("GET", endpoint, headers={"authorization": f"Bearer {tokens['access_token']}"})
-            about = answer.body.value() if answer.status == 200 and answer.body else {}
-            account = _without_empty({"email": about.get("email"), "label": about.get("name")})
+            headers = {"authorization": f"Bearer {tokens['access_token']}"}
+            try:
+                answer = await ctx.http.do("GET", endpoint, headers=headers)
+                about = answer.body.value() if answer.status == 200 and answer.body else {}
+            except (PluginError, ValueError):
+                # The provider gives the tokens out once: they are worth more than a name for them.
+                ctx.log.warning("oauth_login.account_unknown")
+                about = {}
+            if isinstance(about, dict):
+                account = _without_empty({"email": about.get("email"), "label": about.get("name")})
         return CredentialRecord(provider=self.config["provider"], metadata={**_stored(tokens), **account})
 
     async def _token(self, ctx: Context, **fields: str) -> dict[str, Any]:
@@ -130,7 +151,8 @@ class OAuthLogin(Plugin):
         return answer
 
     async def _post(self, ctx: Context, url: str, **fields: str) -> dict[str, Any]:
-        """One form to the provider. Its errors (RFC 6749 section 5.2) keep code and text; a refused grant is a 401."""
+        """One form to the provider. Its errors (RFC 6749 section 5.2) keep code and text. A refused grant is a 401 and
+        nothing else is: after one the host does not ask again until somebody logs in."""
         headers = {"content-type": "application/x-www-form-urlencoded", "accept": "application/json"}
         client_id, secret = self.config["client_id"], self.config.get("client_secret")
         if secret:
@@ -146,7 +168,11 @@ class OAuthLogin(Plugin):
         if answer.status == 200 and isinstance(document, dict):
             return document
         code = str(document.get("error", "")) if isinstance(document, dict) else ""
-        status = 401 if code == "invalid_grant" else answer.status if 400 <= answer.status <= 599 else 502
+        status = answer.status if 400 <= answer.status <= 599 else 502
+        if code == "invalid_grant":
+            status = 401
+        elif status == 401:
+            status = 400 if code else 502
         text = document.get("error_description") if code else None
         raise PluginError(
             text or code or f"the provider answered {answer.status}", code=code or "oauth_error", http_status=status
@@ -164,9 +190,22 @@ def _challenge(verifier: str) -> str:
 def _stored(tokens: Mapping[str, Any]) -> dict[str, Any]:
     """What of a token answer is kept. The host reads these names itself."""
     found = {name: tokens[name] for name in ("access_token", "refresh_token", "token_type", "scope") if name in tokens}
-    if isinstance(seconds := tokens.get("expires_in"), int | float):
-        found["expires_at"] = _rfc3339(time.time() + seconds)
+    if (lifetime_s := _seconds(tokens.get("expires_in"), 0)) > 0:
+        found["expires_at"] = _rfc3339(time.time() + lifetime_s)
     return found
+
+
+def _seconds(value: Any, default: float) -> float:
+    """A time that a provider gives, which some write as a text."""
+    try:
+        return max(0.0, float(value))
+    except (TypeError, ValueError):
+        return default
+
+
+def _may_pass(error: PluginError) -> bool:
+    """Whether the same question may be answered later: the provider is away, or has too much to do."""
+    return error.body.http_status == 429 or error.body.http_status >= 500
 
 
 def _rfc3339(moment_s: float) -> str:

@@ -112,8 +112,11 @@ class LoginSessions:
             log.warning("login.start_failed", provider=folded, status=body.http_status, reason=body.message)
             message = f"failed to generate authorization url: {body.message}"
             raise CredentialError(body.http_status, message) from None
-        if not is_state(answer.state) or not answer.url:
-            raise CredentialError(502, "invalid oauth state" if answer.url else "the plugin gave no address")
+        if not answer.url.lower().startswith(("https://", "http://")):
+            # It is opened in somebody's browser: nothing but a web page.
+            raise CredentialError(502, "the plugin gave no address" + (" of a web page" if answer.url else ""))
+        if not is_state(answer.state):
+            raise CredentialError(502, "invalid oauth state")
         self._forget_ended()
         if answer.state in self._sessions or len(self._sessions) >= MAX_SESSIONS:
             raise CredentialError(502, "oauth state is in use already")
