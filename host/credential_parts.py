@@ -154,6 +154,8 @@ class CredentialParts:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
+        await self.refresher.finish()
+        await self.renewer.write_again()
 
     def problem(self, config: Config) -> str | None:
         """Why a configuration cannot be followed, if so."""

@@ -36,6 +36,8 @@ ON_DEMAND_PAUSE_S: Final = 30.0
 """After a failure, requests do not ask for another refresh for so long."""
 ON_DEMAND_WAIT_S: Final = 30.0
 """How long a request waits for a refresh: behind hundreds of others it had better try another credential."""
+FINISH_S: Final = 10.0
+"""How long the end of the process waits for plugins that are at work on a refresh."""
 CLOCK_STEP_S: Final = 60.0
 """A wall clock that was set back by more makes everybody's next refresh be worked out anew."""
 WORKERS: Final = 16
@@ -119,6 +121,9 @@ class Refresher:
         self._heap: list[tuple[float, str]] = []
         self._flights: dict[str, asyncio.Task[bool]] = {}
         self._outcomes: dict[str, _Outcome] = {}
+        self._renewing: set[str] = set()
+        """Whose plugin has been asked and has not answered, or whose answer is being kept."""
+        self._is_finished = False
         self._woken = asyncio.Event()
 
     def due(self, credential_id: str) -> float | None:
@@ -192,6 +197,15 @@ class Refresher:
             return False
         return flight.result()
 
+    async def finish(self, limit_s: float = FINISH_S) -> None:
+        """Begin no refresh any more, and wait for those that a plugin is at work on: what the provider gives out for a
+        refresh token comes once."""
+        self._is_finished = True
+        flights = [self._flights[credential_id] for credential_id in self._renewing]
+        _, late = await asyncio.wait(flights, timeout=limit_s) if flights else ((), ())
+        if late:
+            log.warning("credential.refresh_cut_off", credentials=sorted(self._renewing))
+
     def refreshable(self, record: Credential) -> bool:
         """Whether a refresh could help."""
         refused = record.refresh_error is not None and record.refresh_error.http_status == 401
@@ -220,9 +234,11 @@ class Refresher:
                 return False
             try:
                 async with self.turns.taken(record) as mine:
+                    if self._is_finished:
+                        return False
                     if mine is not None:
                         record = mine
-                        await self._renewer.renew(mine)
+                        await self._renew(mine)
             except (PluginError, PluginTransportError) as error:
                 return self._failed(record, error)
         self._outcomes[credential_id] = _Outcome(self._monotonic(), True)
@@ -230,6 +246,13 @@ class Refresher:
             log.info("credential.refreshed", credential=credential_id, provider=record.provider)
         self._plan(credential_id, at_least_s=self._manager.clock() + INEFFECTIVE_S)
         return True
+
+    async def _renew(self, record: Credential) -> None:
+        self._renewing.add(record.id)
+        try:
+            await self._renewer.renew(record)
+        finally:
+            self._renewing.discard(record.id)
 
     def _failed(self, record: Credential, error: PluginError | PluginTransportError) -> bool:
         """Write down why, and whether the credential has another token by now: then nothing is wrong with that one."""

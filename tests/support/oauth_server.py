@@ -4,6 +4,7 @@ It checks redirect addresses and PKCE, gives each code and each refresh token ou
 everything the first one brought), and makes devices wait as RFC 8628 says.
 """
 
+import asyncio
 import base64
 import hashlib
 import itertools
@@ -30,6 +31,9 @@ class OAuthServer:
     device_answers: list[str] = field(default_factory=list)
     """Errors of the next device polls; then the login is granted."""
     deny: bool = False
+    refreshes_wait: asyncio.Event | None = None
+    """Until it is set."""
+    refresh_came: asyncio.Event = field(default_factory=asyncio.Event)
     confidential: bool = False
     """Whether the client has a secret."""
     token_requests: list[dict[str, str]] = field(default_factory=list)
@@ -96,6 +100,9 @@ class OAuthServer:
         if grant == "authorization_code":
             return self._with_code(form)
         if grant == "refresh_token":
+            self.refresh_came.set()
+            if self.refreshes_wait is not None:
+                await self.refreshes_wait.wait()
             return self._with_refresh_token(form)
         if grant == DEVICE_GRANT and form.get("device_code") == "device-1":
             return _refused(self.device_answers.pop(0)) if self.device_answers else self._granted()

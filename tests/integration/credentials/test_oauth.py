@@ -150,6 +150,28 @@ async def test_requests_whose_token_the_upstream_refuses_share_one_refresh_and_a
         assert [form["grant_type"] for form in server.token_requests] == ["authorization_code", "refresh_token"]
 
 
+async def test_a_token_that_is_given_out_while_the_proxy_stops_is_kept(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    async with oauth_server() as server, asyncio.timeout(20):
+        async with proxy_of(tmp_path, server) as running:
+            await log_in(running, client)
+            refresher = running.proxy.credential_parts.refresher
+            server.refreshes_wait = asyncio.Event()
+            refresh = asyncio.create_task(refresher.refresh_now(NAME))
+            await server.refresh_came.wait()
+            finish = refresher.finish
+
+            async def answered() -> None:
+                assert server.refreshes_wait is not None
+                server.refreshes_wait.set()
+                await finish()
+
+            refresher.finish = answered
+        assert await refresh
+        assert json.loads((tmp_path / "auths" / NAME).read_text())["refresh_token"] == "refresh-3"
+
+
 async def test_a_registration_that_is_not_complete_is_named_when_the_plugin_starts(tmp_path: Path) -> None:
     async with oauth_server() as server, proxy_of(tmp_path, server, client_id="", token_endpoint="") as running:
         (status,) = [row for row in running.proxy.registry.statuses() if row.id == "oauth-login"]

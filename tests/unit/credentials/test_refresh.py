@@ -365,3 +365,41 @@ async def test_a_wall_clock_that_is_set_back_puts_no_refresh_off_for_as_long(tmp
     bench.refresher.schedule_all()
     assert bench.due_in() == 900.0
     running.cancel()
+
+
+async def test_the_end_of_the_process_waits_for_a_token_that_comes_once_and_begins_no_other_refresh(tmp_path, tasks):
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: AuthRefreshRequest) -> AuthRefreshResponse:
+        asked.set()
+        await answers.wait()
+        return renewed()(request)
+
+    bench = await Bench(tmp_path, slow, tasks).opened("a.json")
+    flight = tasks.start(bench.refresher.refresh_now("a.json"), name="request")
+    async with asyncio.timeout(10):
+        await asked.wait()
+        ending = asyncio.create_task(bench.refresher.finish())
+        await asyncio.sleep(0)
+        assert not ending.done()
+        answers.set()
+        await ending
+        assert await flight
+    assert bench.site.read("a.json")["refresh_token"] == "r2"
+    assert await bench.refresher.refresh_now("a.json", started_s=1.0) is False
+    assert len(bench.asked) == 1
+
+
+async def test_a_plugin_that_never_answers_keeps_nobody_from_ending(tmp_path, tasks):
+    asked = asyncio.Event()
+
+    async def hang(request: AuthRefreshRequest) -> AuthRefreshResponse:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench = await Bench(tmp_path, hang, tasks).opened()
+    tasks.start(bench.refresher.refresh_now("a.json"), name="request")
+    async with asyncio.timeout(10):
+        await asked.wait()
+        await bench.refresher.finish(limit_s=0.01)
