@@ -46,6 +46,7 @@ EVENTS: Final = (
     "credential.not_written",
     "credential.parse_failed",
     "credential.plugins_started",
+    "credential.refresh_cut_off",
     "credential.refresh_failed",
     "credential.refresh_not_locked",
     "credential.refresh_not_shared",
