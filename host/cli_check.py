@@ -2,11 +2,18 @@
 
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from host.config.model import Config, config_path
-from host.runtime.discover import Discovery
+from host.credentials import files
+from host.credentials.parse import UNKNOWN_PROVIDER, provider_of_document
+from host.credentials.values import canonical
+from host.runtime.bundled import bundled_for
+from host.runtime.discover import Discovery, PluginSource
+from host.runtime.handle import EXECUTOR_METHODS
 from host.web.tls import TlsProblem, tls_context
 
 
@@ -23,6 +30,37 @@ def unusable_files(config: Config) -> Iterator[str]:
         yield f"`auth-dir` cannot be used: {existing} is no directory"
     elif not os.access(existing, os.W_OK | os.X_OK):
         yield f"`auth-dir` cannot be used: {existing} is not writable"
+
+
+def keys_for_nobody(config: Config, discovery: Discovery) -> Iterator[str]:
+    """Providers with credentials that no plugin executes, as far as that can be known without running one: nothing is
+    said where an enabled plugin of the operator's might."""
+    if any(_may_execute(source) for source in discovery.found if _is_own(source, config)):
+        return
+    found = Counter({"codex": len(config.codex_api_key), "vertex": len(config.vertex_api_key)})
+    folder = config_path(config, config.auth_dir)
+    with suppress(OSError):
+        for path in files.scan(folder, subfolders=config.auth_dir_subfolders):
+            content = files.read(path)
+            if content is not None and content.members is not None:
+                found[provider_of_document(canonical(content.members))] += 1
+    for provider, count in sorted(found.items()):
+        if count and provider not in ("", UNKNOWN_PROVIDER) and not bundled_for((provider,)):
+            keys = "1 credential" if count == 1 else f"{count} credentials"
+            yield (
+                f"{keys} of provider `{provider}` cannot be used: no bundled plugin executes it, and no other plugin is"
+                " enabled that might"
+            )
+
+
+def _is_own(source: PluginSource, config: Config) -> bool:
+    section = config.plugins.configs.get(source.plugin_id)
+    return source.origin != "bundled" and config.plugins.enabled and section is not None and section.enabled
+
+
+def _may_execute(source: PluginSource) -> bool:
+    known = source.manifest.capabilities
+    return not known or not set(EXECUTOR_METHODS).isdisjoint(known)
 
 
 def policies_for_nobody(config: Config, discovery: Discovery) -> Iterator[str]:

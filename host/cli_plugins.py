@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from host import control
 from host.app import discover_plugins, public_listener_problem
-from host.cli_check import policies_for_nobody, unusable_files
+from host.cli_check import keys_for_nobody, policies_for_nobody, unusable_files
 from host.cli_flags import NATIVE
 from host.cli_shadows import summary
 from host.config.load import ConfigError, LoadedConfig, load_config
@@ -53,6 +53,7 @@ def check_config(config_path: Path) -> int:
         *options.warnings,
         *shadow_problems(loaded.config),
         *policies_for_nobody(loaded.config, discovery),
+        *keys_for_nobody(loaded.config, discovery),
     ):
         click.echo(f"warning: {left_out}")
     problems = [*_plugin_problems(loaded.config, enabled), *unusable_files(loaded.config)]

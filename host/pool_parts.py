@@ -1,12 +1,16 @@
 """What surrounds the credential pool of one proxy: models of single credentials, cooldowns that are kept."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+import structlog
 
 from host.config.model import Config
 from host.pipeline.auth_models import Amend, AuthModels
 from host.pipeline.cooldowns import Cooldowns
+from host.pipeline.executed import unserved
 from host.pipeline.state import GatewayState
 from host.runtime.host_summary import host_summary
 from host.runtime.invoke import Invoker
@@ -14,6 +18,8 @@ from host.state.bindings import SharedBindings
 from host.state.store import SharedState
 from host.tasks import TaskGroup
 from host.worker import Worker
+
+log = structlog.get_logger("host.pool")
 
 REFRESH_MODELS_EVERY_S: Final = 3 * 3600.0
 
@@ -37,7 +43,11 @@ class PoolParts:
         first = state()
         is_shared = bool(first.config.state.url or worker.state_url)
         tasks = self._tasks = TaskGroup("pool")
+        self._state: Final = state
         self._stopped = False
+        self._are_plugins_known = False
+        self._unserved: frozenset[str] = frozenset()
+        """Providers that nobody executes, of which a line was written."""
         if is_shared:
             health = first.pool.health
             health.sessions = SharedBindings(shared.store, "sessions", tasks)
@@ -60,10 +70,28 @@ class PoolParts:
         """`state` is the present one. After `stop` nobody is asked any more: plugins leave one by one."""
         if not self._stopped:
             self._models.follow(state)
+            self._tell_unserved(state)
 
     async def follow(self, config: Config) -> None:
-        """`config` is the present one, and so are the credentials."""
+        """`config` is the present one, and so are the credentials and the plugins."""
+        self._are_plugins_known = True
+        self._tell_unserved(self._state())
         await self._cooldowns.follow(config)
+
+    def _tell_unserved(self, state: GatewayState) -> None:
+        """A line for each provider that nobody executes, once: its models are not offered, and nobody would know why.
+
+        None before the plugins of the first configuration have said whom they execute.
+        """
+        if not self._are_plugins_known:
+            return
+        groups = [state.groups[it] for it in unserved(state.plugins, state.groups)]
+        found = Counter({group.source.provider: 0 for group in groups})
+        for group in groups:
+            found[group.source.provider] += len(group.members)
+        for provider in sorted(found.keys() - self._unserved):
+            log.warning("provider.not_executed", provider=provider, credentials=found[provider])
+        self._unserved = frozenset(found)
 
     async def refresh_models(self) -> None:
         """Ask plugins again which models there are, and which of them each credential serves."""

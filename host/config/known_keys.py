@@ -40,6 +40,8 @@ DROPPED: Final[Mapping[str, str]] = {
     "remote-management.disable-auto-update-panel": "there is no control panel",
     "remote-management.panel-github-repository": "there is no control panel",
     "generative-language-api-key": "write `gemini-api-key`",
+    "interactions-api-key": "write `gemini-api-key`",
+    "xai-api-key": "write an `openai-compatibility` entry with the `base-url` https://api.x.ai/v1",
     "openai-compatibility.api-keys": "write `api-key-entries`",
     "claude-api-key.cloak": "no imitation of another vendor's client",
     "claude-api-key.experimental-cch-signing": "no imitation of another vendor's client",

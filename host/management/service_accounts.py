@@ -1,7 +1,7 @@
 """`POST /vertex/import`: the key file of a Google service account becomes a credential file (spec credentials 8.2)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,8 @@ from host.credentials.editor import CredentialEditor, CredentialError
 from host.management.calls import Call, ManagementError, reply
 from host.management.table import Endpoint
 from host.management.uploads import form_of
+from host.pipeline.executed import no_executor
+from host.runtime.handle import PluginSnapshot
 
 PROVIDER: Final = "vertex"
 DEFAULT_LOCATION: Final = "us-central1"
@@ -23,8 +25,9 @@ _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]+")
 class ServiceAccountEndpoints:
     """The row of `/vertex/import`."""
 
-    def __init__(self, editor: CredentialEditor) -> None:
+    def __init__(self, editor: CredentialEditor, *, plugins: Callable[[], PluginSnapshot]) -> None:
         self._editor: Final = editor
+        self._plugins: Final = plugins
 
     def endpoints(self) -> Sequence[Endpoint]:
         """For the table."""
@@ -53,7 +56,9 @@ class ServiceAccountEndpoints:
         except CredentialError as error:
             raise ManagementError(error.http_status, str(error)) from None
         shown = {member: document[member] for member in ("project_id", "email", "location")}
-        return reply({"status": "ok", "name": name, **shown})
+        view = self._plugins().executor_of_provider(PROVIDER)
+        served = view is not None and view.executes
+        return reply({"status": "ok", "name": name, **shown, **({} if served else {"warning": no_executor(PROVIDER)})})
 
 
 def _account(data: bytes) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ MAX_COUNT: Final = 2**31 - 1
 WITHOUT_EFFECT: Final = (
     *("request-log", "ws-auth", "error-logs-max-files"),
     *("quota-exceeded/switch-project", "quota-exceeded/switch-preview-model"),
+    *("xai-api-key", "interactions-api-key"),
 )
 """Values that the reference has and nothing here looks at: the answer says why."""
 

@@ -181,7 +181,7 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]], log_fi
     )
     yield from usage.endpoints()
     yield from ApiCallEndpoints(parts.upstream, known.manager, parts.config).endpoints()
-    yield from ServiceAccountEndpoints(known.editor).endpoints()
+    yield from ServiceAccountEndpoints(known.editor, plugins=lambda: parts.state().plugins).endpoints()
     yield from elsewhere_endpoints()
     yield from LoginEndpoints(known.logins, parts.peers, url=parts.url).endpoints()
     if parts.peers is not None:

@@ -118,6 +118,7 @@ EVENTS: Final = (
     "plugin.upgrade_waits",
     "plugin.upgraded",
     "plugins.lock_not_written",
+    "provider.not_executed",
     "proxy.ready",
     "route.refused",
     "settle.too_late",

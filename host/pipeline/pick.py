@@ -12,6 +12,7 @@ from host.credentials.select import Strategy
 from host.errors import RequestError
 from host.observe.trace import Shape
 from host.pipeline.candidates import shown_at, shown_positions
+from host.pipeline.executed import no_executor
 from host.pipeline.execution import Execution, request_fields, shown_body, shown_parts
 from host.pipeline.sessions import bind_session, keep_preferred, keep_session
 from host.pipeline.state import EXECUTE_STREAM, Lane, Plan
@@ -184,6 +185,15 @@ def refuse_without_lanes(plan: Plan, source: str) -> RequestError:
             "unsupported_operation",
             f"the provider of model {plan.model!r} cannot do this",
             details={"model": plan.model},
+        )
+    if plan.unexecuted:
+        why = "; ".join(no_executor(provider) for provider in plan.unexecuted)
+        return RequestError(
+            500,
+            "executor_not_found",
+            f"model {plan.model!r} is configured, but {why}: install or enable one, `jackfield plugins list` says which"
+            " there are",
+            details={"model": plan.model, "providers": list(plan.unexecuted)},
         )
     if plan.known:
         return exhausted(plan, NOBODY, source=source)

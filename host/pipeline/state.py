@@ -22,6 +22,7 @@ from host.credentials.pool import CredentialPool, Health, Tier
 from host.credentials.ready import Members
 from host.credentials.records import Credential, CredentialChange, with_suffix
 from host.pipeline.attach import PoolAttacher
+from host.pipeline.executed import executor_of, is_executed, noted, unserved
 from host.pipeline.formats import negotiate
 from host.pipeline.model_lists import PluginListings, handed_out_models
 from host.pipeline.plugin_credentials import plugin_credential, plugin_credentials
@@ -138,6 +139,8 @@ class Plan:
     """Formats of those who offer it but cannot be reached from the client's protocol."""
     missing_method: bool = False
     """Somebody offers it in the right format, but not for this kind of call."""
+    unexecuted: tuple[str, ...] = ()
+    """Providers that offer it and that no plugin executes."""
     cursor: str = ""
     image_only: str | None = None
     """The bare name of a model that only image endpoints may use."""
@@ -214,7 +217,7 @@ class GatewayState:
         """The models that clients are shown: without those that no credential can serve for long."""
         book = self.pool.book
         if self._listed.get("version") != book.version or book.is_due or self._listed["until_s"] <= book.clock():
-            own = listed_models(self.registry, self.groups, book)
+            own = listed_models(self.registry, self.groups, book, unserved=unserved(self.plugins, self.groups))
             models = by_id((*own.models, *self.handed_out_models)) if self.handed_out_models else own.models
             self._listed.update(models=models, until_s=own.until_s, version=book.version)
         found: tuple[ModelInfo, ...] = self._listed["models"]
@@ -229,7 +232,8 @@ class GatewayState:
 
     def health_of(self, credential_id: str) -> CredentialHealth:
         """How a credential does, for listings."""
-        return self.pool.health.health_of(credential_id, self.models_of(credential_id))
+        health = self.pool.health.health_of(credential_id, self.models_of(credential_id))
+        return noted(health, self.plugins, self.pool.by_id.get(credential_id))
 
     def credentials_changed(self, change: CredentialChange) -> None:
         """Health that was another record's is dropped; a renewed token takes back what a refusal of the old one did."""
@@ -292,7 +296,7 @@ class GatewayState:
 
     def lane_for(self, credential: Credential, *, model: str, method: str, source: str, wanted: str) -> Lane | None:
         """A lane of a credential that is not one of the pool's; None when nobody executes its provider that way."""
-        view = self.executor_of(credential)
+        view = executor_of(self.plugins, credential)
         return self._lane(credential, view, model, method, source, wanted) if view is not None else None
 
     def _lane(
@@ -312,10 +316,13 @@ class GatewayState:
             found = self._routed(model, provider)
         kinds: dict[str, LaneKind] = {}
         unsupported: list[str] = []
-        missing_method = False
+        missing_method, unexecuted = False, []
         for offer in found.offers:
             group = self.groups.get(offer.source.id)
             if group is None:
+                continue
+            if not is_executed(self.plugins, group.sample):
+                unexecuted.append(offer.source.provider)
                 continue
             kind = self._kind_of_group(group, offer, method, source, wanted)
             if isinstance(kind, LaneKind):
@@ -342,6 +349,7 @@ class GatewayState:
             known=bool(found.offers),
             unsupported=tuple(dict.fromkeys(unsupported)),
             missing_method=missing_method,
+            unexecuted=tuple(dict.fromkeys(unexecuted)),
             cursor=f"{','.join(found.providers)}:{found.base}",
             image_only=image_only_name(model),
         )
@@ -386,14 +394,8 @@ class GatewayState:
     def _kind_of_group(
         self, group: Group, offer: Offer, method: str, source: str, wanted: str
     ) -> LaneKind | Sequence[str] | None:
-        view = self.executor_of(group.sample)
+        view = executor_of(self.plugins, group.sample)
         return None if view is None else self._kind(group.sample, view, offer, method, source, wanted)
-
-    def executor_of(self, credential: Credential) -> PluginView | None:
-        """The plugin that executes a credential's provider."""
-        if credential.source_kind == "plugin":
-            return self.plugins.plugins.get(credential.attributes["plugin"])
-        return self.plugins.executor_of_provider(credential.provider)
 
     def _kind(
         self, credential: Credential, view: PluginView, offer: Offer, method: str, source: str, wanted: str

@@ -25,13 +25,17 @@ class Listing:
     until_s: float = inf
 
 
-def listed_models(registry: ModelRegistry, groups: Mapping[str, Group], book: CooldownBook) -> Listing:
-    """The models of the registry, by id, without those that are suspended."""
+def listed_models(
+    registry: ModelRegistry, groups: Mapping[str, Group], book: CooldownBook, *, unserved: frozenset[str] = frozenset()
+) -> Listing:
+    """The models of the registry, by id, without those that are suspended, or that only `unserved` sources offer."""
     book.tick()
     everything = registry.list()
     blocked = book.blocked_models()
-    if not blocked and not book.everywhere.blocks:
+    if not blocked and not book.everywhere.blocks and not unserved:
         return Listing(everything)
+    if unserved:
+        groups = {source_id: group for source_id, group in groups.items() if source_id not in unserved}
     census = _Census(groups, book, blocked)
     entries = registry.catalogue.entries
     models = tuple(info for info in everything if census.is_listed(entries[info.id.lower()]))

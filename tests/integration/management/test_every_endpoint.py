@@ -115,6 +115,7 @@ async def test_what_others_serve_under_another_name_says_under_which(directory: 
             ("/request-error-logs", "GET /request-errors"),
             ("/request-error-logs/error-1.log", "GET /request-errors"),
             ("/request-log-by-id/abc", "GET /requests/abc"),
+            ("/xai-api-key", "openai-compatibility"),
             ("/ws-auth", "there is no WebSocket endpoint yet"),
         ):
             answer = await managed.api.get(path)

@@ -1,11 +1,13 @@
 """Which models plugins add to lists: catalogues of a provider, and sources of credentials (spec credentials 2.2)."""
 
+import msgspec
 import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.errors import RequestError, to_error_body
+from host.runtime.handle import PluginState
 from pluginabi.errors import ErrorBody
 from pluginabi.payloads.common import ModelInfo, ThinkingSupport
 from pluginabi.payloads.credentials import CredentialSourceResponse
@@ -45,7 +47,38 @@ async def test_a_plugin_without_an_executor_lists_models_that_the_providers_keys
 
 
 def test_a_catalogue_makes_no_provider_that_nobody_executes_servable():
-    assert shown(world(catalogue("g-2"), config=compat_config())) == ["m"]
+    assert shown(world(executor(answering()), catalogue("g-2"), config=compat_config())) == ["m"]
+
+
+async def test_models_of_a_provider_that_nobody_executes_are_not_listed_and_refused_with_what_to_do():
+    config = msgspec.structs.replace(
+        compat_config(), vertex_api_key=[ProviderKey(api_key="v", models=[ModelEntry(name="v-up", alias="v-1")])]
+    )
+    w = world(executor(answering()), config=config)
+    assert shown(w) == ["m"]
+    with pytest.raises(RequestError) as refused:
+        await w.gateway.execute(client_request(model="v-1"))
+    body = refused.value.body
+    assert (body.http_status, body.code) == (500, "executor_not_found")
+    assert "no plugin that runs executes the provider 'vertex'" in body.message
+    (vertex,) = (it for it in w.gateway.state.pool.credentials if it.provider == "vertex")
+    health = w.gateway.state.health_of(vertex.id)
+    assert health.unavailable
+    assert health.status_message == "no plugin that runs executes the provider 'vertex'"
+
+
+async def test_a_model_of_two_providers_is_served_by_the_one_that_is_executed():
+    models = [ModelEntry(name="m", alias="m")]
+    config = msgspec.structs.replace(compat_config(), vertex_api_key=[ProviderKey(api_key="v", models=models)])
+    w = world(executor(answering()), config=config)
+    assert shown(w) == ["m"]
+    assert (await w.gateway.execute(client_request())).status == 200
+
+
+def test_models_of_a_provider_whose_plugin_is_down_stay_listed():
+    down = executor(answering())
+    down.handle.state = PluginState.BACKOFF
+    assert shown(world(down, config=compat_config())) == ["m"]
 
 
 async def test_models_that_a_source_hands_out_credentials_for_are_listed_and_stay_the_sources():
