@@ -99,12 +99,20 @@ def claude_entry(info: ModelInfo) -> dict[str, Any]:
         "type": "model",
         "display_name": info.display_name or info.id,
     }
-    if info.created:
-        created = datetime.datetime.fromtimestamp(info.created, datetime.UTC)
-        shown["created_at"] = created.isoformat(timespec="seconds").replace("+00:00", "Z")
+    if info.created and (created_at := _rfc3339(info.created)):
+        shown["created_at"] = created_at
     shown["max_input_tokens"] = info.context_length or info.input_token_limit or DEFAULT_CLAUDE_INPUT_TOKENS
     shown["max_tokens"] = info.max_completion_tokens or info.output_token_limit or DEFAULT_CLAUDE_OUTPUT_TOKENS
     return shown
+
+
+def _rfc3339(moment_s: int) -> str:
+    """Empty for what is no time: an upstream that counts in milliseconds must not cost everybody the list."""
+    try:
+        moment = datetime.datetime.fromtimestamp(moment_s, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return ""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def gemini_entry(info: ModelInfo) -> dict[str, Any]:

@@ -104,6 +104,8 @@ class Frontend:
             unanswered = exchange.status == 0 or exchange.out is not None
             if unanswered and self._stopping and request.transport is not None:
                 self._send_error(exchange, STOPPING)
+            elif unanswered:
+                exchange.status = STATUS_CLIENT_GONE  # whatever a keep-alive has committed
             raise
         except Exception as error:
             return self._fail(exchange, error)

@@ -35,6 +35,14 @@ async def test_ML02_everybody_else_gets_openais_list_sorted_by_id(proxy: Proxy) 
     assert listing["data"][0] == {"id": "bare", "object": "model", "owned_by": ""}
 
 
+@pytest.mark.parametrize("created", [1_700_000_000_000, 10**30, -(10**15)])
+async def test_a_model_with_a_time_that_is_none_is_listed_without_one(proxy: Proxy, created: int) -> None:
+    proxy.gateway.models.append(ModelInfo(id="odd", created=created))
+    listing = (await proxy.get("/v1/models", headers={"Anthropic-Version": "2023-06-01"})).json()
+    (odd,) = [entry for entry in listing["data"] if entry["id"] == "odd"]
+    assert "created_at" not in odd
+
+
 @pytest.mark.parametrize("version", ["1.2.3", ""], ids=["ML-04", "ML-05"])
 async def test_a_client_version_asks_for_the_codex_catalogue(proxy: Proxy, version: str) -> None:
     headers = {"User-Agent": "claude-cli/1", "Anthropic-Version": "2023-06-01"}

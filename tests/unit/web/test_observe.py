@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 import host
+from host.config.model import Config
 from host.observe.logs import (
     EVENTS,
     REQUEST_ID,
@@ -164,6 +165,23 @@ async def test_the_log_of_a_request_names_the_caller_and_masks_the_query(lines: 
     assert requests[1]["error"] == "why"
     assert requests[1]["streamed_bytes"] > 0
     assert "abcdefg" not in lines.getvalue()
+
+
+async def test_a_client_that_left_behind_keep_alive_newlines_is_logged_as_gone(lines: io.StringIO) -> None:
+    config = Config(nonstream_keepalive_interval=0.02)  # type: ignore[arg-type]
+    async with running(config) as proxy:
+
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        proxy.gateway.before = never
+        async with asyncio.timeout(5):
+            response = await proxy.client.post(proxy.url + "/v1/chat/completions", json={"model": "m"})
+            await response.content.readexactly(1)
+            response.close()
+            await proxy.gateway.cancelled.wait()
+    (request,) = [line for line in written(lines) if line["event"] == "http.request"]
+    assert request["status"] == 499
 
 
 @pytest.mark.parametrize(
