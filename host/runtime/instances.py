@@ -124,7 +124,9 @@ class InstanceSet:
             request = request.parent
         strayed = self._strayed.get(request.request_id)
         if strayed is not None:
-            return strayed
+            if strayed.available:
+                return strayed
+            del self._strayed[request.request_id]
         at = zlib.crc32(request.request_id.encode()) % len(self.instances)
         chosen = self._ready_from(at)
         if chosen is not self.instances[at]:

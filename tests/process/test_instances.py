@@ -60,6 +60,16 @@ async def test_a_request_that_strayed_to_another_process_stays_there(trio, withi
     assert trio.instance_for(scope_of(request_id)) is trio.instances[2]
 
 
+async def test_a_request_that_strayed_to_a_process_that_died_goes_on_elsewhere(trio, within):
+    request_id = next(f"req-{n}" for n in range(100) if trio.instance_for(scope_of(f"req-{n}")) is trio.instances[1])
+    await within(trio.instances[1].stop())
+    assert trio.instance_for(scope_of(request_id)) is trio.instances[2]
+    await within(trio.instances[2].stop())
+    assert await within(ask(trio, "echo on", scope_of(request_id))) == "on"
+    await within(asyncio.gather(trio.instances[1].start(), trio.instances[2].start()))
+    assert trio.instance_for(scope_of(request_id)) is trio.instances[0]
+
+
 async def test_strayed_requests_are_remembered_up_to_a_bound(trio, within):
     await within(trio.instances[0].stop())
     for number in range(STRAYED_MAX * 4):
