@@ -49,7 +49,8 @@ def _says_nothing(document: dict[str, Any]) -> bool:
     choices = document.get("choices")
     if isinstance(choices, list):
         return bool(choices) and all(map(_is_role_only, choices))
-    return document.get("type") in _TYPES
+    kind = document.get("type")
+    return isinstance(kind, str) and kind in _TYPES
 
 
 def _is_role_only(choice: Any) -> bool:

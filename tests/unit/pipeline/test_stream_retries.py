@@ -169,6 +169,13 @@ async def test_12_10_only_so_much_is_held_back_and_nothing_of_it_is_lost():
     assert len(given) == 1
 
 
+@pytest.mark.parametrize("kind", [{}, [], None, 7])
+async def test_12_10_an_event_of_a_type_that_is_no_name_is_not_held_back(kind: Any):
+    odd = sse({"type": kind})
+    w, _ = overloaded_then_fine("claude", [odd], streaming=Streaming(buffer_handshake=True))
+    assert (await consume(w, "claude"))[0].startswith(odd)
+
+
 SHORT_CHAT = [
     sse({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}),
     sse(chat_chunk("whole answer", "stop"), b"data: [DONE]\n\n"),
