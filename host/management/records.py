@@ -58,11 +58,13 @@ class Records:
             self._queue.clear()
         return is_on
 
-    def used(self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest) -> None:
+    def used(
+        self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest, answer_tier: str = ""
+    ) -> None:
         """Queue a record, encoded: nothing of the request is kept alive by it."""
         if record.failed:
             self.on_failed(record, credential)
-        encoded = msgspec.json.encode(usage_record(record, credential, request))
+        encoded = msgspec.json.encode(usage_record(record, credential, request, answer_tier=answer_tier))
         if len(encoded) <= MAX_RECORD_BYTES:
             self._forget_old()
             self._queue.append((self._clock(), encoded))
@@ -104,7 +106,9 @@ class Records:
             self._queue.popleft()
 
 
-def usage_record(record: UsageHandleRequest, credential: Credential, request: ClientRequest) -> dict[str, Any]:
+def usage_record(
+    record: UsageHandleRequest, credential: Credential, request: ClientRequest, *, answer_tier: str = ""
+) -> dict[str, Any]:
     """One attempt as the queue shows it (spec credentials 8.8, 12.12)."""
     usage, error = record.usage, record.error
     tokens = {name: getattr(usage, name) or 0 for name in usage.__struct_fields__}
@@ -138,6 +142,7 @@ def usage_record(record: UsageHandleRequest, credential: Credential, request: Cl
         "attempt": record.attempt,
         "reasoning_effort": record.reasoning_effort,
         "service_tier": record.service_tier,
+        "response_service_tier": answer_tier,
     }
 
 

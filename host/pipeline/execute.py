@@ -43,7 +43,7 @@ from host.pipeline.source import has_source, run_from_source
 from host.pipeline.state import COUNT, EXECUTE, EXECUTE_STREAM, GatewayState
 from host.pipeline.stream import GatewayStream, open_stream, with_bootstrap_retries
 from host.pipeline.translate import translate_response
-from host.pipeline.usage_of import usage_of_body
+from host.pipeline.usage_of import tier_of_body, usage_of_body
 from host.runtime.invoke import Invoker
 from host.runtime.scope import RequestScope
 from host.tasks import TaskGroup
@@ -207,6 +207,8 @@ class Gateway:
             note_made(ex, attempt, content.data, streamed=False)
         if usage is None and self._settler.wants_usage(ex):
             usage = usage_of_body(content.data)
+        if self._settler.is_recorded:
+            attempt.answer_tier = tier_of_body(content.data)
         self._settler.attempt_ended(ex, attempt, usage=usage)
         content = await translate_response(self._invoker, ex, attempt, content)
         if attempt.lane.answers_as:

@@ -176,6 +176,8 @@ class Attempt(Struct, kw_only=True, eq=False):
     first_byte_ms: float | None = None
     reached_upstream: bool = False
     response_headers: Headers = EMPTY_HEADERS
+    answer_tier: str = ""
+    """The service tier that the upstream says it used; only where somebody records it."""
     settled: bool = False
 
 

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from host.pipeline.decode import UNDECODABLE
-from host.pipeline.usage_of import usage_of_document
+from host.pipeline.usage_of import tier_of_document, usage_of_document
 from pluginabi.body import Body
 from pluginabi.errors import ErrorBody
 from pluginabi.frames import Usage
@@ -127,6 +127,12 @@ class StreamWatch:
                         name: value for name, value in msgspec.structs.asdict(found).items() if value is not None
                     }
         return Usage(**merged) if merged else None
+
+    @property
+    def service_tier(self) -> str:
+        """The tier that the upstream says served it, where it reports the tokens; empty when it says nothing."""
+        chunks = dict.fromkeys((self._last_usage, self._first_usage))
+        return next((tier for it in chunks for each in documents(it) if (tier := tier_of_document(each))), "")
 
     def _has_usage(self, data: bytes) -> bool:
         return b'"usage":{' in data or b'"usage": {' in data

@@ -85,8 +85,11 @@ class Recorder(Protocol):
     def wants_usage(self) -> bool:
         """Whether `used` is to be told; asked once per attempt."""
 
-    def used(self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest) -> None:
-        """One attempt of `request` that reached an upstream is over."""
+    def used(
+        self, record: UsageHandleRequest, credential: Credential, *, request: ClientRequest, answer_tier: str = ""
+    ) -> None:
+        """One attempt of `request` that reached an upstream is over. `answer_tier`: the service tier it was served in,
+        as far as the upstream said."""
 
     def failed(self, request: FailedRequest) -> None:
         """A request is over and ended with an error."""
@@ -113,8 +116,12 @@ class Settler:
     def wants_usage(self, ex: Execution) -> bool:
         """Whether anybody is told what a request used."""
         hooks = ex.state.plugins.bindings
-        recorded = self._recorder is not None and self._recorder.wants_usage
-        return recorded or self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
+        return self.is_recorded or self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether what attempts used is kept for operators."""
+        return self._recorder is not None and self._recorder.wants_usage
 
     def attempt_ended(
         self, ex: Execution, attempt: Attempt, *, usage: Usage | None = None, error: ErrorBody | None = None
@@ -144,7 +151,7 @@ class Settler:
             return
         payload = _usage_payload(ex, attempt, usage, error, duration_ms)
         if recorder is not None:
-            recorder.used(payload, attempt.lane.credential, request=ex.request)
+            recorder.used(payload, attempt.lane.credential, request=ex.request, answer_tier=attempt.answer_tier)
         for hook in hooks:
             self._spawn(hook, payload, ex)
 

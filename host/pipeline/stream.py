@@ -395,6 +395,8 @@ class GatewayStream:
             self._settle_failed(error, upstream=True, cause=PluginError(error))
             return
         mark_succeeded(self._ex, self._attempt)
+        if self._settler.is_recorded:
+            self._attempt.answer_tier = self._watch.service_tier
         self._settler.attempt_ended(self._ex, self._attempt, usage=self.usage)
         self._settler.request_ended(self._ex, "succeeded", status=200, usage=self.usage)
 

@@ -11,6 +11,17 @@ from pluginabi.frames import Usage
 Count: TypeAlias = Annotated[int, Meta(ge=0)] | None
 
 
+class _Tier(Struct):
+    service_tier: str | None = None
+
+
+class _TierHolder(Struct):
+    """OpenAI names the tier beside the counts, Anthropic among them."""
+
+    service_tier: str | None = None
+    usage: _Tier | None = None
+
+
 class _Details(Struct, kw_only=True):
     cached_tokens: Count = None
     reasoning_tokens: Count = None
@@ -48,6 +59,9 @@ class _Holder(Struct, kw_only=True):
 
 
 _ANSWER: Final = msgspec.json.Decoder(_Holder)
+_TIER: Final = msgspec.json.Decoder(_TierHolder)
+_TIER_NAME: Final = b'"service_tier"'
+_MAX_TIER: Final = 64
 
 
 def usage_of_body(body: bytes) -> Usage | None:
@@ -71,6 +85,32 @@ def usage_of_document(document: dict[str, Any]) -> Usage | None:
         except UNDECODABLE:
             return None
     return None
+
+
+def tier_of_body(body: bytes) -> str:
+    """The service tier that served a complete answer, as the upstream names it; empty when it says nothing."""
+    if _TIER_NAME not in body:
+        return ""
+    try:
+        return _tier_of_holder(_TIER.decode(body))
+    except UNDECODABLE:
+        return ""
+
+
+def tier_of_document(document: dict[str, Any]) -> str:
+    """The same of a stream event, wherever its family puts it."""
+    for place in (document, document.get("message"), document.get("response")):
+        try:
+            if isinstance(place, dict) and (tier := _tier_of_holder(msgspec.convert(place, _TierHolder))):
+                return tier
+        except UNDECODABLE:
+            continue
+    return ""
+
+
+def _tier_of_holder(holder: _TierHolder) -> str:
+    tier = holder.service_tier or (holder.usage.service_tier if holder.usage is not None else None)
+    return (tier or "").strip()[:_MAX_TIER]
 
 
 def _of_holder(holder: _Holder) -> Usage | None:
