@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -41,7 +41,16 @@ _QUOTED_MASK: Final = re.compile(r"""(['"]?)(\*\*\*-[0-9a-f]{12})\1""")
 class ConfigEndpoints:
     """The rows of `/config` and `/config.yaml`."""
 
-    def __init__(self, file: ConfigFile, masks: Masks, *, may_enable: MayEnable) -> None:
+    def __init__(
+        self,
+        file: ConfigFile,
+        masks: Masks,
+        *,
+        may_enable: MayEnable,
+        files_of: Callable[[str], frozenset[str]] = lambda plugin_id: frozenset(),
+    ) -> None:
+        """`files_of(plugin_id)`: the fields of a plugin's section that name files."""
+        self._files_of: Final = files_of
         self._file: Final = file
         self._masks: Final = masks
         self._may_enable: Final = may_enable
@@ -157,8 +166,10 @@ class ConfigEndpoints:
             is_enabled = section.get("enabled") is True and before.get("enabled") is not True
             if is_enabled and (reason := self._may_enable(str(plugin_id))) is not None:
                 raise ManagementError(403, "not_enabled_locally", reason)
-            if any(value != before.get(name) and has_reference(value) for name, value in section.items()):
-                message = f"`plugins.configs.{plugin_id}`: references are written on the machine"
+            files = self._files_of(str(plugin_id))
+            changed = [name for name, value in section.items() if value != before.get(name)]
+            if any(name in files or has_reference(section[name]) for name in changed):
+                message = f"`plugins.configs.{plugin_id}`: references and names of files are written on the machine"
                 raise ManagementError(403, "not_over_http", message)
 
 

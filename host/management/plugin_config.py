@@ -30,12 +30,14 @@ class SecretFields:
     """Which fields of a section must not be shown."""
 
     names: frozenset[str]
+    files: frozenset[str] = frozenset()
+    """Those that name a file for the plugin to read, and to run maybe: written on the machine only."""
 
     @classmethod
     def of(cls, manifest: Manifest | None, section: Mapping[str, Any]) -> "SecretFields":
         """What the manifest marks; without one, every field that sounds like a secret."""
         if manifest is not None:
-            return cls(manifest.secret_fields)
+            return cls(manifest.secret_fields, manifest.file_fields)
         return cls(frozenset(name for name in section if any(word in name.lower() for word in _SECRET_WORDS)))
 
     def masked(self, section: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def _set(section: CommentedMap, name: str, value: Any) -> None:
 def _value(name: str, value: Any, before: Mapping[str, Any], secrets: SecretFields, references: bool) -> Any:
     """The value to write: a mask stands for what is there. Raises ManagementError for one that cannot be taken."""
     value = _unmasked(name, value, before.get(name), is_secret=name in secrets.names)
-    if not references and value != before.get(name) and has_reference(value):
+    if not references and value != before.get(name) and (name in secrets.files or has_reference(value)):
         raise ManagementError(
             400, "invalid_config", f"`{name}`: references to the environment and to files are written on the machine"
         )

@@ -165,7 +165,8 @@ def endpoints_of(parts: Parts, *, menus: Callable[[str], Sequence[Menu]], log_fi
     yield from AuthFileEndpoints(known.manager, known.directory, known.editor, state=parts.state).endpoints()
     file = ConfigFile(parts.file, parts.applier, parts.config, refused=parts.refused)
     masks = Masks(lambda: _mask_key(parts), plugin_secrets=partial(_secrets_of_plugin, parts.registry))
-    yield from ConfigEndpoints(file, masks, may_enable=parts.may_enable).endpoints()
+    files_of = partial(_files_of_plugin, parts.registry)
+    yield from ConfigEndpoints(file, masks, may_enable=parts.may_enable, files_of=files_of).endpoints()
     yield from SettingEndpoints(file, masks).endpoints()
     yield from ClientKeyEndpoints(file, masks).endpoints()
     yield from ProviderKeyEndpoints(file, masks).endpoints()
@@ -196,3 +197,8 @@ def _mask_key(parts: Parts) -> bytes:
 def _secrets_of_plugin(registry: PluginRegistry, plugin_id: str, section: Mapping[str, Any]) -> frozenset[str]:
     source = registry.source(plugin_id)
     return SecretFields.of(source.manifest if source is not None else None, section).names
+
+
+def _files_of_plugin(registry: PluginRegistry, plugin_id: str) -> frozenset[str]:
+    source = registry.source(plugin_id)
+    return SecretFields.of(source.manifest, {}).files if source is not None else frozenset()

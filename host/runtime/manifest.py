@@ -126,6 +126,10 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def secret_fields(self) -> frozenset[str]:
         return frozenset(item.name for item in self.config if item.secret)
 
+    @property
+    def file_fields(self) -> frozenset[str]:
+        return frozenset(item.name for item in self.config if item.file)
+
 
 def is_plugin_id(text: str) -> bool:
     """Whether `text` may name a plugin: 1 to 128 of letters, digits, `.`, `_`, `-`, the first a letter or digit."""

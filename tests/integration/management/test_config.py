@@ -79,6 +79,7 @@ async def test_the_file_that_was_shown_can_be_sent_back_changed_and_keeps_its_se
         (lambda text: text.replace("127.0.0.1:9", "evil.example"), 400, "invalid_config", "base-url"),
         (lambda text: text + "auth-dir: /etc\n", 403, "not_over_http", "auth-dir"),
         (lambda text: text.replace("    ghost:\n      enabled: false", "    ghost:\n      enabled: true"), 403, "", ""),
+        (lambda text: text.replace("    ghost:", "    js-handler: {script: a.js}\n    ghost:"), 403, "", "files"),
         (lambda text: text.replace("  policy: {}", "  policy: {ghost: {permissions: [http]}}"), 403, "", "policy"),
         (lambda text: text + "proxy-url: ftp://x\n", 422, "invalid_config", "proxy-url"),
     ],

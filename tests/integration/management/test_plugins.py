@@ -176,6 +176,10 @@ async def test_the_policy_and_the_switch_for_all_cannot_be_written_over_http(dir
         assert (await managed.api.get("/plugins")).json["plugins_enabled"] is True
         reference = await managed.api.call("PATCH", "/plugins/router/config", json={"x": {"file": "/etc/passwd"}})
         assert reference.error == (400, "invalid_config")
+        # What a bundled plugin reads and runs: no file of this machine becomes its script over HTTP.
+        script = {"script": "config.yaml"}
+        assert (await managed.api.call("PATCH", "/plugins/js-handler/config", json=script)).error[0] == 400
+        assert (await managed.api.call("PUT", "/plugins/js-handler/config", json=script)).error[0] == 400
 
 
 async def test_a_change_that_the_plugin_refuses_shows_and_the_old_one_goes_on(directory: Path) -> None:
