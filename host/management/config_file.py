@@ -67,6 +67,10 @@ class ConfigFile:
         Raises ManagementError: what `edit` raises, 400 `invalid_config` with the places of the mistakes for a change
         that makes the file invalid, 500 when it is invalid already or cannot be written. Nothing is written then.
         """
+        return await self.change_knowing(lambda tree, config: edit(tree))
+
+    async def change_knowing(self, edit: Callable[[CommentedMap, Config], None]) -> dict[str, Any]:
+        """The same for an edit that has to know what the file means at that moment."""
         async with self._applier.editing:
             loaded = await asyncio.to_thread(self._edit, edit)
             generation = self._applier.stamp()
@@ -97,7 +101,7 @@ class ConfigFile:
         except ConfigError as error:
             raise ManagementError(500, "invalid_config", **problems_of(error)) from None
 
-    def _edit(self, edit: Edit) -> LoadedConfig:
+    def _edit(self, edit: Callable[[CommentedMap, Config], None]) -> LoadedConfig:
         try:
             return rewrite(os.fspath(self._file), lambda before: self._edited(before, edit))
         except OSError as error:
@@ -105,13 +109,13 @@ class ConfigFile:
         except UnicodeDecodeError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
 
-    def _edited(self, before: str, edit: Edit) -> tuple[str, LoadedConfig]:
+    def _edited(self, before: str, edit: Callable[[CommentedMap, Config], None]) -> tuple[str, LoadedConfig]:
         name = os.fspath(self._file)
         try:
             present = self._read(before)
             tree = open_tree(before, name)
             unchanged = to_plain(tree)
-            edit(tree)
+            edit(tree, present.config)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
         if alike(to_plain(tree), unchanged):

@@ -95,14 +95,13 @@ class ProviderKeyEndpoints:
     def _patches(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:
             fields = await call.json_object(INVALID)
-            only(fields, ("index", "match", "name", "auth-index", "value"))
+            only(fields, ("index", "match", "name", "auth-index", "base-url", "value"))
             value = fields.get("value")
             if not isinstance(value, dict):
                 raise ManagementError(400, INVALID)
             change = _checked(section, value)
-            config = await self._file.loaded()
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: CommentedMap, config: Config) -> None:
                 nodes = _list_of(tree, section)
                 items: list[Item] = to_plain(nodes)
                 place = self._one(section, items, fields, key_indexes(section, items, config))
@@ -117,7 +116,7 @@ class ProviderKeyEndpoints:
                     _update(nodes[place], item)
                 _set_list(tree, section, nodes)
 
-            return reply(await self._file.change(edit))
+            return reply(await self._file.change_knowing(edit))
 
         return handle
 
@@ -130,15 +129,14 @@ class ProviderKeyEndpoints:
                 named["index"] = call.number("index", 0, lowest=-1, highest=1 << 31)
             if not named.keys() - {"base-url"}:
                 raise ManagementError(400, f"missing {'name' if section == COMPAT_FAMILY else 'api-key'} or index")
-            config = await self._file.loaded()
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: CommentedMap, config: Config) -> None:
                 nodes = _list_of(tree, section)
                 items: list[Item] = to_plain(nodes)
                 del nodes[self._one(section, items, named, key_indexes(section, items, config))]
                 _set_list(tree, section, nodes)
 
-            return reply(await self._file.change(edit))
+            return reply(await self._file.change_knowing(edit))
 
         return handle
 

@@ -71,6 +71,9 @@ class UsageEndpoints:
         )
 
     async def _take(self, call: Call) -> web.Response:
+        if call.method == "HEAD":
+            # Whoever is answered without a body must not use up what it would have held.
+            raise ManagementError(405, "method_not_allowed", "allowed: GET", headers={"Allow": "GET"})
         count = _positive(call.argument("count") or "1")
         is_worker = call.local and bool(call.headers.get(ASKED_BY_A_WORKER))
         if self._shared is not None and self._records.wants_usage and not is_worker:

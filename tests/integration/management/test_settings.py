@@ -1,5 +1,6 @@
 """Values and lists of the configuration over HTTP: each change is one edit of the file, and no answer has a secret."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,41 @@ async def test_J17_provider_keys_are_listed_with_their_index_and_changed_one_by_
         found = [key.api_key for key in managed.running.proxy.config.claude_api_key]
         assert found == ["sk-ant-two-secret", "sk-new-secret", "sk-third-secret"]
         assert await ask("DELETE", path) == (400, "missing api-key or index")
+
+
+async def test_a_key_that_is_there_twice_is_named_with_its_address(directory: Path) -> None:
+    async with managed_proxy(directory, claude_api_key=CLAUDE) as managed:
+        ask = Client(managed)
+        named = {"match": "sk-ant-one-secret", "value": {"priority": 7}}
+        assert await ask("PATCH", "/claude-api-key", named) == (
+            400,
+            "multiple items match api-key; base-url is required",
+        )
+        await ask.saved("PATCH", "/claude-api-key", {**named, "base-url": "http://127.0.0.1:9/b"})
+        items = (await ask("GET", "/claude-api-key"))["claude-api-key"]
+        assert [item.get("priority") for item in items] == [None, 7, None]
+
+
+async def test_an_index_means_the_same_key_when_the_list_changes_before_the_edit_has_its_turn(directory: Path) -> None:
+    async with managed_proxy(directory, openai_compatibility=COMPAT) as managed, asyncio.timeout(10):
+        ask = Client(managed)
+        listed = (await ask("GET", "/openai-compatibility"))["openai-compatibility"]
+        editing = managed.running.proxy.applier.editing
+        async with editing:
+            waiting = asyncio.create_task(
+                ask("PATCH", "/openai-compatibility", {"auth-index": listed[1]["auth-index"], "value": {"prefix": "p"}})
+            )
+            while True:
+                if editing._waiters:
+                    break
+                await asyncio.sleep(0)
+            text = managed.file.read_text()
+            start = text.index("- name: acme")
+            end = text.index("- name: keyless")
+            managed.file.write_text(text[:start] + text[end:])
+        assert (await waiting)["status"] == "ok"
+        (item,) = (await ask("GET", "/openai-compatibility"))["openai-compatibility"]
+        assert (item["name"], item["prefix"]) == ("keyless", "p")
 
 
 async def test_compatible_providers_are_named_by_name_and_go_with_their_address(directory: Path) -> None:

@@ -54,6 +54,7 @@ async def test_J6_J7_usage_is_fetched_oldest_first_once_and_failures_are_remembe
                 refused = await api.get(f"/usage-queue?count={count}")
                 assert refused.error == (400, "count must be a positive integer")
             assert [await chat(managed, model) for model in ("m-one", "m-two", "m-bad")] == [200, 200, 400]
+            assert (await api.call("HEAD", "/usage-queue?count=3")).status == 405
             first, second = (await api.get("/usage-queue?count=2")).json
             assert (first["model"], second["model"]) == ("m-one", "m-two")
             assert (first["api_key"], first["provider"], first["failed"]) == ("Bob", "openai-compatible-acme", False)
