@@ -44,15 +44,15 @@ def tell_failure(
     rests_for: str = "",
 ) -> None:
     """Log the failure of an attempt, and how long its credential rests for which reason."""
-    credential = lane.credential
-    if isinstance(error, PluginError):
-        error = without_secrets(error, credential)
-    body = to_error_body(error)
+    credential, body = lane.credential, to_error_body(error)
     if body.code == "cancelled":
         return
-    brake = ex.state.pool.health.lines
-    if not brake.lets_pass((credential.id, lane.model, body.http_status, body.code)):
+    # Cut, because clients choose names: what is remembered must not be as large as what they send.
+    subject = (credential.id, lane.model[:MAX_TEXT], body.http_status, body.code[:MAX_TEXT])
+    if not ex.state.pool.health.lines.lets_pass(subject):
         return
+    if isinstance(error, PluginError):
+        body = to_error_body(without_secrets(error, credential))
     # The latest attempt was another credential's when this one could not be made ready.
     attempt = ex.last_attempt if ex.last_attempt is not None and ex.last_attempt.lane is lane else None
     began_s = attempt.started_s if attempt is not None else ex.started_s
@@ -63,7 +63,7 @@ def tell_failure(
         "credential": credential.id,
         "label": credential.label,
         "plugin_id": lane.binding.plugin_id,
-        "model": attempt.upstream_model if attempt is not None else lane.upstreams[0],
+        "model": (attempt.upstream_model if attempt is not None else lane.upstreams[0])[:MAX_TEXT],
         "status": body.http_status,
         "code": body.code[:MAX_TEXT],
         "fault": verdict.fault,
@@ -79,7 +79,7 @@ def tell_failure(
 def tell_nobody(ex: Execution, plan: Plan, refusal: RequestError) -> None:
     """Log why no credential can be picked for a request: for a few of them each reason, for the others how many."""
     body = refusal.body
-    if not ex.state.pool.health.lines.lets_pass((plan.model, plan.providers, body.code)):
+    if not ex.state.pool.health.lines.lets_pass((plan.model[:MAX_TEXT], plan.providers, body.code)):
         return
     named: list[str] = []
     others: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from host.errors import RequestError
 from host.observe.brake import MAX_SUBJECTS, LineBrake
 from host.observe.logs import current_sink
 from host.pipeline.request import Demands
-from host.pipeline.told import MAX_NAMED
+from host.pipeline.told import MAX_NAMED, MAX_TEXT
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.routing import ModelRouteResponse
@@ -29,6 +29,8 @@ from tests.support.pipeline import (
     streaming,
     world,
 )
+
+EVENTS = ("upstream.failed", "credential.none_free")
 
 
 @pytest.fixture
@@ -204,6 +206,16 @@ async def test_a_storm_of_requests_for_a_resting_model_is_one_line_until_time_ha
     clock.now_s += 10
     await refused(w)
     assert told(lines, "credential.none_free")[1]["lines_held_back"] == 198
+
+
+async def test_the_name_of_a_model_that_a_client_made_up_is_neither_kept_nor_told_in_full(lines: io.StringIO) -> None:
+    to_acme = ModelRouteResponse(target_kind="provider", target="openai-compatible-acme")
+    router = FakePlugin(id="router", hooks={"model.route": lambda _: to_acme})
+    w = world(router, executor(lambda _: error(500, "c" * 5000)))
+    for _ in range(2):
+        await refused(w, model="x" * 5000)
+    assert [len(line["model"]) for event in EVENTS for line in told(lines, event)] == [MAX_TEXT, MAX_TEXT]
+    assert len(repr(w.gateway.state.pool.health.lines._shown_s)) < 2000
 
 
 async def test_answers_with_an_error_status_are_told_like_errors(lines: io.StringIO) -> None:
