@@ -286,7 +286,7 @@ class CooldownBook:
         return state
 
     def _fill(self, state: CoolState, verdict: Verdict, since_s: float, until_s: float, cause: Cause) -> None:
-        is_told = until_s < state.until_s or verdict.quota != state.quota
+        is_told = until_s < state.until_s or verdict.quota != state.quota or self._may_overtake(state)
         state.since_s, state.until_s, state.cause = since_s, until_s, cause
         state.reason, state.quota = verdict.reason, verdict.quota
         state.exact, state.forced = verdict.exact, verdict.forced
@@ -299,6 +299,11 @@ class CooldownBook:
             self.version += 1
         self._set_blocked(state, True)
         self._tell(state)
+
+    def _may_overtake(self, state: CoolState) -> bool:
+        """Whether a longer rest may be a rest for another reason: what its credential rests for longest counts."""
+        states = self._states[state.credential_id].values()
+        return len(states) > 1 and any(it.blocked and it.quota is not state.quota for it in states)
 
     def _drop(self, state: CoolState, *, tell: bool = True) -> None:
         state.due_s = -1.0

@@ -43,6 +43,25 @@ def test_the_first_recovery_is_that_of_looking_at_everybody_whatever_happens_mea
     assert compared > 1000
 
 
+def test_why_everybody_rests_is_known_however_blocks_of_one_member_overtake_each_other():
+    """A limit of the whole credential, a failure of one model: whichever ends last is why it rests."""
+    dice, clock, found = random.Random(5), Clock(), set()
+    book = CooldownBook(clock=clock)
+    members = Members([Credential(id=f"c{number}", provider="p", label="") for number in range(3)])
+    ready = Ready(members, [(book.shelf("m"), book.shelf("n"))], book)
+    for _ in range(3000):
+        status, scope = dice.choice([429, 429, 503]), dice.choice(["credential", None])
+        error = ErrorBody(http_status=status, retry_after_ms=dice.randrange(1, 20) * 1000, scope=scope)
+        book.failed(dice.choice(members.ids), dice.choice("mn"), classify(error))
+        clock.now_s += dice.random()
+        book.tick()
+        ready.sync()
+        expected = ready.recovery_of(lambda _: True)
+        assert ready.recovery() == expected
+        found.add(expected[1] if expected is not None else None)
+    assert found == {True, False, None}
+
+
 def test_the_free_ones_can_be_gone_through_from_any_place():
     clock = Clock()
     book = CooldownBook(clock=clock)
