@@ -11,6 +11,9 @@ from host.runtime.handle import PluginSnapshot
 from pluginabi.errors import host_error
 from pluginabi.immutable import EMPTY_HEADERS, Headers
 
+MAX_SIGNERS: Final = 65_536
+"""Credentials that plugins hand out come without end; what is forgotten is worked out once more."""
+
 
 class PoolAttacher:
     """Finds the credential behind a handle and signs with it: with its newest token, as long as it is usable.
@@ -19,7 +22,7 @@ class PoolAttacher:
     removed or switched off meanwhile still serves the requests that started with it.
     """
 
-    __slots__ = ("_current", "_handed_out", "_operators", "_plugins", "_pool", "_signers")
+    __slots__ = ("_current", "_handed_out", "_max_signers", "_operators", "_plugins", "_pool", "_signers")
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class PoolAttacher:
         handed_out: Callable[[str], Credential | None] = lambda handle: None,
         *,
         plugins: PluginSnapshot,
+        max_signers: int = MAX_SIGNERS,
     ) -> None:
         self._pool: Final = pool
         self._current: Final = current
@@ -37,6 +41,7 @@ class PoolAttacher:
         named = {credential.base_url for credential in pool.credentials if not credential.auth_plugin}
         self._operators: Final = frozenset(map(origin_of, (*DEFAULT_BASE_URL.values(), *named)))
         """Where the operator's own credentials lead."""
+        self._max_signers: Final = max_signers
         self._signers: Final[dict[str, tuple[Credential, Signer, frozenset[str]]]] = {}
 
     def attach(
@@ -55,6 +60,8 @@ class PoolAttacher:
             raise host_error("permission_denied", "this credential handle is unknown or disabled")
         known = self._signers.get(handle)
         if known is None or known[0] is not credential:
+            if len(self._signers) >= self._max_signers:
+                self._signers.clear()
             known = self._signers[handle] = credential, Signer(credential), self._users(credential.provider)
         if plugin_id not in known[2]:
             raise host_error(

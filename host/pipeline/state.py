@@ -386,7 +386,7 @@ class GatewayState:
         found = self.registry.resolve(model)
         offers = tuple(it for it in found.offers if it.source.provider == provider and not is_auto(model))
         base, suffix = split_suffix(model.strip())
-        if not offers:
+        if not offers and len(base) <= MAX_NAME:
             groups = (group for group in self.groups.values() if group.source.provider == provider)
             offers = tuple(group.source.offer(base) for group in groups)
         return Resolution(model=model, base=base, suffix=suffix, providers=(provider,), offers=offers)

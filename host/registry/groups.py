@@ -18,6 +18,9 @@ from pluginabi.payloads.common import ModelInfo, ThinkingSupport
 
 _COMPAT_LEVELS: Final = ("low", "medium", "high")
 _UNKNOWN: Final = ModelInfo(id="")
+_FEW_TABLES: Final = 64
+_TABLE: Final = 4
+"""Where in the kind of a credential the number of its own table stands."""
 GroupKey: TypeAlias = tuple[Any, ...]
 Infos: TypeAlias = tuple[ModelInfo, ...]
 
@@ -65,8 +68,10 @@ class Grouper:
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[Credential, GroupKey]] = {}
         self._sources: dict[GroupKey, ModelSource] = {}
-        self._numbers: Final[dict[Any, int]] = {}
-        """A number for each table of models that was ever seen."""
+        self._numbers: dict[bytes, int] = {}
+        """A number for each table of models; of those that nobody has any more only as many as there are others."""
+        self._numbers_max = _FEW_TABLES
+        self._next_number = 0
         self._count = 0
 
     def groups(self, credentials: Iterable[Credential], rules: ModelRules, listings: Listings) -> tuple[Group, ...]:
@@ -86,7 +91,12 @@ class Grouper:
                 kind = (*kind, self._number_of(own, seen))
             members.setdefault(kind, []).append(credential)
         self._kinds = kinds
-        return self._with_sources(members, rules, listings, seen)
+        found = self._with_sources(members, rules, listings, seen)
+        if len(self._numbers) > self._numbers_max:
+            used = {kind[_TABLE] for _, kind in kinds.values()} | set(seen.values())
+            self._numbers = {table: number for table, number in self._numbers.items() if number in used}
+            self._numbers_max = 2 * len(self._numbers) + _FEW_TABLES
+        return found
 
     def _with_sources(
         self, members: Mapping[GroupKey, list[Credential]], rules: ModelRules, listings: Listings, seen: dict[int, int]
@@ -143,7 +153,8 @@ class Grouper:
         """
         number = seen.get(id(models))
         if number is None:
-            number = seen[id(models)] = self._numbers.setdefault(msgspec.json.encode(models), len(self._numbers))
+            number = seen[id(models)] = self._numbers.setdefault(msgspec.json.encode(models), self._next_number)
+            self._next_number = max(self._next_number, number + 1)
         return number
 
 
@@ -168,7 +179,7 @@ def _source_of(
         rows = renamed(kept.values(), aliases)
         if not listed and credential.model_patterns:
             patterns = credential.model_patterns
-            rows = aliased_names([rule for rule in aliases if matches(canonical(rule.name), patterns)])
+            rows = aliased_names([rule for rule in aliases if _is_served(canonical(rule.name), patterns, excluded)])
     has_list = bool(credential.models or listed)
     return ModelSource(
         id=source_id,
@@ -178,6 +189,10 @@ def _source_of(
         prefix=credential.prefix,
         excluded=excluded if credential.models or not has_list else (),
     )
+
+
+def _is_served(model: str, patterns: tuple[str, ...], excluded: tuple[str, ...]) -> bool:
+    return matches(model, patterns) and not matches(model, excluded)
 
 
 def _configured_rows(credential: Credential, listed: Infos) -> tuple[ModelRow, ...]:

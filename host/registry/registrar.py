@@ -6,6 +6,7 @@ is done, and now and then before that when it takes long: making the next state 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,9 @@ from pluginabi.payloads.common import ModelInfo
 PARALLEL: Final = 5
 PARALLEL_COMPAT: Final = 20
 PUBLISH_EVERY_S: Final = 2.0
+RETRY_S: Final = 15.0
+"""After somebody could not be asked: the upstream is away, say."""
+MAX_RETRY_S: Final = 15 * 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,9 @@ class Question:
 
 Ask = Callable[[Credential], Awaitable[Sequence[ModelInfo] | None]]
 """The models of a credential; None when nobody has an opinion. Raises LookupError when the answer could not be had:
-what was known stays."""
+what was known stays, and the question is asked again later."""
+Later = Callable[[float, Callable[[], None]], object]
+"""Does something after so many seconds."""
 
 
 class Registrar:
@@ -47,12 +53,18 @@ class Registrar:
         publish: Callable[[], None],
         tasks: TaskGroup,
         publish_every_s: float = PUBLISH_EVERY_S,
+        later: Later | None = None,
     ) -> None:
         self._listed: Final = listed
         self._ask: Final = ask
         self._publish: Final = publish
         self._tasks: Final = tasks
         self._publish_every_s: Final = publish_every_s
+        self._later: Final = later or _later
+        self._present: dict[str, Question] = {}
+        self._unanswered = False
+        self._retries_later = False
+        self._pause_s = RETRY_S
         self._asked: dict[str, Hashable] = {}
         self._waiting: dict[str, Question] = {}
         self._settled: dict[str, Hashable] = {}
@@ -66,7 +78,7 @@ class Registrar:
 
         Starts a batch for those that are new or changed; one that is running takes them on.
         """
-        present = {it.credential.id: it for it in questions}
+        present = self._present = {it.credential.id: it for it in questions}
         gone = [credential_id for credential_id in self._asked if credential_id not in present]
         for credential_id in gone:
             del self._asked[credential_id]
@@ -76,10 +88,22 @@ class Registrar:
             for credential_id, question in present.items()
             if self._asked.get(credential_id) != question.asked
         }
+        self._start()
+        return bool(dropped)
+
+    def _start(self) -> None:
         if self._waiting and not self._running:
             self._running = True
+            self._unanswered = False
             self._tasks.start(self._run(), name="model-lists")
-        return bool(dropped)
+
+    def _retry(self) -> None:
+        """Ask those who could not be asked, less and less often while that goes on."""
+        self._retries_later = False
+        self._pause_s = min(2 * self._pause_s, MAX_RETRY_S)
+        self._waiting |= {it: question for it, question in self._present.items() if it not in self._asked}
+        with contextlib.suppress(RuntimeError):  # the proxy is stopping
+            self._start()
 
     def settle(self, question: Question) -> None:
         """The answer that is being given has changed the credential itself: that is no reason to ask again."""
@@ -102,6 +126,11 @@ class Registrar:
             self._running = False
             if self._timer is not None:
                 self._timer.cancel()
+        if not self._unanswered:
+            self._pause_s = RETRY_S
+        elif not self._retries_later:
+            self._retries_later = True
+            self._later(self._pause_s, self._retry)
         self._publish_some()
 
     async def _ask_all(self, questions: Sequence[Question]) -> None:
@@ -121,13 +150,17 @@ class Registrar:
         async with place:
             if self._asked.get(credential_id) != question.asked:
                 return  # gone, or to be asked again anyway
+            answered = False
             try:
                 models = await self._ask(question.credential)
+                answered = True
             except LookupError:
-                self._asked.pop(credential_id, None)
                 return
             finally:
                 asked = self._settled.pop(credential_id, question.asked)
+                if not answered:
+                    self._asked.pop(credential_id, None)
+                    self._unanswered = True
         if self._asked.get(credential_id) != asked:
             return
         before = self._listed.pop(credential_id, None)
@@ -150,3 +183,7 @@ class Registrar:
 
     def _publish_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._publish_every_s, self._publish_some)
+
+
+def _later(wait_s: float, action: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_later(wait_s, action)

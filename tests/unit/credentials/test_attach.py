@@ -179,6 +179,15 @@ def test_a_value_with_two_dollar_signs_begins_with_one_and_a_copy_never_takes_th
     assert signed.headers == [("x-cost", "$5"), ("x-api-key", "k")]
 
 
+def test_what_plugins_hand_out_is_not_remembered_for_ever():
+    made = {f"h{number}": replace(ACME, id=f"h{number}", handle=f"h{number}") for number in range(30)}
+    attacher = PoolAttacher(CredentialPool([ACME]), lambda handle: None, made.get, plugins=EXECUTORS, max_signers=10)
+    for handle in made:
+        attached = attacher.attach(handle, "https://acme.test/v1/x", [], plugin_id="executes")
+        assert ("authorization", "Bearer sk-acme") in attached.headers
+        assert len(attacher._signers) <= 10
+
+
 def test_requests_that_started_with_a_credential_go_on_with_its_newest_token_and_after_it_was_removed():
     renewed = replace(ACME, secret=Secret("sk-new"))
     now: list[Credential | None] = [renewed]

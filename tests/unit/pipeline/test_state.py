@@ -15,6 +15,8 @@ from pluginabi.payloads.common import ModelInfo
 from pluginabi.payloads.lifecycle import ExecutorRegistration
 from tests.support.pipeline import FakePlugin, answering, client_request, compat_config, executor, snapshot, world
 
+ACME = "openai-compatible-acme"
+
 
 def registration(inputs: str, outputs: str) -> ExecutorRegistration:
     return ExecutorRegistration(input_formats=inputs.split(), output_formats=outputs.split())
@@ -148,6 +150,14 @@ def test_a_plan_is_made_once_per_state():
     state = build_state(compat_config(), snapshot(executor(answering())))
     ask = {"method": EXECUTE, "source": "openai", "wanted": "openai"}
     assert state.plan("m", **ask) is state.plan("m", **ask)
+
+
+def test_a_routed_name_that_is_too_long_to_be_kept_is_served_by_nobody():
+    state = build_state(compat_config(), snapshot(executor(answering())))
+    for length, is_known in ((200, True), (300, False)):
+        plan = state.plan("x" * length, method=EXECUTE, source="openai", wanted="openai", provider=ACME)
+        assert plan.known is is_known
+    assert len(state.pool._ready) == 1
 
 
 def test_lanes_are_ordered_by_priority_then_provider_then_id():

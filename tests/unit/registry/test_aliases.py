@@ -191,6 +191,13 @@ def test_exclusions_speak_of_the_providers_names():
     assert [info.id for info in found.list()] == ["x-mini"]
 
 
+def test_an_alias_does_not_serve_what_is_excluded_of_the_models_that_are_known_by_pattern():
+    """An alias is another name for a model, not a way around the exclusion of it."""
+    closed = account(model_patterns=("gem-*",), excluded_models=("gem-9*", "hidden"))
+    found = registry(closed, gem=[rule("gem-9(high)", "x"), rule("gem-7", "y"), rule("gem-7", "hidden")])
+    assert (upstreams(found, "x"), upstreams(found, "y"), upstreams(found, "hidden")) == ([], ["gem-7"], [])
+
+
 def test_what_a_plugin_lists_for_one_credential_counts_instead_of_the_providers_list():
     listed = Listed({"gem": infos("m")}, {"b": infos("n"), "c": ()})
     found = registry(account("a"), account("b"), account("c"), listed=listed)
@@ -214,6 +221,19 @@ def test_credentials_that_differ_in_secrets_only_are_one_group_which_outlives_a_
     assert groups(*first)[0].source is before.source
     listed.providers["gem"] = infos("m", "n")
     assert groups(*first)[0].source is not before.source
+
+
+def test_tables_of_models_that_nobody_has_any_more_are_forgotten():
+    grouper, listed = Grouper(), Listed({"gem": infos("m")})
+    keys = [key(f"k{number}", (("u", f"m{number}"),)) for number in range(100)]
+    kept: set[int] = set()
+    for number in range(500):
+        listed.credentials = {"a": infos(f"m{number}"), "b": infos("n")}
+        changing = key("changing", (("u", f"x{number}"),))
+        groups = grouper.groups([*keys, account("a"), account("b"), changing], ModelRules(), listed)
+        kept |= {id(group.source) for group in groups if group.sample.id in ("b", "k7")}
+    assert len(grouper._numbers) < 500
+    assert len(kept) == 2
 
 
 def test_a_disabled_credential_is_in_no_group():

@@ -1,13 +1,13 @@
 """Asking about the models of credentials: how many at once, what is kept, and when it is published."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from host.credentials.records import Credential
 from host.registry.groups import Infos
-from host.registry.registrar import Question, Registrar
+from host.registry.registrar import MAX_RETRY_S, RETRY_S, Question, Registrar
 from host.tasks import TaskGroup
 from pluginabi.payloads.common import ModelInfo
 
@@ -29,8 +29,15 @@ class Desk:
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.tasks = TaskGroup("test")
+        self.waits: list[tuple[float, Callable[[], None]]] = []
+        """What is to be done later, and when."""
         self.registrar = Registrar(
-            self.listed, self.ask, publish=self.publish, tasks=self.tasks, publish_every_s=publish_every_s
+            self.listed,
+            self.ask,
+            publish=self.publish,
+            tasks=self.tasks,
+            publish_every_s=publish_every_s,
+            later=lambda wait_s, action: self.waits.append((wait_s, action)),
         )
 
     async def ask(self, it: Credential) -> Sequence[ModelInfo] | None:
@@ -63,6 +70,14 @@ class Desk:
     async def done(self) -> None:
         async with asyncio.timeout(5):
             await self.tasks.join()
+
+    async def later(self) -> float:
+        """The time has come for what was put off; after how many seconds."""
+        [(wait_s, action)] = self.waits
+        self.waits.clear()
+        action()
+        await self.done()
+        return wait_s
 
     def names(self) -> dict[str, list[str]]:
         return {credential_id: [info.id for info in infos] for credential_id, infos in self.listed.items()}
@@ -128,6 +143,32 @@ async def test_an_answer_that_could_not_be_had_keeps_what_was_known_and_is_asked
         desk.follow(credential("a"), why=why)
         await desk.done()
     assert (desk.asked, desk.names(), desk.published) == (["a"] * 3, {"a": ["m"]}, 1)
+
+
+async def test_who_could_not_be_asked_is_asked_again_after_a_while_and_less_and_less_often(desk):
+    desk.answers |= {"a": LookupError(), "b": ValueError("a bug")}
+    desk.follow(*(credential(name) for name in "abc"))
+    await desk.done()
+    assert desk.asked == ["a", "b", "c"]
+    for round_ in range(8):
+        assert await desk.later() == pytest.approx(min(RETRY_S * 2**round_, MAX_RETRY_S))
+        assert desk.asked[-2:] == ["a", "b"]
+    desk.answers = {"b": LookupError()}
+    await desk.later()
+    assert (desk.names(), desk.published) == ({"a": ["m"], "c": ["m"]}, 2)
+    assert await desk.later() == MAX_RETRY_S
+    desk.answers = {}
+    await desk.later()
+    assert (len(desk.asked), desk.names().keys(), desk.waits) == (23, {"a", "b", "c"}, [])
+
+
+async def test_who_could_not_be_asked_and_is_gone_is_not_asked_again(desk):
+    desk.answers["a"] = LookupError()
+    desk.follow(credential("a"))
+    await desk.done()
+    desk.follow()
+    await desk.later()
+    assert (desk.asked, desk.waits) == (["a"], [])
 
 
 async def test_no_opinion_is_no_list_and_an_empty_list_is_one(desk):
