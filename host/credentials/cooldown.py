@@ -5,10 +5,10 @@ ends by itself, through a queue of expiries; nobody has to look at all credentia
 """
 
 import heapq
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -38,6 +38,13 @@ class Cause:
 
 
 NO_CAUSE: Final = Cause()
+_GOES_ON: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def elapsed_s() -> float:
+    """Seconds of a clock that nobody can set, and that goes on while the machine sleeps, where there is one: what
+    rests for five hours has rested them in the morning."""
+    return time.monotonic() if _GOES_ON is None else time.clock_gettime(_GOES_ON)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,9 +109,9 @@ class Shelf:
 
 
 class CooldownBook:
-    """The blocks of all credentials. Times are of the monotonic clock, in seconds."""
+    """The blocks of all credentials. Times are of a clock that nobody can set, in seconds."""
 
-    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = elapsed_s) -> None:
         self.clock = clock
         self.version = 0
         """Grows with every block that begins or ends."""

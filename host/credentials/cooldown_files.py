@@ -41,8 +41,8 @@ class CooldownFiles:
     def __init__(self, directory: str) -> None:
         self.directory: Final = directory
         self._lock: Final = asyncio.Lock()
-        self._written: set[str] = set()
-        """Credentials whose file is known to say what it should."""
+        self._written: dict[str, str] = {}
+        """Credentials whose file, of this name, is known to say what it should."""
 
     async def load(self) -> Sequence[CooldownSet]:
         return await asyncio.to_thread(self._load)
@@ -67,15 +67,15 @@ class CooldownFiles:
         """Everything that can be written; raises the first OSError afterwards."""
         names = dict(self._names(every))
         failures: list[OSError] = []
-        written: set[str] = set()
+        written: dict[str, str] = {}
         for auth_id, name in names.items():
-            if auth_id not in changed and auth_id in self._written:
-                written.add(auth_id)
+            if auth_id not in changed and self._written.get(auth_id) == name:
+                written[auth_id] = name
                 continue
             document = msgspec.json.encode(replace(every[auth_id], path=""))
             try:
                 files.write(os.path.join(self.directory, name), msgspec.json.format(document, indent=2) + b"\n")
-                written.add(auth_id)
+                written[auth_id] = name
             except OSError as error:
                 failures.append(error)
         self._written = written

@@ -1,7 +1,7 @@
 """How often each credential succeeded and failed in this process, with the last hours in buckets (spec 1.12)."""
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -89,6 +89,11 @@ class Tallies:
     def recent(self, credential_id: str) -> list[Mapping[str, object]]:
         """The buckets of one credential, as `Tally.recent`."""
         return self._by_id.get(credential_id, _NOTHING).recent(self._clock())
+
+    def drop(self, credential_ids: Iterable[str]) -> None:
+        """Drop the counts of these: whoever comes in their place starts from nothing."""
+        for credential_id in credential_ids:
+            self._by_id.pop(credential_id, None)
 
     def keep_only(self, credential_ids: Collection[str]) -> None:
         """Drop the counts of credentials that no longer exist."""

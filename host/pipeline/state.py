@@ -8,13 +8,12 @@ ten thousand keys holds a few kinds of lanes, and a lane is made for the credent
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from time import monotonic
 from typing import Any, Final
 
 from msgspec import Struct
 
 from host.config.model import Config
-from host.credentials.cooldown import REFUSED_TOKEN, CooldownBook
+from host.credentials.cooldown import REFUSED_TOKEN, CooldownBook, elapsed_s
 from host.credentials.handed_out import HandedOut
 from host.credentials.manager import CredentialHealth, CredentialManager
 from host.credentials.policy import RoutingPolicy, policy_of
@@ -238,6 +237,7 @@ class GatewayState:
     def credentials_changed(self, change: CredentialChange) -> None:
         """Health that was another record's is dropped; a renewed token takes back what a refusal of the old one did."""
         health = self.pool.health
+        health.tallies.drop(change.removed)
         for credential_id in change.reset:
             health.book.reset(credential_id)
             health.ready.pop(credential_id, None)
@@ -350,7 +350,7 @@ class GatewayState:
             unsupported=tuple(dict.fromkeys(unsupported)),
             missing_method=missing_method,
             unexecuted=tuple(dict.fromkeys(unexecuted)),
-            cursor=f"{','.join(found.providers)}:{found.base}",
+            cursor=f"{','.join(sorted(found.providers))}:{canonical(found.base)}",
             image_only=image_only_name(model),
         )
 
@@ -433,7 +433,7 @@ def build_state(
     *,
     previous: GatewayState | None = None,
     manager: CredentialManager | None = None,
-    clock: Callable[[], float] = monotonic,
+    clock: Callable[[], float] = elapsed_s,
 ) -> GatewayState:
     """The state for a configuration and a plugin snapshot. Cooldowns, cursors and handles of `previous` live on.
 

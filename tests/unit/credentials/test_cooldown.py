@@ -1,11 +1,14 @@
 """Who rests until when, and what ends a rest."""
 
+import time
+
 import pytest
 
 from host.credentials.classify import classify
 from host.credentials.cooldown import MAX_MODELS_PER_CREDENTIAL, CooldownBook, cause_of
+from host.pipeline.state import build_state
 from pluginabi.errors import ErrorBody
-from tests.support.pipeline import Clock
+from tests.support.pipeline import Clock, compat_config, snapshot
 
 
 def error(status: int, **fields) -> ErrorBody:
@@ -120,6 +123,16 @@ def test_D19_a_block_ends_by_itself(desk):
     desk.turn(60)
     assert not desk.rests()
     assert desk.book.empty
+
+
+def test_a_rest_goes_on_while_the_machine_sleeps_and_whatever_its_clock_is_set_to(monkeypatch):
+    book = build_state(compat_config(), snapshot()).pool.book
+    book.failed("c", "m", classify(error(429, retry_after_ms=5 * 3_600_000)))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert book.block("c", "m") is not None
+    at_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: at_s + 6 * 3600 if clock == time.CLOCK_BOOTTIME else 0.0)
+    assert book.block("c", "m") is None
 
 
 def test_the_later_end_of_two_hints_wins(desk):

@@ -389,3 +389,6 @@ async def test_two_credentials_of_one_file_keep_their_cooldowns_apart(tmp_path):
     files = CooldownFiles(str(tmp_path))
     await files.save({name: kept(name) for name in ("x/y", "x y")}, {"x/y", "x y"})
     assert {it.auth_id for it in await files.load()} == {"x/y", "x y"}
+    # The first leaves the name to the other, about whom there is nothing new.
+    await files.save({"x y": kept("x y")}, {"x/y"})
+    assert {it.auth_id for it in await files.load()} == {"x y"}

@@ -9,6 +9,7 @@ from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, Rou
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.errors import RequestError
+from host.pipeline.state import build_state
 from host.state.bindings import SharedBindings
 from host.state.memory import MemoryStore
 from host.tasks import TaskGroup
@@ -25,6 +26,7 @@ from tests.support.pipeline import (
     compat_config,
     executor,
     read_all,
+    snapshot,
     world,
 )
 
@@ -97,6 +99,23 @@ async def test_E16_sessions_of_other_models_and_other_callers_have_their_own_cre
     other = client_request().principal.__class__(name="other", provider="x", scope="scope-of-other")
     assert await ask(w, principal=other) != first
     assert await ask(w) == first
+
+
+async def test_a_session_outlives_a_reload_that_changes_which_provider_has_most_credentials():
+    def config(*counts: int) -> Config:
+        return Config(routing=AFFINITY, openai_compatibility=[
+            CompatProvider(name=name, base_url=f"https://{name}.test", models=[ModelEntry(name="m")],
+                           api_key_entries=[CompatKey(api_key=f"{name}{number}") for number in range(count)])
+            for name, count in zip("ab", counts, strict=True)
+        ])  # fmt: skip
+
+    upstream = executor(answering())
+    w = world(upstream, config=config(2, 1))
+    await ask(w, None)
+    first = await ask(w)
+    w.gateway.state = build_state(config(2, 5), snapshot(upstream), previous=w.gateway.state)
+    assert [await ask(w) for _ in range(3)] == [first] * 3
+    assert await ask(w, model="M") == first
 
 
 async def test_E17_the_second_turn_of_a_conversation_finds_the_credential_of_the_first():
