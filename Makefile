@@ -58,7 +58,7 @@ upgrade: $(VENV)/.dev ## Replace a plugin 100 times during 100,000 requests; non
 	$(PY) tests/upgrade/run.py
 
 lives: $(VENV)/.dev ## Thousands of random lives of the credential pool and of what is kept and shared of it
-	LIVES=3000 $(PYTEST) tests/unit/pipeline/test_pool_machine.py tests/unit/credentials/test_cooldown_lives.py -q -n 0 -o timeout=3600
+	LIVES=3000 $(PYTEST) tests/unit/pipeline/test_pool_machine.py tests/unit/pipeline/test_request_lives.py tests/unit/credentials/test_cooldown_lives.py -q -n 0 -o timeout=3600
 
 conformance: $(VENV)/.dev ## The conformance kit on every example, and on plugins that each break one rule
 	$(PYTEST) tests/conformance -q -n 2

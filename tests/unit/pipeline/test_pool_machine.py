@@ -259,8 +259,8 @@ class PoolLife(RuleBasedStateMachine):
                 assert verdict.rests is verdict.forced is rule_.action.endswith("cooldown")
         rest_s = attempt.pool.failed(credential, attempt.upstream, verdict, cause=NO_CAUSE)
         now = self.state.pool.by_id.get(credential.id)
-        if now is None or now.disabled:
-            assert rest_s == 0
+        if now is None or now.disabled or now.created_at_s != credential.created_at_s:
+            assert rest_s == 0  # gone, or another one that came in its place
             return
         self.table.counts.setdefault(credential.id, [0, 0])[1] += 1
         assert rest_s >= 0
