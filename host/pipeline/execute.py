@@ -203,7 +203,7 @@ class Gateway:
         content = as_content(answer)
         attempt.response_headers = answer.headers
         mark_succeeded(ex, attempt)
-        if ex.chooses and makes_state(ex, attempt):
+        if makes_state(ex, attempt):
             note_made(ex, attempt, content.data, streamed=False)
         if usage is None and self._settler.wants_usage(ex):
             usage = usage_of_body(content.data)

@@ -109,8 +109,6 @@ class Execution(Struct, kw_only=True, eq=False):
     """A plugin that a router chose and that does not run right now."""
     response_headers: dict[str, Sequence[str]] | None = None
     """What interceptors of the request add to the client's answer."""
-    chooses: bool = False
-    """There is more than one credential to choose from."""
     session: BoundSession | None = None
     owner: str = ""
     """The only credential that may serve it: it made what the request refers to."""

@@ -32,7 +32,6 @@ def resolve(ex: Execution, route: Route | None) -> Plan:
 
 async def recognise(ex: Execution, plan: Plan) -> None:
     """Where there is a choice: find out whether the request belongs to one of the credentials more than to others."""
-    ex.chooses = True
     policy = ex.state.policy
     if policy.affinity_ttl_s and ex.session is None:
         ex.session = find_session(ex, plan)

@@ -241,6 +241,9 @@ class Stage:
         """The upstream of the attempt that it holds answers."""
         made, session = flight.now, self.session_of(flight)
         assert made is not None
+        if error is not None and self.is_of_the_token_before(flight, made, error):
+            made.answer.set_result(error)
+            return
         is_over = error is not None or not flight.stream or made.streams
         bound = self.bound.get(session, ("", 0.0))[0] if session is not None else ""
         if error is not None and error.body.message not in ("wrong request", "cut") and bound == made.credential.id:
@@ -252,6 +255,13 @@ class Stage:
             was = made.credential.id, made.credential.created_at_s
             self.counts.setdefault(was, [0, 0])[error is not None] += 1
         made.answer.set_result(error)
+
+    def is_of_the_token_before(self, flight: Flight, made: Try, error: PluginError) -> bool:
+        """A refusal that is worth another try, and says nothing about the credential."""
+        others = [it for it in flight.tries if it is not made and it.round == made.round]
+        is_first = (made.credential.id, made.upstream) not in {(it.credential.id, it.upstream) for it in others}
+        was_renewed = self.manager.renewed_since(made.credential.id, made.started_s)
+        return error.http_status == 401 and is_first and was_renewed and not made.streams
 
     def check_refusal(self, flight: Flight) -> None:
         free = [it.id for it in self.candidates(flight) if flight.tries == [] and not flight.scheduled]

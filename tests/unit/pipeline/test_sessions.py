@@ -222,6 +222,15 @@ async def test_a_request_goes_to_the_account_that_made_what_it_refers_to(body):
     assert w.decisions("provider_state")[0]["rule"] == "required"
 
 
+async def test_what_the_only_account_made_is_remembered_when_others_come():
+    upstream = executor(lambda _: answering({"id": f"resp_{len(upstream.seen(EXECUTE))}"})(_))
+    w = world(upstream)
+    maker = await respond(w)
+    keys = compat_config(keys=("k0", "k1", "k2"))
+    w.gateway.state = build_state(keys, w.gateway.state.plugins, previous=w.gateway.state)
+    assert [await respond(w, FOLLOW_UP) for _ in range(4)] == [maker] * 4
+
+
 async def test_a_streamed_answer_is_remembered_before_the_client_has_its_end():
     event = b"event: response.completed\ndata: " + json.dumps(
         {"type": "response.completed", "response": RESPONSE}
