@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.editable import open_tree
+from host.config.editable import EditRoot, open_tree
 from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
@@ -23,8 +23,8 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
         tree = open_tree(before, file)
         node = tree
         for key in keys[:-1]:
-            if not isinstance(node.get(key), CommentedMap):
-                node[key] = CommentedMap()
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
             node = node[key]
         node[keys[-1]] = value
         text = spliced(before, tree)
@@ -43,15 +43,19 @@ def remove_value(path: str | os.PathLike[str], keys: Sequence[str]) -> bool:
     file = os.fspath(path)
 
     def change(before: str) -> tuple[str, bool]:
-        tree = parse_yaml(before, file)
-        node = tree
+        tree = open_tree(before, file)
+        if not isinstance(tree, EditRoot):
+            tree = parse_yaml(before, file)
+        node: Any = tree
         for key in keys[:-1]:
-            node = node.get(key) if isinstance(node, CommentedMap) else None
-        if not isinstance(node, CommentedMap) or keys[-1] not in node:
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or keys[-1] not in node:
             return before, False
-        text = _without_lines_of(before, node, keys[-1])
+        text = _without_lines_of(before, node, keys[-1]) if isinstance(node, CommentedMap) else None
         del node[keys[-1]]
-        if text is None or not _says(text, tree):
+        if isinstance(tree, EditRoot):
+            text = spliced(before, tree)
+        elif text is None or not _says(text, tree):
             # Written in a style whose lines cannot be taken out; the comments behind it are lost then.
             text = dump_subtree(tree, like=before)
         parse_config(text, file=file)
@@ -81,7 +85,7 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _says(text: str, tree: CommentedMap) -> bool:
+def _says(text: str, tree: dict[Any, Any]) -> bool:
     """Whether a text means this tree; a mapping that lost its last member may be written as nothing."""
     try:
         return bool(_filled(to_plain(parse_yaml(text, ""))) == _filled(to_plain(tree)))

@@ -1,32 +1,76 @@
-"""Writing a changed configuration: only the top-level keys that changed get new lines, all others keep theirs."""
+"""Writing a changed configuration: only what changed gets new lines, all else keeps its own.
+
+A tree of plain values (`host.config.editable.EditRoot`) is compared with the nodes it was made of, down to single
+members. A tree with comments is compared by its top-level keys.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ruamel.yaml.comments import CommentedMap
 
-from host.config.editable import dump_subtree
-from host.config.problems import ConfigError
+from host.config.align import same
+from host.config.editable import EditRoot, adapt, as_node, dump_subtree
+from host.config.lines import Unclear, with_values
+from host.config.problems import ConfigError, Problem
+from host.config.reread import reread
 from host.config.tree import MapNode, alike, parse_yaml, read_tree, to_plain
 
 
-def spliced(before: str, tree: CommentedMap) -> str:
+def spliced(before: str, tree: dict[Any, Any]) -> str:
     """The text `before` changed so that it says what `tree` says.
 
-    Comments of what stays are kept, and so are those between keys. Raises ConfigError when `before` is not valid YAML.
+    Comments of what stays are kept, and so are those between keys, wherever the library that keeps comments has a place
+    for them. Raises ConfigError when `before` is not valid YAML, and when no way to write the change says it.
     """
-    old = read_tree(before, "")
-    text = _spliced(before, old, tree)
-    if text is not None and says(text, tree):
+    if isinstance(tree, EditRoot) and tree.text == before and (text := _edited(before, tree)) is not None:
         return text
-    # A style whose lines cannot be told apart is written as a whole: some comments may move then.
+    for way in (_by_keys, _as_a_whole, _without_comments):
+        try:
+            text = way(before, tree)
+        except ConfigError:
+            if way is _without_comments:
+                raise
+            continue
+        if text is not None and says(text, tree):
+            return text
+    raise ConfigError([Problem("", 1, "the change cannot be written between the comments that are there")])
+
+
+def _edited(before: str, tree: EditRoot) -> str | None:
+    try:
+        text = with_values(before, tree.source, tree)
+        if text == before:
+            return before if same(tree, tree.source) else None
+        found = reread(before, tree.source, text)
+        return text if same(tree, found if found is not None else read_tree(text, "")) else None
+    except (ConfigError, Unclear):
+        return None
+
+
+def _by_keys(before: str, tree: dict[Any, Any]) -> str | None:
+    """With new lines for all of each top-level key that changed."""
+    if isinstance(tree, EditRoot):
+        tree = adapt(parse_yaml(before, ""), tree)
+    return _spliced(before, read_tree(before, ""), tree)
+
+
+def _as_a_whole(before: str, tree: dict[Any, Any]) -> str:
+    """For a style whose lines cannot be told apart: some comments may move."""
     whole = parse_yaml(before, "")
+    if isinstance(tree, EditRoot):
+        return dump_subtree(adapt(whole, tree), like=before)
     for key in [key for key in whole if key not in tree]:
         del whole[key]
     for key, value in tree.items():
         if key not in whole or not alike(whole[key], value):
             whole[key] = tree[key]
     return dump_subtree(whole, like=before)
+
+
+def _without_comments(before: str, tree: dict[Any, Any]) -> str | None:
+    """As by keys: where a comment inside of one stands in the way, it goes."""
+    return _spliced(before, read_tree(before, ""), as_node(tree))
 
 
 def says(text: str, tree: Mapping[Any, Any]) -> bool:
@@ -38,7 +82,7 @@ def says(text: str, tree: Mapping[Any, Any]) -> bool:
     return alike(_without_empty(found), _without_empty(to_plain(tree)))
 
 
-def _spliced(before: str, old: MapNode, tree: CommentedMap) -> str | None:
+def _spliced(before: str, old: MapNode, tree: dict[Any, Any]) -> str | None:
     if old.is_flow:
         return None
     lines = before.splitlines(keepends=True)

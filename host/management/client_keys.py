@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from aiohttp import web
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from host.config.load import to_plain
 from host.management.calls import INVALID, Call, ManagementError, only, reply
@@ -41,10 +40,10 @@ class ClientKeyEndpoints:
     async def _replace(self, call: Call) -> web.Response:
         sent = [_checked(item) for item in await items_in(call)]
 
-        def edit(tree: CommentedMap) -> None:
+        def edit(tree: dict[Any, Any]) -> None:
             keys = copy.deepcopy(sent)
             self._masks.unmasked({SECTION: keys}, {SECTION: to_plain(tree.get(SECTION)) or []})
-            _set(tree, CommentedSeq(keys))
+            _set(tree, keys)
 
         return reply(await self._file.change(edit))
 
@@ -58,7 +57,7 @@ class ClientKeyEndpoints:
         else:
             raise ManagementError(400, "missing fields")
 
-        def edit(tree: CommentedMap) -> None:
+        def edit(tree: dict[Any, Any]) -> None:
             keys = _keys(tree)
             place: int | None = self._place(keys, old) if old is not None else int(fields["index"])
             if old is None and place is not None and not 0 <= place < len(keys):
@@ -79,7 +78,7 @@ class ClientKeyEndpoints:
             raise ManagementError(400, "missing index or value")
         index = call.number("index", -1, lowest=-1, highest=1 << 31)
 
-        def edit(tree: CommentedMap) -> None:
+        def edit(tree: dict[Any, Any]) -> None:
             keys = _keys(tree)
             place = index if has_index else self._place(keys, value)
             if place is None or not 0 <= place < len(keys):
@@ -89,10 +88,10 @@ class ClientKeyEndpoints:
 
         return reply(await self._file.change(edit))
 
-    def _place(self, keys: CommentedSeq, wanted: str) -> int | None:
+    def _place(self, keys: Sequence[Any], wanted: str) -> int | None:
         """Where a key stands, given as it is or as it is shown."""
         for place, item in enumerate(keys):
-            key = str(item.get("key") if isinstance(item, CommentedMap) else item)
+            key = str(item.get("key") if isinstance(item, dict) else item)
             if wanted in (key, self._masks.mask(key)):
                 return place
         return None
@@ -110,12 +109,12 @@ def _checked(item: Any) -> Any:
     return item
 
 
-def _keys(tree: CommentedMap) -> CommentedSeq:
+def _keys(tree: dict[Any, Any]) -> list[Any]:
     keys = tree.get(SECTION)
-    return keys if isinstance(keys, CommentedSeq) else CommentedSeq()
+    return keys if isinstance(keys, list) else []
 
 
-def _set(tree: CommentedMap, keys: CommentedSeq) -> None:
+def _set(tree: dict[Any, Any], keys: list[Any]) -> None:
     if keys:
         tree[SECTION] = keys
     else:

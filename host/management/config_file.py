@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ruamel.yaml.comments import CommentedMap
-
 from host.config.editable import open_tree
-from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
+from host.config.load import ConfigError, LoadedConfig, parse_config
 from host.config.model import Config
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
-from host.config.tree import alike, read_tree
+from host.config.tree import read_tree
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
 from host.observe.logs import redact
 
-Edit = Callable[[CommentedMap], None]
+Edit = Callable[[dict[Any, Any]], None]
 """Changes the tree in place. Raises ManagementError; then nothing is written."""
+KnowingEdit = Callable[[dict[Any, Any], Config], None]
+"""The same; it is told what the file means."""
 _DUPLICATE: Final = re.compile(r"(found duplicate key \S+) with value.*", re.DOTALL)
 
 
@@ -69,7 +69,7 @@ class ConfigFile:
         """
         return await self.change_knowing(lambda tree, config: edit(tree))
 
-    async def change_knowing(self, edit: Callable[[CommentedMap, Config], None]) -> dict[str, Any]:
+    async def change_knowing(self, edit: KnowingEdit) -> dict[str, Any]:
         """The same for an edit that has to know what the file means at that moment."""
         async with self._applier.editing:
             loaded = await asyncio.to_thread(self._edit, edit)
@@ -92,8 +92,10 @@ class ConfigFile:
         return self._read(self._file.read_text(encoding="utf-8"))
 
     def _read(self, text: str) -> LoadedConfig:
-        self._latest = parse_config(text, file=os.fspath(self._file), before=self._latest)
-        return self._latest
+        latest = self._latest
+        if latest is None or latest.text != text:
+            latest = self._latest = parse_config(text, file=os.fspath(self._file), before=latest)
+        return latest
 
     def _parse(self, text: str) -> Mapping[str, Any]:
         try:
@@ -101,7 +103,7 @@ class ConfigFile:
         except ConfigError as error:
             raise ManagementError(500, "invalid_config", **problems_of(error)) from None
 
-    def _edit(self, edit: Callable[[CommentedMap, Config], None]) -> LoadedConfig:
+    def _edit(self, edit: KnowingEdit) -> LoadedConfig:
         try:
             return rewrite(os.fspath(self._file), lambda before: self._edited(before, edit))
         except OSError as error:
@@ -109,18 +111,17 @@ class ConfigFile:
         except UnicodeDecodeError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
 
-    def _edited(self, before: str, edit: Callable[[CommentedMap, Config], None]) -> tuple[str, LoadedConfig]:
+    def _edited(self, before: str, edit: KnowingEdit) -> tuple[str, LoadedConfig]:
         name = os.fspath(self._file)
         try:
             present = self._read(before)
-            tree = open_tree(before, name)
-            unchanged = to_plain(tree)
+            tree = open_tree(before, name, source=present.source)
             edit(tree, present.config)
+            text = spliced(before, tree)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
-        if alike(to_plain(tree), unchanged):
+        if text == before:
             return before, present
-        text = spliced(before, tree)
         try:
             loaded = self._read(text)
         except ConfigError as error:

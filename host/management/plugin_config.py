@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ruamel.yaml.comments import CommentedMap
-
-from host.config.editable import open_tree
+from host.config.editable import move_last, open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config, to_plain
 from host.config.rewrite import rewrite
 from host.config.secret_names import sounds_secret
@@ -21,7 +19,7 @@ from host.runtime.resolve import MASK, masked_config, masked_value
 _INT64: Final = range(-(2**63), 2**63)
 _SECRET_WORDS: Final = ("key", "token", "secret", "passw", "credential", "auth")
 
-Edit = Callable[[CommentedMap], None]
+Edit = Callable[[dict[Any, Any]], None]
 """Changes the section in place. Raises ManagementError; then nothing is written."""
 
 
@@ -71,8 +69,8 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
 
     def change(before: str) -> tuple[str, LoadedConfig]:
         try:
-            parse_config(before, file=name)
-            tree = open_tree(before, name)
+            present = parse_config(before, file=name)
+            tree = open_tree(before, name, source=present.source)
         except ConfigError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
         edit(_section_node(tree, plugin_id))
@@ -80,7 +78,7 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
             tree["plugins"]["enabled"] = True
         text = spliced(before, tree)
         try:
-            return text, parse_config(text, file=name)
+            return text, parse_config(text, file=name, before=present)
         except ConfigError as error:
             messages = "; ".join(problem.message for problem in error.problems)
             raise ManagementError(400, "invalid_config", messages) from None
@@ -94,7 +92,7 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
 def replaced_by(values: Mapping[str, Any], secrets: SecretFields, *, references: bool) -> Edit:
     """PUT: the section is `values`, keys in sorted order; keys that stay keep their comments."""
 
-    def edit(section: CommentedMap) -> None:
+    def edit(section: dict[Any, Any]) -> None:
         before = to_plain(section)
         checked = {name: _value(name, values[name], before, secrets, references) for name in values}
         for name in section.keys() - checked.keys():
@@ -102,7 +100,7 @@ def replaced_by(values: Mapping[str, Any], secrets: SecretFields, *, references:
         for name, value in checked.items():
             _set(section, name, value)
         for name in sorted(section):
-            section.move_to_end(name)
+            move_last(section, name)
 
     return edit
 
@@ -110,7 +108,7 @@ def replaced_by(values: Mapping[str, Any], secrets: SecretFields, *, references:
 def merged_with(values: Mapping[str, Any], secrets: SecretFields, *, references: bool) -> Edit:
     """PATCH: a shallow merge; null deletes a key, the order of the others stays."""
 
-    def edit(section: CommentedMap) -> None:
+    def edit(section: dict[Any, Any]) -> None:
         before = to_plain(section)
         for name, value in values.items():
             if value is None:
@@ -121,16 +119,16 @@ def merged_with(values: Mapping[str, Any], secrets: SecretFields, *, references:
     return edit
 
 
-def _section_node(tree: CommentedMap, plugin_id: str) -> CommentedMap:
+def _section_node(tree: dict[Any, Any], plugin_id: str) -> dict[Any, Any]:
     node = tree
     for key in ("plugins", "configs", plugin_id):
-        if not isinstance(node.get(key), CommentedMap):
-            node[key] = CommentedMap()
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
         node = node[key]
     return node
 
 
-def _set(section: CommentedMap, name: str, value: Any) -> None:
+def _set(section: dict[Any, Any], name: str, value: Any) -> None:
     """A value that is there already keeps its node, and with it its comments and quotes."""
     if name not in section or to_plain(section[name]) != value or type(to_plain(section[name])) is not type(value):
         section[name] = value

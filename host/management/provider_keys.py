@@ -6,12 +6,12 @@ provider by its name.
 
 import asyncio
 import copy
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from host.config.load import to_plain
 from host.config.model import CompatKey, CompatProvider, Config, ProviderKey, Section
@@ -81,7 +81,7 @@ class ProviderKeyEndpoints:
             sent = [_checked(section, item) for item in await items_in(call)]
             ignored: list[str] = []
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 items: list[Item] = copy.deepcopy(sent)
                 self._masks.unmasked({section: items}, {section: to_plain(tree.get(section)) or []})
                 items, ignored[:] = _useful(section, items)
@@ -101,12 +101,11 @@ class ProviderKeyEndpoints:
                 raise ManagementError(400, INVALID)
             change = _checked(section, value)
 
-            def edit(tree: CommentedMap, config: Config) -> None:
+            def edit(tree: dict[Any, Any], config: Config) -> None:
                 nodes = _list_of(tree, section)
-                items: list[Item] = to_plain(nodes)
-                place = self._one(section, items, fields, key_indexes(section, items, config))
+                place = self._one(section, nodes, fields, config)
                 # The masks of what the change does not name say where it went so far: a new address needs a new key.
-                present = {section: [copy.deepcopy(items[place])]}
+                present = {section: [to_plain(nodes[place])]}
                 item = self._masks.masked(copy.deepcopy(present))[section][0]
                 item = {name: it for name, it in {**item, **change}.items() if it is not None}
                 if section in _NEEDS_ADDRESS and not _text(item.get("base-url")):
@@ -130,17 +129,16 @@ class ProviderKeyEndpoints:
             if not named.keys() - {"base-url"}:
                 raise ManagementError(400, f"missing {'name' if section == COMPAT_FAMILY else 'api-key'} or index")
 
-            def edit(tree: CommentedMap, config: Config) -> None:
+            def edit(tree: dict[Any, Any], config: Config) -> None:
                 nodes = _list_of(tree, section)
-                items: list[Item] = to_plain(nodes)
-                del nodes[self._one(section, items, named, key_indexes(section, items, config))]
+                del nodes[self._one(section, nodes, named, config)]
                 _set_list(tree, section, nodes)
 
             return reply(await self._file.change_knowing(edit))
 
         return handle
 
-    def _one(self, section: str, items: Sequence[Item], named: Item, indexes: Sequence[KeyIndexes]) -> int:
+    def _one(self, section: str, items: Sequence[Item], named: Item, config: Config) -> int:
         """The place of the item that `named` names. Raises ManagementError 400 or 404."""
         if (index := named.get("index")) is not None:
             if isinstance(index, bool) or not isinstance(index, int):
@@ -149,6 +147,7 @@ class ProviderKeyEndpoints:
                 raise ManagementError(404, _NOT_FOUND)
             return index
         if (auth_index := named.get("auth-index")) is not None:
+            indexes = key_indexes(section, to_plain(items), config)
             found = [place for place, it in enumerate(indexes) if auth_index in (it.own, *it.entries)]
         elif section == COMPAT_FAMILY:
             wanted = _text(named.get("name"))
@@ -218,12 +217,12 @@ def _show_indexes(item: Item, found: KeyIndexes) -> None:
         entry["auth-index"] = index
 
 
-def _list_of(tree: CommentedMap, section: str) -> CommentedSeq:
+def _list_of(tree: dict[Any, Any], section: str) -> list[Any]:
     nodes = tree.get(section)
-    return nodes if isinstance(nodes, CommentedSeq) else CommentedSeq()
+    return nodes if isinstance(nodes, list) else []
 
 
-def _set_list(tree: CommentedMap, section: str, nodes: CommentedSeq) -> None:
+def _set_list(tree: dict[Any, Any], section: str, nodes: list[Any]) -> None:
     """Put a list in its place; an empty one goes."""
     if nodes:
         tree[section] = nodes
@@ -231,22 +230,22 @@ def _set_list(tree: CommentedMap, section: str, nodes: CommentedSeq) -> None:
         tree.pop(section, None)
 
 
-def _nodes(items: Sequence[Item], present: CommentedSeq) -> CommentedSeq:
+def _nodes(items: Sequence[Item], present: Sequence[Any]) -> list[Any]:
     """Nodes for items: those with the key and address of a present one keep its comments."""
-    free = list(present)
-    found = CommentedSeq()
+    free: dict[tuple[str, ...], deque[Item]] = {}
+    for node in present:
+        if isinstance(node, dict):
+            free.setdefault(_identity(node), deque()).append(node)
+    found = []
     for item in items:
-        node = next((it for it in free if isinstance(it, CommentedMap) and _identity(it) == _identity(item)), None)
-        if node is None:
-            node = CommentedMap()
-        else:
-            free.remove(node)
+        waiting = free.get(_identity(item))
+        node = waiting.popleft() if waiting else {}
         _update(node, item)
         found.append(node)
     return found
 
 
-def _update(node: CommentedMap, item: Item) -> None:
+def _update(node: dict[str, Any], item: Item) -> None:
     for name in [name for name in node if name not in item]:
         del node[name]
     for name, value in item.items():

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
-from ruamel.yaml.comments import CommentedMap
 
 from host.config.load import to_plain
 from host.config.model import ErrorRuleEntry, ModelAliasEntry
@@ -70,7 +69,7 @@ class ProviderMapEndpoints:
             if "" in wanted:
                 raise ManagementError(400, f"invalid {each.called}")
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 present = _map(tree, each)
                 for name in [name for name in present if name not in wanted]:
                     del present[name]
@@ -94,7 +93,7 @@ class ProviderMapEndpoints:
                 raise ManagementError(400, INVALID, f"{each.items} is required")
             items = _items(each, fields[each.items])
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 present = _map(tree, each)
                 found = _spelled(present, name)
                 if items:
@@ -115,7 +114,7 @@ class ProviderMapEndpoints:
             if not name:
                 raise ManagementError(400, f"missing {each.called}")
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 present = _map(tree, each)
                 found = _spelled(present, name)
                 if found is None:
@@ -160,18 +159,18 @@ def _name(value: Any) -> str:
     return value.strip().lower() if isinstance(value, str) else ""
 
 
-def _map(tree: CommentedMap, each: ProviderMap) -> CommentedMap:
+def _map(tree: dict[Any, Any], each: ProviderMap) -> dict[Any, Any]:
     found = tree.get(each.section)
-    return found if isinstance(found, CommentedMap) else CommentedMap()
+    return found if isinstance(found, dict) else {}
 
 
-def _put(tree: CommentedMap, each: ProviderMap, found: CommentedMap) -> None:
+def _put(tree: dict[Any, Any], each: ProviderMap, found: dict[Any, Any]) -> None:
     if found or (each.stays_empty and each.section in tree):
         tree[each.section] = found
     else:
         tree.pop(each.section, None)
 
 
-def _spelled(found: CommentedMap, name: str) -> str | None:
+def _spelled(found: Mapping[str, Any], name: str) -> str | None:
     """The key of a map that means `name`, as the operator wrote it."""
     return next((key for key in found if _name(key) == name), None)

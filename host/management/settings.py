@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
-from ruamel.yaml.comments import CommentedMap
 
 from host.config.known_keys import no_effect
 from host.config.load import to_plain
@@ -137,7 +136,7 @@ class SettingEndpoints:
             except Invalid as error:
                 raise ManagementError(400, str(error)) from None
 
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 sent = {setting.keys[-1]: value}
                 self._masks.unmasked(sent, {setting.keys[-1]: _value_at(tree, setting.keys)})
                 _node(tree, setting.keys[:-1])[setting.keys[-1]] = sent[setting.keys[-1]]
@@ -148,7 +147,7 @@ class SettingEndpoints:
 
     def _removes(self, setting: Setting) -> Handler:
         async def handle(call: Call) -> web.Response:
-            def edit(tree: CommentedMap) -> None:
+            def edit(tree: dict[Any, Any]) -> None:
                 _node(tree, setting.keys[:-1]).pop(setting.keys[-1], None)
 
             return reply(await self._file.change(edit))
@@ -164,15 +163,15 @@ def _refuses(name: str) -> Handler:
     return handle
 
 
-def _node(tree: CommentedMap, keys: tuple[str, ...]) -> CommentedMap:
+def _node(tree: dict[Any, Any], keys: tuple[str, ...]) -> dict[Any, Any]:
     for key in keys:
-        if not isinstance(tree.get(key), CommentedMap):
-            tree[key] = CommentedMap()
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
         tree = tree[key]
     return tree
 
 
 def _value_at(tree: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
-        tree = tree.get(key) if isinstance(tree, CommentedMap) else None
+        tree = tree.get(key) if isinstance(tree, dict) else None
     return to_plain(tree)
