@@ -11,7 +11,7 @@ from host.config.model import Config, config_path
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor, CredentialError, SetExcluded
-from host.credentials.listing import disk_listing, entry_for_index, listing, masked
+from host.credentials.listing import entry_for_index, listing, masked
 from host.credentials.login import LoginSessions
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
@@ -65,28 +65,6 @@ class PluginAuthFiles:
         except CredentialError as error:
             raise AuthRefused(error.http_status, "auth_file_invalid", str(error)) from None
         return os.path.basename(path), path
-
-
-class DiskAuthFiles:
-    """`AuthFiles` for a host that manages no credentials: the directory can be listed, and that is all."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory: Final = directory
-
-    async def list(self) -> Sequence[Mapping[str, Any]]:
-        return await asyncio.to_thread(disk_listing, self._directory)
-
-    async def read(self, auth_index: str, *, secrets: bool) -> tuple[str, str, Mapping[str, Any]]:
-        raise self._unavailable()
-
-    async def runtime(self, auth_index: str) -> Mapping[str, Any]:
-        raise self._unavailable()
-
-    async def save(self, name: str, members: Mapping[str, Any]) -> tuple[str, str]:
-        raise self._unavailable()
-
-    def _unavailable(self) -> AuthRefused:
-        return AuthRefused(503, "auth_unavailable", "core auth manager unavailable")
 
 
 class CredentialParts:

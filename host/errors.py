@@ -10,8 +10,6 @@ from typing import Any
 
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError, normalised
 
-STATUS_CLIENT_CLOSED_REQUEST = 499
-
 
 class RequestError(Exception):
     """The host refuses a request or cannot serve it; `body` says why, `origin` is always host."""

@@ -47,11 +47,6 @@ class Body(Struct, frozen=True, omit_defaults=True):
             return cls(base64=data)
 
     @classmethod
-    def from_valid_json(cls, data: bytes) -> Self:
-        """Embed bytes that were decoded successfully and are valid UTF-8; unchecked, so the caller vouches for it."""
-        return cls(json=Raw(data))
-
-    @classmethod
     def exact(cls, data: bytes) -> Self:
         """Exact bytes, never re-spelled by a carrier."""
         return cls(base64=data)
@@ -73,10 +68,6 @@ class Body(Struct, frozen=True, omit_defaults=True):
     def value(self) -> Any:
         """The body decoded as JSON, whatever its form. Raises `msgspec.DecodeError` when it is not JSON."""
         return msgspec.json.decode(self.to_bytes())
-
-    def for_wire(self) -> "Body":
-        """The same body in the form a wire prefers; a JSON or text body is returned as it is."""
-        return Body.from_bytes(self.base64) if self.base64 is not UNSET else self
 
 
 EMPTY_BODY: Final = Body(text="")

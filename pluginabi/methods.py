@@ -23,7 +23,6 @@ from pluginabi.payloads.common import Empty, Payload
 Direction: TypeAlias = Literal["host_to_plugin", "plugin_to_host"]
 OnError: TypeAlias = Literal["fail", "skip"]
 
-InputWord: TypeAlias = str
 INPUT_WORDS: Final = ("body", "body:exact", "client_body", "request_body", "history", "candidates:all")
 """Words of `inputs` beside `body:<pointer>` (RFC 6901 plus negative array indices)."""
 

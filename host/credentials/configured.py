@@ -136,11 +136,6 @@ class ConfiguredKeys:
         return section, keys, used
 
 
-def credentials_of_config(config: Config, mint: HandleMint) -> tuple[Credential, ...]:
-    """Every credential of one configuration."""
-    return tuple(ConfiguredKeys(mint).read(config).values())
-
-
 class _ProviderKeys(_Keys):
     """A list of keys of one provider."""
 

@@ -5,13 +5,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.manager import CredentialHealth, CredentialManager
-from host.credentials.parse import provider_of_document
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
-from host.credentials.values import canonical, rfc3339, text
+from host.credentials.values import rfc3339
 from host.observe.logs import redact
 
 _SHOWN: Final = frozenset(
@@ -153,25 +151,6 @@ def _stat_all(paths: Iterable[str]) -> dict[str, os.stat_result]:
         except OSError:
             continue
     return found
-
-
-def disk_listing(directory: str) -> list[Entry]:
-    """What the directory alone says, for a host without a manager; by lower-cased name. Blocks."""
-    entries = []
-    for path in files.scan(directory):
-        content, stat = files.read(path), os.stat(path)
-        if content is None:
-            continue
-        members = canonical(content.members or {})
-        name = os.path.basename(path)
-        provider = provider_of_document(members)
-        entry: Entry = {"id": name, "name": name, "type": provider, "provider": provider, "path": path}
-        entry |= {"source": "file", "size": stat.st_size, "modtime": rfc3339(stat.st_mtime)}
-        entry |= {field: found for field in ("email", "label", "note") if (found := text(members.get(field)))}
-        if content.members is None:
-            entry |= {"status": "error", "status_message": content.problem}
-        entries.append(entry)
-    return sorted(entries, key=lambda entry: (entry["name"].lower(), entry["name"]))
 
 
 def masked(value: Any, *, shown: bool = False) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from host.config.model import Config
-from host.credentials.configured import ConfiguredKeys, Place
+from host.credentials.configured import ConfiguredKeys
 from host.credentials.records import Credential, CredentialChange, HandleMint
 
 ChangeListener = Callable[[CredentialChange], None]
@@ -97,14 +97,6 @@ class CredentialManager:
         """The record behind a handle as it is now, with the newest token; None when it is gone."""
         credential_id = self._by_handle.get(handle)
         return self._by_id.get(credential_id) if credential_id is not None else None
-
-    def place_of(self, credential_id: str) -> Place | None:
-        """Where in the configuration a configured key stands."""
-        return self._configured.places.get(credential_id)
-
-    def has_provider(self, provider: str) -> bool:
-        """Whether a record of the provider is not disabled."""
-        return any(record.provider == provider and not record.disabled for record in self._by_id.values())
 
     async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool:
         """An upstream answered 401: refresh the token once; whether the same credential is worth another try.

@@ -61,31 +61,3 @@ class AuthPlugins(Protocol):
 
     async def login_poll(self, request: AuthLoginPollRequest) -> AuthLoginPollResponse:
         """As `login_start`."""
-
-
-class NoAuthPlugins:
-    """For a host without plugins: nobody parses, refreshes or logs in."""
-
-    def parses(self, provider: str) -> bool:
-        return False
-
-    async def parse(self, request: AuthParseRequest) -> Claimed | None:
-        return None
-
-    def refreshes(self, provider: str) -> bool:
-        return False
-
-    async def refresh(self, provider: str, request: AuthRefreshRequest) -> AuthRefreshResponse:
-        raise KeyError(provider)
-
-    async def save(self, provider: str, request: AuthSaveRequest) -> AuthSaveResponse | None:
-        return None
-
-    def login_providers(self) -> tuple[str, ...]:
-        return ()
-
-    async def login_start(self, request: AuthLoginStartRequest) -> AuthLoginStartResponse:
-        raise KeyError(request.provider)
-
-    async def login_poll(self, request: AuthLoginPollRequest) -> AuthLoginPollResponse:
-        raise KeyError(request.provider)

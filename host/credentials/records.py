@@ -155,11 +155,6 @@ class Credential:
     refresh_error: RefreshError | None = None
 
     @property
-    def is_persisted(self) -> bool:
-        """Whether it stands in a file of its own that the host may rewrite."""
-        return self.source_kind == "file" and bool(self.path)
-
-    @property
     def is_free_plan(self) -> bool:
         """Whether its account pays nothing, and therefore may not do everything that the provider offers."""
         return self.attributes.get("plan_type", "").strip().lower() == "free"
@@ -170,18 +165,6 @@ class Credential:
         if self.email:
             return "oauth", self.email
         return ("api_key", "") if self.auth_kind == "apikey" and self.secret is not None else ("", "")
-
-    def upstream_names(self, base: str, suffix: str | None = None) -> tuple[str, ...]:
-        """The upstream's names for a client model without prefix: several when its alias is a pool (in config order).
-
-        A suffix written into the configured name wins over the client's; a name nobody mapped stays as it is.
-        """
-        folded = base.strip().lower()
-        found = [model.upstream for model in self.models if model.client.lower() == folded]
-        if self.attributes.get("compat_name") is None:
-            found = found[:1]
-        names = tuple(dict.fromkeys(found)) or (base,)
-        return tuple(with_suffix(name, suffix) for name in names)
 
     def routes_like(self, other: "Credential") -> bool:
         """Whether nothing that selection or the model lists look at differs: only secrets, times and notes may."""

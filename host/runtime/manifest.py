@@ -155,11 +155,6 @@ def parse_manifest(text: str, path: Path | str = MANIFEST_NAME) -> Manifest:
     return _Reader(text, path).read(values)
 
 
-def manifest_from(values: Mapping[str, Any], origin: str) -> Manifest:
-    """A manifest from a mapping (a class attribute `manifest`); `origin` is for messages. Raises ManifestError."""
-    return _Reader("", origin).read(values)
-
-
 class _Reader:
     """Checks one manifest from the outside in, so that the first message is the most helpful one."""
 

@@ -1,30 +1,12 @@
 """What the web layer needs from the rest of the host."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
 
 from host.pipeline.request import ClientRequest, ClientResponse, ClientStream, Principal
 from pluginabi.immutable import Headers
-from pluginabi.payloads.common import ModelInfo
-
-
-class ModelsPort(Protocol):
-    """The model registry."""
-
-    def list(self) -> Sequence[ModelInfo]:
-        """Every available model, by id."""
-
-    def info(self, model: str, /) -> ModelInfo | None:
-        """One model."""
-
-
-class StatePort(Protocol):
-    """The current snapshot of the gateway."""
-
-    @property
-    def registry(self) -> ModelsPort: ...
 
 
 class GatewayPort(Protocol):
@@ -32,7 +14,7 @@ class GatewayPort(Protocol):
 
     @property
     def state(self) -> Any:
-        """`StatePort`."""
+        """The current `GatewayState`: its `listing()` are the models that are shown."""
 
     async def execute(self, request: ClientRequest) -> ClientResponse: ...
 

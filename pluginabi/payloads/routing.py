@@ -1,15 +1,12 @@
 """model.route (spec plugin-abi 5) and scheduler.pick (spec plugin-abi 6)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
 
 from msgspec import UNSET, UnsetType, field
 
 from pluginabi.body import Body
 from pluginabi.immutable import Headers, Metadata
 from pluginabi.payloads.common import BodyParts, Payload, RequestBound
-
-TargetKind: TypeAlias = Literal["self", "executor", "provider"]
 
 
 class ModelRouteRequest(RequestBound, frozen=True, kw_only=True):

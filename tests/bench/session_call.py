@@ -171,7 +171,7 @@ async def session_caller(args, body):
     greeting = await host_handshake(channel, plugin_id="bench", host=HostInfo())
     session = Session(channel, role="host", features=greeting.features, peer="bench", peer_limits=greeting.peer.limits)
     reader = asyncio.create_task(session.run())
-    params = ExecutorRequest(request_id="req-1", model="m", format="openai", body=Body.from_valid_json(body))
+    params = ExecutorRequest(request_id="req-1", model="m", format="openai", body=Body(json=msgspec.Raw(body)))
     if not args.typed:
         params = body
 

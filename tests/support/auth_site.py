@@ -8,8 +8,8 @@ from host.config.model import Config
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor
 from host.credentials.manager import CredentialManager
-from host.credentials.plugin_port import NoAuthPlugins
 from host.credentials.records import CredentialChange
+from tests.support.auth_plugins import ScriptedAuth
 
 
 class Site:
@@ -22,7 +22,7 @@ class Site:
         self.manager = CredentialManager(clock=lambda: self.now_s)
         self.told: list[CredentialChange] = []
         self.manager.on_change = self.told.append
-        self.plugins = plugins or NoAuthPlugins()
+        self.plugins = plugins or ScriptedAuth()
         self.directory = AuthDirectory(self.manager, self.plugins, self.config)
         self.editor = CredentialEditor(self.manager, self.directory, self.plugins)
 

@@ -6,7 +6,7 @@ import pytest
 
 from host.config.model import CompatKey, CompatProvider, Config, ProviderKey
 from host.credentials.attach import Signer, is_bound, sign
-from host.credentials.configured import credentials_of_config
+from host.credentials.configured import ConfiguredKeys
 from host.credentials.pool import CredentialPool
 from host.credentials.records import Credential, HandleMint
 from host.credentials.secret import Secret
@@ -16,7 +16,7 @@ from pluginabi.errors import PluginError
 
 
 def credential(**config) -> Credential:
-    (found,) = credentials_of_config(Config(**config), HandleMint())
+    (found,) = ConfiguredKeys(HandleMint()).read(Config(**config)).values()
     return found
 
 

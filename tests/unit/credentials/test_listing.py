@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.config.model import ProviderKey
-from host.credentials.listing import disk_listing, entry_of, listing, masked, unmasked
+from host.credentials.listing import entry_of, listing, masked, unmasked
 from host.credentials.manager import CredentialHealth
 from host.credentials.records import RefreshError
 from tests.support.auth_plugins import ScriptedAuth, record
@@ -94,20 +94,6 @@ async def test_a_refresh_that_was_refused_shows_as_unauthorized(site):
     entry = entry_of(ended, CredentialHealth())
     assert (entry["status"], entry["status_message"], entry["unavailable"]) == ("error", "unauthorized", True)
     assert entry["refresh_error"] == {"message": "invalid_grant", "code": "invalid_grant", "status": 401}
-
-
-def test_H124_without_a_manager_the_directory_itself_is_listed_by_name_whatever_its_case(tmp_path):
-    for name, text in (
-        ("b.json", "{}"),
-        ("A.json", '{"type": "Claude", "email": "e"}'),
-        ("c.json", "{"),
-        ("d.txt", ""),
-    ):
-        (tmp_path / name).write_text(text)
-    entries = disk_listing(str(tmp_path))
-    assert [entry["name"] for entry in entries] == ["A.json", "b.json", "c.json"]
-    assert (entries[0]["type"], entries[0]["email"], entries[0]["source"]) == ("claude", "e", "file")
-    assert entries[2]["status"] == "error"
 
 
 SECRETS = {

@@ -52,7 +52,6 @@ def test_keys_that_only_change_places_are_no_change_but_have_a_new_order():
     a, b = manager.credentials
     assert not manager.apply_config(keys("b", "a"))
     assert manager.credentials == (b, a)
-    assert manager.place_of(a.id).position == 1
 
 
 def test_files_come_after_keys_in_the_order_of_their_names():
@@ -93,14 +92,6 @@ def test_B17_a_record_that_went_and_came_back_starts_with_a_clean_state():
     for records in ([of_file("f.json")], [], [of_file("f.json")]):
         manager.set_source("f", records)
     assert resets == [{"f.json"}] * 3
-
-
-def test_B20_a_provider_whose_credentials_are_all_disabled_has_none():
-    manager = CredentialManager()
-    manager.set_source("f", [of_file("f.json", disabled=True)])
-    assert not manager.has_provider("claude")
-    manager.set_source("f", [of_file("f.json")])
-    assert manager.has_provider("claude")
 
 
 def test_a_thousand_keys_of_one_provider_of_which_one_changes_rebuild_one_record():

@@ -5,15 +5,15 @@ import pickle
 import msgspec
 import pytest
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
-from host.credentials.configured import credentials_of_config
+from host.config.model import CompatKey, CompatProvider, Config, ProviderKey
+from host.credentials.configured import ConfiguredKeys
 from host.credentials.ids import auth_index, compat_provider_key
 from host.credentials.records import Credential, HandleMint
 from host.credentials.secret import Secret
 
 
 def records(**config) -> tuple[Credential, ...]:
-    return credentials_of_config(Config(**config), HandleMint())
+    return tuple(ConfiguredKeys(HandleMint()).read(Config(**config)).values())
 
 
 @pytest.mark.parametrize(
@@ -176,34 +176,6 @@ def test_handles_are_stable_in_one_process_and_say_nothing_about_the_credential(
     mint = HandleMint()
     assert mint.handle("a") == mint.handle("a") != mint.handle("b")
     assert mint.handle("a") != HandleMint().handle("a")
-
-
-GEMINI = [
-    ModelEntry(name="gemini-2.5-pro-exp-03-25", alias="g25p"),
-    ModelEntry(name="gemini-2.5-flash(low)", alias="g25f"),
-]
-
-
-@pytest.mark.parametrize(
-    ("vector", "base", "suffix", "expected"),
-    [
-        ("C14", "g25p", "8192", "gemini-2.5-pro-exp-03-25(8192)"),
-        ("C15", "g25f", "high", "gemini-2.5-flash(low)"),
-        ("C15", "g25f", None, "gemini-2.5-flash(low)"),
-        ("C16", "G25P", None, "gemini-2.5-pro-exp-03-25"),
-        ("C17", "gemini-2.5-pro-exp-03-25", "8192", "gemini-2.5-pro-exp-03-25(8192)"),
-        ("C2", "g25p", "", "gemini-2.5-pro-exp-03-25"),
-    ],
-)
-def test_an_alias_leads_to_the_upstream_name(vector, base, suffix, expected):
-    (found,) = records(gemini_api_key=[ProviderKey(api_key="k", models=GEMINI)])
-    assert found.upstream_names(base, suffix) == (expected,)
-
-
-def test_C20_one_alias_of_several_compat_models_is_a_pool_in_config_order():
-    models = [ModelEntry(name=name, alias="big") for name in ("d", "g", "k")]
-    (found,) = records(openai_compatibility=[CompatProvider(name="a", models=models)])
-    assert found.upstream_names("big", "8192") == ("d(8192)", "g(8192)", "k(8192)")
 
 
 def test_a_secret_is_masked_however_it_is_shown():

@@ -54,7 +54,6 @@ def test_B1_several_records_of_a_file_are_virtual_each_with_an_index_of_its_own(
 def test_B3_one_record_is_an_ordinary_one_with_the_whole_file_behind_it():
     (found,) = made(record({"access_token": "t"}, label="L"), document={"type": "acme", "own": 1, "priority": 2})
     assert (found.source_kind, found.id, found.label, found.priority) == ("file", "multi.json", "L", 2)
-    assert found.is_persisted
     assert found.metadata.reveal() == {"type": "acme", "own": 1, "priority": 2, "access_token": "t", "label": "L"}
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from aiohttp.test_utils import make_mocked_request
 
 from host.credentials.login import LoginSessions
-from host.credentials.plugin_port import NoAuthPlugins
 from host.management.calls import Call
 from host.management.logins import ASKED_AT_ONCE, CALLBACK_PATH, LoginEndpoints
 from host.management.peers import Answer
 from host.tasks import TaskGroup
 from pluginabi.immutable import freeze_headers
+from tests.support.auth_plugins import ScriptedAuth
 from tests.support.auth_site import Site
 
 
@@ -37,7 +37,7 @@ class CountedPeers:
 
 async def test_whoever_makes_states_up_keeps_the_other_workers_busy_with_a_few_questions_only(tmp_path) -> None:
     peers = CountedPeers()
-    logins = LoginSessions(NoAuthPlugins(), Site(tmp_path).editor, TaskGroup("test"))
+    logins = LoginSessions(ScriptedAuth(), Site(tmp_path).editor, TaskGroup("test"))
     rows = LoginEndpoints(logins, peers, url=lambda: "http://127.0.0.1:1").endpoints()
     landing = next(row for row in rows if (row.method, row.path) == ("GET", CALLBACK_PATH))
 

@@ -9,7 +9,7 @@ import pytest
 from host.config.load import load_config
 from host.management.calls import ManagementError
 from host.management.plugin_config import Edit, SecretFields, edit_section, merged_with, read_section, replaced_by
-from host.runtime.manifest import manifest_from
+from host.runtime.manifest import parse_manifest
 
 FILE = """\
 # the operator's file
@@ -90,9 +90,7 @@ def test_secrets_are_shown_as_a_mask_and_references_as_they_were_written() -> No
 
 
 def test_what_is_secret_is_what_the_manifest_says_or_else_what_sounds_like_it() -> None:
-    manifest = manifest_from(
-        {"id": "p", "version": "1", "command": ["x"], "config": [{"name": "pin", "secret": True}]}, "test"
-    )
+    manifest = parse_manifest('id = "p"\nversion = "1"\ncommand = ["x"]\n[[config]]\nname = "pin"\nsecret = true\n')
     assert SecretFields.of(manifest, {"api_key": "x"}).names == {"pin"}
     assert SecretFields.of(None, {"api_key": "x", "Password": "x", "limit": 1}).names == {"api_key", "Password"}
 

@@ -129,14 +129,6 @@ def test_exact_bytes_are_not_spelled_anew() -> None:
     assert frame.body.to_bytes() == spaced
 
 
-def test_for_wire_prefers_json_then_text_then_base64() -> None:
-    assert Body.exact(b"{}").for_wire().json is not UNSET
-    assert Body.exact(b"x").for_wire() == Body(text="x")
-    assert Body.exact(b"\xff").for_wire() == Body(base64=b"\xff")
-    text = Body(text="{}")
-    assert text.for_wire() is text
-
-
 def test_an_item_without_body_and_raw_is_progress() -> None:
     assert StreamItem().is_progress
     assert StreamItem(event="ping").is_progress

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET, Raw
 
-from host.credential_parts import DiskAuthFiles, PluginAuthFiles
+from host.credential_parts import PluginAuthFiles
 from host.runtime.callbacks import HostCallbacks
 from host.runtime.scope import CallScope
 from pluginabi.errors import PluginError
@@ -143,15 +143,6 @@ async def test_a_plugin_that_sees_no_secret_cannot_have_it_sent_elsewhere(site, 
     assert caught.value.body.http_status == 403
     assert site.read("b.json") == before
     await save(callbacks, "b.json", json.dumps({"type": "claude", "access_token": "own"} | change).encode())
-
-
-async def test_H124_a_host_without_a_manager_lists_the_directory_and_refuses_the_rest(site, callbacks):
-    callbacks.auth.files = DiskAuthFiles(str(site.path))
-    answer = await callbacks.call(scope(permissions=READS), "host.auth.list", AuthListRequest())
-    assert [entry["name"] for entry in answer.files] == ["A.json", "b.json"]
-    with pytest.raises(PluginError) as caught:
-        await get(callbacks, "x", READS)
-    assert (caught.value.body.http_status, caught.value.body.message) == (503, "core auth manager unavailable")
 
 
 async def test_a_host_without_credentials_says_so(callbacks):
