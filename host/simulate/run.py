@@ -23,7 +23,8 @@ from host.runtime.handle import Binding, Inputs, PluginSnapshot, PluginState, Pl
 from host.runtime.invoke import Invoker
 from host.runtime.scope import CallScope
 from host.simulate.clock import VirtualTime
-from host.simulate.policies import Policy, plugins_of
+from host.simulate.oracle import Progress
+from host.simulate.policies import Policy, PolicyError, plugins_of
 from host.simulate.scenario import Scenario
 from host.simulate.upstreams import Refusal, Upstream, upstreams
 from host.simulate.workload import Arrival
@@ -35,6 +36,7 @@ from pluginabi.immutable import freeze_headers
 from pluginabi.payloads.common import Payload
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 
+MAX_TIMEOUTS: Final = 20
 _EXECUTOR: Final = "simulated-upstreams"
 _ANSWER: Final = Body.from_value({"object": "chat.completion", "choices": []})
 _CLIENT: Final = Principal(name="simulation", provider="config-api-key", scope="simulation")
@@ -72,9 +74,28 @@ class Played:
     end_s: float
 
 
-async def play(scenario: Scenario, policy: Policy, requests: Sequence[Arrival], seed: int) -> Played:
-    """Send the requests. Raises PolicyError when the policy's plugin does not start."""
-    invoker = Invoker()
+@dataclass(slots=True)
+class _Patience:
+    """With a plugin that never answers: each of its calls lasts its deadline in real time."""
+
+    in_a_row: int = 0
+
+    def observe(self, plugin_id: str, method: str, outcome: str, duration_s: float) -> None:
+        """As `host.runtime.invoke.CallObserver`."""
+        if method == "scheduler.pick":
+            self.in_a_row = self.in_a_row + 1 if outcome == "timeout" else 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.in_a_row >= MAX_TIMEOUTS
+
+
+async def play(
+    scenario: Scenario, policy: Policy, requests: Sequence[Arrival], seed: int, *, progress: Progress | None = None
+) -> Played:
+    """Send the requests. Raises PolicyError when the policy's plugin does not start, or does not answer any more."""
+    patience = _Patience()
+    invoker = Invoker(observe=patience.observe)
     async with plugins_of(policy, invoker) as snapshot:
         time, tasks = VirtualTime(), TaskGroup("simulate")
         known = upstreams(scenario, seed)
@@ -87,6 +108,10 @@ async def play(scenario: Scenario, policy: Policy, requests: Sequence[Arrival], 
         answers: list[Answered] = []
 
         async def serve(request: Arrival) -> None:
+            if patience.is_over:
+                return
+            if progress is not None:
+                progress(policy.name, len(answers), len(requests))
             status, code = await _ask(gateway, request)
             last = simulated.last.get(request.number)
             served = last is not None and status == 200
@@ -100,6 +125,8 @@ async def play(scenario: Scenario, policy: Policy, requests: Sequence[Arrival], 
             await tasks.join()
         finally:
             await tasks.stop()
+        if patience.is_over:
+            raise PolicyError(f"{policy.name}: scheduler.pick gave no answer in time, {MAX_TIMEOUTS} times in a row")
         return Played(simulated.tries, answers, time.now_s)
 
 

@@ -43,22 +43,27 @@ class Quota:
 
     def fits(self, at_s: float, tokens: int) -> bool:
         """Whether a request of this size is within the limit."""
-        used_requests, used_tokens = self.used.get(self._window_of(at_s), (0, 0))
+        used_requests, used_tokens = self.used.get(self.window_of(at_s), (0, 0))
         if self.requests is not None and used_requests + 1 > self.requests:
             return False
         return self.tokens is None or used_tokens + tokens <= self.tokens
 
     def take(self, at_s: float, tokens: int) -> None:
         """Count a request."""
-        window = self._window_of(at_s)
+        window = self.window_of(at_s)
         used_requests, used_tokens = self.used.get(window, (0, 0))
         self.used[window] = used_requests + 1, used_tokens + tokens
 
     def resets_at_s(self, at_s: float) -> float:
         """When the next window begins."""
-        return self.start_s + (self._window_of(at_s) + 1) * self.per_s
+        return self.start_s + (self.window_of(at_s) + 1) * self.per_s
 
-    def _window_of(self, at_s: float) -> int:
+    def is_used_up(self, at_s: float) -> bool:
+        """Whether no request at all fits any more."""
+        return self.requests is not None and self.used.get(self.window_of(at_s), (0, 0))[0] >= self.requests
+
+    def window_of(self, at_s: float) -> int:
+        """The number of a moment's window."""
         return math.floor((at_s - self.start_s) / self.per_s)
 
 
@@ -81,14 +86,14 @@ class Upstream:
 
     def fault(self, at_s: float, request: int, number: int) -> Refusal | None:
         """What breaks the try of a request with this number (from 0), limits aside."""
+        if not self.rates and not any(it.start_s <= at_s < it.end_s for it in self.outages):
+            return None
         chance = Random(f"{self.seed}:fault:{self.id}:{request}:{number}")
         takes_s = self.error_latency.draw(chance)
         for outage in self.outages:
             if outage.start_s <= at_s < outage.end_s:
                 after_s = takes_s if outage.takes_s is None else outage.takes_s
                 return Refusal(outage.status, after_s, outage.retry_after_s)
-        if not self.rates:
-            return None
         drawn = chance.random()
         for status, rate in self.rates.items():
             if drawn < rate:
@@ -99,6 +104,10 @@ class Upstream:
     def fits(self, at_s: float, tokens: int) -> bool:
         """Whether the limits leave room."""
         return all(quota.fits(at_s, tokens) for quota in self.quotas)
+
+    def is_used_up(self, at_s: float) -> bool:
+        """Whether the limits leave no room for any request."""
+        return any(quota.is_used_up(at_s) for quota in self.quotas)
 
     def take(self, at_s: float, tokens: int) -> None:
         """Count a request that was accepted."""

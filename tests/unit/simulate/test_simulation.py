@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from host.cli import main
 from host.config.load import ConfigError
 from host.simulate.clock import VirtualTime
+from host.simulate.oracle import oracle
 from host.simulate.policies import Policy, PolicyError, built_in, plugin
 from host.simulate.report import PolicyReport, SimulationReport
 from host.simulate.scenario import load_scenario, parse_scenario, shipped
 from host.simulate.simulation import simulate, simulate_command
+from host.simulate.workload import arrivals
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 EVEN = {"per-minute": 6, "arrivals": "even"}
@@ -61,6 +63,38 @@ async def test_whoever_may_wait_is_served_after_the_reset_by_policy_and_oracle_a
     assert report.oracle_wait_mean_ms == 10_000
     assert 10_000 < found.wait_mean_ms <= 11_000
     assert 30_000 <= found.wait_p99_ms <= 32_000
+
+
+async def test_the_oracle_waits_as_long_as_all_rounds_together_may() -> None:
+    gateway = {"request-retry": 3, "max-retry-interval": "60s"}
+    text = text_of({"name": "a", "quotas": [{"requests": 1}]}, gateway=gateway, work={"per-minute": 240, "to": "1s"})
+    best, found = await one(text)
+    assert found.served > 2, "a request waits once before each round"
+    assert (best, found.regret) == (4, 4 - found.served)
+
+
+async def test_ten_thousand_keys_are_asked_as_far_as_they_are_free_and_serve_what_they_have() -> None:
+    text = text_of(
+        {"name": "k", "count": 10_000, "quotas": [{"requests": 1}]},
+        work={"per-minute": 1200, "arrivals": "poisson"},
+    )
+    scenario = parse_scenario(text, file="s.yaml")
+    said: list[tuple[str, int, int]] = []
+    requests = arrivals(scenario, 1)
+    best = oracle(scenario, requests, 1, progress=lambda *how_far: said.append(how_far))
+    assert best.served == len(requests) > 1000
+    assert said[-1] == ("oracle", len(requests) - 1, len(requests))
+
+
+async def test_a_plugin_that_never_answers_ends_the_simulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host.simulate.run.MAX_TIMEOUTS", 2)
+    file = tmp_path / "hanging.py"
+    file.write_text(
+        "import asyncio\nfrom pluginapi import Plugin\n\n\nclass Hanging(Plugin):\n"
+        "    async def scheduler_pick(self, request):\n        await asyncio.Event().wait()\n"
+    )
+    with pytest.raises(PolicyError, match=r"Hanging: scheduler\.pick gave no answer in time, 2 times in a row"):
+        await one(text_of({"name": "a"}, {"name": "b"}), plugin(f"{file}:Hanging"))
 
 
 async def test_a_quota_of_tokens_counts_sizes() -> None:
