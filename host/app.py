@@ -8,6 +8,7 @@ import os
 import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -382,7 +383,8 @@ class Proxy:
     async def _set_excluded(self, credential_id: str, excluded: bool) -> None:
         """Switch a configured key off or on in the file, and apply that. Raises KeyError for no such key."""
         async with self.applier.editing:
-            loaded = await asyncio.to_thread(exclude_key, self.config_path, credential_id, excluded=excluded)
+            change = partial(exclude_key, self.config_path, credential_id, excluded=excluded, before=self._loaded)
+            loaded = await asyncio.to_thread(change)
             generation = self.applier.stamp()
         await self.applier.apply(loaded, generation)
 

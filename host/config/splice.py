@@ -13,7 +13,7 @@ from host.config.align import same
 from host.config.editable import EditRoot, adapt, as_node, dump_subtree
 from host.config.lines import Unclear, with_values
 from host.config.problems import ConfigError, Problem
-from host.config.reread import reread
+from host.config.reread import Source, read_source, reread
 from host.config.tree import MapNode, alike, parse_yaml, read_tree, to_plain
 
 
@@ -23,8 +23,13 @@ def spliced(before: str, tree: dict[Any, Any]) -> str:
     Comments of what stays are kept, and so are those between keys, wherever the library that keeps comments has a place
     for them. Raises ConfigError when `before` is not valid YAML, and when no way to write the change says it.
     """
-    if isinstance(tree, EditRoot) and tree.text == before and (text := _edited(before, tree)) is not None:
-        return text
+    return spliced_source(before, tree).text
+
+
+def spliced_source(before: str, tree: dict[Any, Any]) -> Source:
+    """The same, with what was read of it: nodes of what stays are those of `tree`'s source, where it has one."""
+    if isinstance(tree, EditRoot) and tree.text == before and (found := _edited(before, tree)) is not None:
+        return found
     for way in (_by_keys, _as_a_whole, _without_comments):
         try:
             text = way(before, tree)
@@ -33,19 +38,18 @@ def spliced(before: str, tree: dict[Any, Any]) -> str:
                 raise
             continue
         if text is not None and says(text, tree):
-            return text
+            return read_source(text, "")
     raise ConfigError([Problem("", 1, "the change cannot be written between the comments that are there")])
 
 
-def _edited(before: str, tree: EditRoot) -> str | None:
+def _edited(before: str, tree: EditRoot) -> Source | None:
     try:
         text = with_values(before, tree.source, tree)
-        if text == before:
-            return before if same(tree, tree.source) else None
         found = reread(before, tree.source, text)
-        return text if same(tree, found if found is not None else read_tree(text, "")) else None
+        made = Source(text, found, True) if found is not None else read_source(text, "")
     except (ConfigError, Unclear):
         return None
+    return made if same(tree, made.tree) else None
 
 
 def _by_keys(before: str, tree: dict[Any, Any]) -> str | None:

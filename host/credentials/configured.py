@@ -110,6 +110,17 @@ class ConfiguredKeys:
         self._known, self._places, self._lists = found, places, lists
         return {credential_id: configured.credential for credential_id, configured in found.items()}
 
+    def place_in(self, config: Config, credential_id: str) -> Place | None:
+        """Where a record of `config`, which need not have been read, comes from."""
+        ids = IdGenerator()
+        for section, keys, entries in self._all(config, {}):
+            if not credential_id.startswith(f"{keys.kind}:"):
+                continue
+            for position, entry in entries:
+                if ids.next(keys.kind, short_digest(keys.kind, *keys.id_parts(entry))) == credential_id:
+                    return Place(section, position)
+        return None
+
     def _all(
         self, config: Config, lists: dict[str, _Keys]
     ) -> Iterator[tuple[str, _Keys, Iterable[tuple[int, object]]]]:

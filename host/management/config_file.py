@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from host.config.editable import open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config
 from host.config.model import Config
 from host.config.rewrite import rewrite
-from host.config.splice import spliced
+from host.config.splice import spliced_source
 from host.config.tree import read_tree
 from host.management.applier import ConfigApplier
 from host.management.calls import ManagementError
@@ -117,18 +118,19 @@ class ConfigFile:
             present = self._read(before)
             tree = open_tree(before, name, source=present.source)
             edit(tree, present.config)
-            text = spliced(before, tree)
+            made = spliced_source(before, tree)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
-        if text == before:
+        if made.text == before:
             return before, present
         try:
-            loaded = self._read(text)
+            loaded = parse_config(made.text, file=name, before=replace(present, source=made))
         except ConfigError as error:
             raise ManagementError(400, "invalid_config", **problems_of(error)) from None
         if (reason := self._refused(loaded.config)) is not None:
             raise ManagementError(400, "invalid_config", reason)
-        return text, loaded
+        self._latest = loaded
+        return made.text, loaded
 
     def _replace(self, make: Callable[[str], str]) -> LoadedConfig:
         try:

@@ -38,24 +38,26 @@ def measure(site: Site, *, say: Callable[[str], None]) -> FlatResult:
             f"while a tenth, most, all rest {found['pick_tenth_us']:.1f}, {found['pick_most_us']:.1f}, "
             f"{found['pick_all_us']:.1f} us"
         )
-    file = found_with_file(argv[:-1], site)
+    file, edits = found_by("pool_config.py", argv[:-1], site), found_by("config_edits.py", argv[:-1], site)
     say(
         f"pool, config: start {file['start_s']:.2f} s, reload of one key that changed {file['reload_ms']:.0f} ms, "
         f"that was added {file['reload_added_ms']:.0f} ms, with its file read"
     )
+    say("edits of the file: " + ", ".join(f"{name.removesuffix('_ms')} {took:.0f} ms" for name, took in edits.items()))
     return {
+        **{f"pool_edit_{key}": significant(value) for key, value in edits.items()},
         **{f"pool_config_{key}": significant(value) for key, value in file.items()},
         **_worst(shapes),
     }
 
 
-def found_with_file(launch: list[str], site: Site) -> dict[str, float]:
-    """What `pool_config.py` measures. Raises ContestantError."""
-    argv = [*launch, str(site.bench_dir / "pool_config.py")]
+def found_by(script: str, launch: list[str], site: Site) -> dict[str, float]:
+    """What a script measures. Raises ContestantError."""
+    argv = [*launch, str(site.bench_dir / script)]
     environment = child_environment({"PYTHONPATH": str(site.root)})
     done = subprocess.run(argv, capture_output=True, timeout=120, env=environment, cwd=site.work_dir, check=False)
     if done.returncode != 0:
-        raise ContestantError(f"pool_config.py failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
+        raise ContestantError(f"{script} failed:\n{done.stderr.decode(errors='replace')[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

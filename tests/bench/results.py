@@ -77,6 +77,7 @@ FLOORS: Final = (
     Floor(key="pool_reload_ms", limit=100.0, direction="at most"),
     Floor(key="pool_config_reload_ms", limit=100.0, direction="at most"),
     Floor(key="pool_config_reload_added_ms", limit=100.0, direction="at most"),
+    Floor(key="pool_edit_patch_ms", limit=200.0, direction="at most"),
 )
 
 RATIO_KEYS: Final = {
