@@ -382,12 +382,12 @@ class GatewayState:
         return self.pool.tier(members, [kind.keys for kind in of_ids]), of_ids
 
     def _routed(self, model: str, provider: str) -> Resolution:
-        """A router's provider: those of its credentials that map the model, else all of them with the name as it is."""
+        """A router's provider: those of its credentials that map the model, else all that may serve it as it is."""
         found = self.registry.resolve(model)
         offers = tuple(it for it in found.offers if it.source.provider == provider and not is_auto(model))
         base, suffix = split_suffix(model.strip())
         if not offers and len(base) <= MAX_NAME:
-            groups = (group for group in self.groups.values() if group.source.provider == provider)
+            groups = (it for it in self.groups.values() if it.source.provider == provider and it.may_serve(base))
             offers = tuple(group.source.offer(base) for group in groups)
         return Resolution(model=model, base=base, suffix=suffix, providers=(provider,), offers=offers)
 

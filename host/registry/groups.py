@@ -38,6 +38,10 @@ class Group:
         """One of them."""
         return self.members[0]
 
+    def may_serve(self, model: str) -> bool:
+        """Whether a model that they do not list is not excluded: all are, of a key that was switched off."""
+        return not matches(model, self.sample.excluded_models)
+
     @cached_property
     def ids(self) -> frozenset[str]:
         """Their ids."""

@@ -1,5 +1,7 @@
 """model.route: who is asked, which answers count, and that no router can fail a request."""
 
+import contextlib
+
 import pytest
 
 from host.config.model import CompatProvider, Config, ModelEntry, ProviderKey
@@ -133,6 +135,16 @@ async def test_R67_MR_11_MR_12_a_provider_is_folded_and_the_model_is_the_request
     first, second = upstream.seen("executor.execute")
     assert (first.credential.provider, first.model, first.requested_model) == ("claude", "whatever", "whatever")
     assert (second.model, second.requested_model) == ("m2", "whatever")
+
+
+@pytest.mark.parametrize(("excluded", "asked"), [("*", "m9"), ("m*", "M9(high)"), ("x", "m9")])
+async def test_a_router_reaches_no_model_that_is_excluded_nor_a_key_that_is_switched_off(excluded, asked):
+    keys = [ProviderKey(api_key="k", excluded_models=[excluded])]
+    upstream = executor(answering(), providers=["claude"])
+    w = world(router("p1", to_provider("claude")), upstream, config=Config(claude_api_key=keys))
+    with contextlib.nullcontext() if excluded == "x" else pytest.raises(RequestError, match="unknown provider"):
+        await w.gateway.execute(client_request(model=asked))
+    assert len(upstream.seen("executor.execute")) == (excluded == "x")
 
 
 async def test_R71_the_routed_model_is_written_into_the_body_for_the_upstream():
