@@ -19,7 +19,12 @@ _HOST_FIELDS: Final = frozenset(
 )
 _STATES: Final = frozenset({"ready", "backoff", "failed", "unresponsive"})
 _LOUD: Final = frozenset({"warning", "error", "critical"})
-_TOLD_ELSEWHERE: Final = frozenset({"plugin.call_failed", "plugin.start_failed", "plugin.died", "plugin.reload"})
+_TOLD_ELSEWHERE: Final = frozenset(
+    {
+        *("plugin.call_failed", "upstream.failed", "credential.none_free"),
+        *("plugin.start_failed", "plugin.died", "plugin.reload"),
+    }
+)
 """By the request's tree, by the state, and by the outcome of a reload."""
 _TRACEBACK_LINES: Final = 8
 """The last ones name the author's line; what comes before is how the gateway got there."""

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 from host.dev.decisions import rows_of, said_of, show_request
+from host.dev.lines import DevLog
 from host.dev.screen import Screen
 from host.dev.watch import digest, is_source, stamp
 from host.observe.explain import TracedDecision, TracedRequest
@@ -147,3 +149,14 @@ def test_a_file_that_was_only_touched_has_not_changed(tmp_path):
     assert digest(tmp_path) == before[0] and stamp(tmp_path) != before[1]
     (tmp_path / "a.py").write_text("2")
     assert digest(tmp_path) != before[0]
+
+
+def test_what_the_tree_of_a_request_shows_is_not_told_as_a_line_too():
+    out = io.StringIO()
+    log = DevLog(Screen(out), "mine", {})
+    for event in ("upstream.failed", "credential.none_free", "credential.not_written"):
+        with pytest.raises(structlog.DropEvent):
+            log(None, "warning", {"event": event, "level": "warning", "plugin_id": "mine"})
+    assert "credential.not_written" in out.getvalue()
+    assert "upstream.failed" not in out.getvalue()
+    assert "credential.none_free" not in out.getvalue()
