@@ -148,9 +148,6 @@ class Gateway:
         except ExecutorFailed as failed:
             self._failed(ex, failed.error)
             raise failed.error from None
-        except asyncio.CancelledError:
-            self._settler.request_ended(ex, "canceled", status=0)
-            raise
         except BaseException as error:
             self._failed(ex, error)
             raise
@@ -166,9 +163,6 @@ class Gateway:
         except ExecutorFailed as failed:
             self._failed(ex, failed.error)
             raise failed.error from None
-        except asyncio.CancelledError:
-            self._settler.request_ended(ex, "canceled", status=0)
-            raise
         except BaseException as error:
             self._failed(ex, error)
             raise
@@ -230,5 +224,8 @@ class Gateway:
         return ended.response
 
     def _failed(self, ex: Execution, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            self._settler.request_ended(ex, "canceled", status=0)
+            return
         body = to_error_body(error)
         self._settler.request_ended(ex, "failed", status=body.http_status, error=body)

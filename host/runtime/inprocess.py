@@ -276,20 +276,35 @@ class InProcessPlugin:
             self._tasks.start(answer.items.aclose("deadline"), name=f"late-stream:{self.plugin_id}")
 
 
-class _Items:
-    """The items of a stream, each step of the author's generator driven like a call of its own."""
+class _OpenItems:
+    """A stream that counts as a call until it has ended: `ended` is told once."""
 
-    __slots__ = ("_driver", "_ended", "_items", "_port", "usage")
+    __slots__ = ("_ended", "_port", "usage")
 
-    def __init__(self, items: Any, driver: Driver, port: InlinePort, *, ended: Callable[[], None]) -> None:
+    def __init__(self, port: InlinePort, ended: Callable[[], None]) -> None:
         self.usage: Usage | None = None
-        self._items = items
-        self._driver = driver
         self._port = port
         self._ended: Callable[[], None] | None = ended
 
     def __aiter__(self) -> Self:
         return self
+
+    def _end(self) -> None:
+        if self._ended is not None:
+            self._port.forget_context()
+            self._ended()
+            self._ended = None
+
+
+class _Items(_OpenItems):
+    """The items of a stream, each step of the author's generator driven like a call of its own."""
+
+    __slots__ = ("_driver", "_items")
+
+    def __init__(self, items: Any, driver: Driver, port: InlinePort, *, ended: Callable[[], None]) -> None:
+        super().__init__(port, ended)
+        self._items = items
+        self._driver = driver
 
     async def __anext__(self) -> StreamItem:
         try:
@@ -315,26 +330,19 @@ class _Items:
 
     def _end(self) -> None:
         self.usage = self._items.usage
-        if self._ended is not None:
-            self._port.forget_context()
-            self._ended()
-            self._ended = None
+        super()._end()
 
 
-class _HostItems:
+class _HostItems(_OpenItems):
     """An answer of `host.http.do_stream` that the plugin passes on as it is: none of its code has to run for it."""
 
-    __slots__ = ("_ended", "_iterator", "_port", "_source", "usage")
+    __slots__ = ("_iterator", "_source")
 
     def __init__(self, items: PassedItems, port: InlinePort, *, ended: Callable[[], None]) -> None:
+        super().__init__(port, ended)
         self.usage = items.usage
         self._source = items.source
         self._iterator = aiter(items.source)
-        self._port = port
-        self._ended: Callable[[], None] | None = ended
-
-    def __aiter__(self) -> Self:
-        return self
 
     async def __anext__(self) -> StreamItem:
         try:
@@ -351,12 +359,6 @@ class _HostItems:
             self._port.cancel()
             await self._source.aclose(reason)
             self._end()
-
-    def _end(self) -> None:
-        if self._ended is not None:
-            self._port.forget_context()
-            self._ended()
-            self._ended = None
 
 
 def _from_plugin(error: PluginError) -> PluginError:

@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import platform
-import shutil
 import site
 import socket
 import subprocess
@@ -30,15 +28,12 @@ from host.runtime.confinement import (
 from host.runtime.diagnostics import PluginStartError, crash_report
 from host.runtime.guardian import Guardian
 from pluginabi.payloads.lifecycle import RegisterRequest
+from pluginapi.commands import PASSED_ENVIRONMENT, ProgramNotFound, resolve_words, uses_this_python
 
 LAUNCHER: Final = Path(__file__).with_name("launcher.py")
-PASSED_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TZ")
-"""Passed from the host's own environment when set; nothing else is."""
 SDK_PACKAGES: Final = ("pluginapi", "pluginabi")
 PIPE_BYTES: Final = 256 * 1024
 """Asked for, where the system can: a body of 100 KB then crosses a pipe in one turn instead of two."""
-
-_ARCHITECTURES: Final[Mapping[str, str]] = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,41 +97,17 @@ class LaunchSpec:
 
 
 def resolve_command(spec: LaunchSpec) -> tuple[str, ...]:
-    """The command with absolute paths. Raises PluginStartError (permanent) when there is none.
-
-    `{python}` is the host's interpreter and `{plugin_dir}` the manifest's directory. The program is looked up in the
-    manifest's directory (for binaries in `<os>/<arch>/` first) when its name has a slash, otherwise on PATH. An
-    argument that starts with `./` or `../`, or names a file there (`main.py`), becomes absolute too: the process works
-    in its data directory, not beside its code.
-    """
+    """The command with absolute paths; see `pluginapi.commands`. Raises PluginStartError (permanent) when there is
+    none. Whether it can be executed is for the system to say: see `diagnostics.why_not_executable`."""
     if not spec.command:
         if not spec.entry:
             raise _cannot_start(spec, "the manifest has neither `command` nor `entry`")
         # -B: bytecode is matched by size and second, so a quick edit could run as the version before it.
         return (sys.executable, "-P", "-B", "-m", "pluginapi.run", spec.entry)
-    directory = spec.directory.absolute()
-    words = [word.replace("{python}", sys.executable).replace("{plugin_dir}", str(directory)) for word in spec.command]
-    return (_program(spec, words[0], directory), *(_argument(word, directory) for word in words[1:]))
-
-
-def _program(spec: LaunchSpec, word: str, directory: Path) -> str:
-    if "/" not in word:
-        found = shutil.which(word, path=_path_of(spec))
-        if found is None:
-            raise _cannot_start(spec, f"{word} is not on PATH; a file beside plugin.toml is written ./{word}")
-        return found
-    machine = platform.machine()
-    by_platform = directory / sys.platform / _ARCHITECTURES.get(machine, machine) / word
-    # Whether it can be executed is for the system to say: see `diagnostics.why_not_executable`.
-    return str(by_platform) if by_platform.is_file() else os.path.normpath(directory / word)
-
-
-def _argument(word: str, directory: Path) -> str:
-    if word.startswith(("./", "../")):
-        return os.path.normpath(directory / word)
-    if not word.startswith(("-", "/")) and ("." in word or "/" in word) and (directory / word).is_file():
-        return str(directory / word)
-    return word
+    try:
+        return resolve_words(spec.command, spec.directory.absolute(), search_path=_path_of(spec))
+    except ProgramNotFound as error:
+        raise _cannot_start(spec, str(error)) from None
 
 
 def _cannot_start(spec: LaunchSpec, reason: str) -> PluginStartError:
@@ -190,7 +161,7 @@ def sdk_links_dir(spec: LaunchSpec) -> Path | None:
 
 def uses_host_python(spec: LaunchSpec) -> bool:
     """Whether the plugin runs under the host's interpreter and may import `pluginapi` from where the host has it."""
-    return not spec.command or any("{python}" in word for word in spec.command)
+    return not spec.command or uses_this_python(spec.command)
 
 
 def launcher_options(spec: LaunchSpec, environment: Mapping[str, str], guardian_fd: int | None) -> list[str]:

@@ -1,8 +1,6 @@
 """What is tested: a command, or a plugin's folder with what its `plugin.toml` says."""
 
 import os
-import platform
-import shutil
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,15 +9,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from pluginapi.cases import CASES_NAME, CaseFile, read_cases
+from pluginapi.commands import PASSED_ENVIRONMENT, ProgramNotFound, resolve_words, uses_this_python
 
 MANIFEST_NAME: Final = "plugin.toml"
-PASSED_ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "TZ")
-"""What a host passes to every plugin; nothing else of its own environment unless the manifest asks for it."""
 
 Protocol: TypeAlias = Literal["json", "grpc"]
 Transport: TypeAlias = Literal["stdio", "unix"]
-
-_ARCHITECTURES: Final[Mapping[str, str]] = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
 
 
 class TargetError(Exception):
@@ -132,35 +127,17 @@ def _defaults(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command(directory: Path, manifest: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
-    """The command with absolute paths, and whether it runs under this interpreter; the host's own rules."""
+    """The command with absolute paths, and whether it runs under this interpreter."""
     words = _words(manifest, "command")
     entry = manifest.get("entry")
     if words:
-        filled = [word.replace("{python}", sys.executable).replace("{plugin_dir}", str(directory)) for word in words]
-        ours = any("{python}" in word for word in words)
-        return (_program(filled[0], directory), *(_argument(word, directory) for word in filled[1:])), ours
+        try:
+            return resolve_words(words, directory), uses_this_python(words)
+        except ProgramNotFound as error:
+            raise TargetError(str(error)) from None
     if isinstance(entry, str) and entry:
         return (sys.executable, "-P", "-m", "pluginapi.run", entry), True
     raise TargetError(f"{directory / MANIFEST_NAME}: there is neither a command nor an entry")
-
-
-def _program(word: str, directory: Path) -> str:
-    if "/" not in word:
-        found = shutil.which(word)
-        if found is None:
-            raise TargetError(f"{word} is not on PATH; a file beside {MANIFEST_NAME} is written ./{word}")
-        return found
-    machine = platform.machine()
-    by_platform = directory / sys.platform / _ARCHITECTURES.get(machine, machine) / word
-    return str(by_platform) if by_platform.is_file() else os.path.normpath(directory / word)
-
-
-def _argument(word: str, directory: Path) -> str:
-    if word.startswith(("./", "../")):
-        return os.path.normpath(directory / word)
-    if not word.startswith(("-", "/")) and ("." in word or "/" in word) and (directory / word).is_file():
-        return str(directory / word)
-    return word
 
 
 def _environment(directory: Path, wanted: Sequence[str]) -> dict[str, str]:
