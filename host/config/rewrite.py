@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,6 +16,9 @@ LOCK_S: Final = 10.0
 """How long another process may take for its change."""
 ATTEMPTS: Final = 5
 _POLL_S: Final = 0.01
+_LINE_END: Final = re.compile(r"\r\n?")
+_ANY_END: Final = re.compile(r"\r\n?|\n")
+_LINE: Final = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 T = TypeVar("T")
 
@@ -34,16 +39,18 @@ def rewrite(file: str, change: Callable[[str], tuple[str, T]], *, may_be_missing
 
     One change at a time over all processes that use this. When somebody else, an editor, saves the file meanwhile,
     `change` is called again with the new text. Nothing is written when the text stays, or when `change` raises.
+    `change` sees every line end as `\\n`; lines that stay keep theirs, and others get what most lines of the file have.
     Raises OSError (`FileBusy` when nobody ever stops), UnicodeDecodeError, and what `change` raises.
     """
     with _held(file):
         for _ in range(ATTEMPTS):
-            before = _text(file, may_be_missing=may_be_missing)
+            stored = _stored(file, may_be_missing=may_be_missing)
+            before = None if stored is None else _LINE_END.sub("\n", stored)
             text, result = change(before or "")
             if text == before:
                 return result
             try:
-                _replace(file, text, expected=before)
+                _replace(file, _with_line_ends(text, stored or ""), expected=stored)
             except _Changed:
                 continue
             return result
@@ -59,7 +66,7 @@ def write_atomically(file: str, text: str, *, mode: int | None = None) -> None:
 def _replace(file: str, text: str, *, expected: str | None) -> None:
     with _beside(os.path.realpath(file), text, None) as (temporary, target):
         # Only now: writing to a disk takes longer than anything else here.
-        if _text(target, may_be_missing=True) != expected:
+        if _stored(target, may_be_missing=True) != expected:
             raise _Changed
         os.replace(temporary, target)
 
@@ -67,11 +74,14 @@ def _replace(file: str, text: str, *, expected: str | None) -> None:
 @contextlib.contextmanager
 def _beside(target: str, text: str, mode: int | None) -> Iterator[tuple[str, str]]:
     """A complete file beside the target, with its mode; removed when it is not renamed."""
+    present = os.stat(target) if os.path.exists(target) else None
     if mode is None:
-        mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.exists(target) else 0o600
+        mode = stat.S_IMODE(present.st_mode) if present is not None else 0o600
     descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=f".{os.path.basename(target)}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
+            if present is not None:
+                _give(descriptor, present)
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
@@ -82,13 +92,38 @@ def _beside(target: str, text: str, mode: int | None) -> Iterator[tuple[str, str
         raise
 
 
-def _text(file: str, *, may_be_missing: bool) -> str | None:
+def _give(descriptor: int, present: os.stat_result) -> None:
+    """Whose file it was, theirs it stays, as far as this user may say so: of root, nobody else could read it."""
+    for owner, group in ((present.st_uid, present.st_gid), (-1, present.st_gid)):
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, owner, group)
+            return
+
+
+def _stored(file: str, *, may_be_missing: bool) -> str | None:
+    """The text with the line ends that it has."""
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_bytes().decode("utf-8")
     except FileNotFoundError:
         if may_be_missing:
             return None
         raise
+
+
+def _with_line_ends(text: str, stored: str) -> str:
+    """A changed text with line ends like those of the one that is stored."""
+    if "\r" not in stored or "\r" in text:
+        return text
+    before = [found[0] for found in _LINE.finditer(stored)]
+    plain = [_LINE_END.sub("\n", line) for line in before]
+    usual = Counter(found[0] for found in _ANY_END.finditer(stored)).most_common(1)[0][0]
+    lines = [found[0] for found in _LINE.finditer(text)]
+    shorter = min(len(lines), len(plain))
+    first = next((number for number in range(shorter) if lines[number] != plain[number]), shorter)
+    rest = shorter - first
+    same = next((number for number in range(rest) if lines[-1 - number] != plain[-1 - number]), rest)
+    changed = (line.replace("\n", usual) for line in lines[first : len(lines) - same])
+    return "".join((*before[:first], *changed, *before[len(before) - same :]))
 
 
 @contextlib.contextmanager

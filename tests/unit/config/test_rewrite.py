@@ -118,3 +118,49 @@ def test_a_link_stays_a_link_and_the_mode_stays(file: Path, tmp_path: Path):
     write_atomically(str(link), file.read_text() + "# again\n")
     assert link.is_symlink() and file.read_text() == BEGUN + "# more\n# again\n"
     assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (b"# a\r\nport: 1\r\ndebug: true\r\n", b"# a\r\nport: 2\r\nhost: h\r\ndebug: true\r\n"),
+        (b"# a\r\nport: 1\r\ndebug: true", b"# a\r\nport: 2\r\nhost: h\r\ndebug: true"),
+        (b"# a\nport: 1\r\ndebug: true\r\n", b"# a\nport: 2\r\nhost: h\r\ndebug: true\r\n"),
+        (b"# a\r\nport: 1\ndebug: true\n", b"# a\r\nport: 2\nhost: h\ndebug: true\n"),
+        (b"# a\rport: 1\rdebug: true\r", b"# a\rport: 2\rhost: h\rdebug: true\r"),
+    ],
+)
+def test_lines_keep_their_ends_and_new_ones_get_those_of_most(file: Path, stored: bytes, expected: bytes):
+    file.write_bytes(stored)
+    rewrite(str(file), lambda before: (before.replace("port: 1\n", "port: 2\nhost: h\n"), None))
+    assert file.read_bytes() == expected
+
+
+def test_a_text_that_says_its_line_ends_is_written_as_it_is(file: Path):
+    file.write_bytes(b"port: 1\r\n")
+    rewrite(str(file), lambda before: ("port: 2\r\ndebug: true\n", None))
+    assert file.read_bytes() == b"port: 2\r\ndebug: true\n"
+
+
+def test_a_file_stays_with_those_it_belongs_to(file: Path, monkeypatch: pytest.MonkeyPatch):
+    given: list[tuple[int, int]] = []
+
+    def only_groups(descriptor: int, owner: int, group: int) -> None:
+        given.append((owner, group))
+        if owner >= 0:
+            raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(os, "fchown", only_groups)
+    rewrite(str(file), lambda before: (before + "# more\n", None))
+    there = file.stat()
+    assert given == [(there.st_uid, there.st_gid), (-1, there.st_gid)]
+    assert file.read_text() == BEGUN + "# more\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_when_root_edits_the_file_of_a_service_that_can_read_it_afterwards(file: Path):
+    os.chown(file, 12345, 23456)
+    file.chmod(0o600)
+    set_value(file, ["port"], 2)
+    there = file.stat()
+    assert (there.st_uid, there.st_gid, there.st_mode & 0o777) == (12345, 23456, 0o600)
