@@ -6,14 +6,13 @@ import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import openai
 import pytest
 import trustme
 from structlog.testing import capture_logs
 
 from tests.support.example_proxy import CHAT, acme, config_text, example_proxy
-from tests.support.fake_upstream import Behaviour, running_upstream
+from tests.support.fake_upstream import Behaviour
 from tests.support.proxy import running_proxy
 
 HANDLER = Path(__file__).resolve().parents[2] / "plugins" / "js_handler"
@@ -23,18 +22,6 @@ EMAIL, CARD, KEY = "jane@example.com", "4111 1111 1111 1111", "sk-abcdefghijklmn
 NO_CARD = "4111 1111 1111 1112"
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.environ, reason="needs Node")
-
-
-@pytest.fixture
-async def upstream():
-    async with running_upstream() as running:
-        yield running
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
-        yield session
 
 
 @pytest.fixture(autouse=True)

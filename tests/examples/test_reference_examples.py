@@ -4,7 +4,6 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 
-import aiohttp
 import msgspec
 import openai
 import pytest
@@ -15,22 +14,10 @@ from pluginapi.testing import PluginHarness
 from tests.support.example_proxy import CHAT, acme, example_proxy, reconfigured, settled
 from tests.support.example_reference import candidates
 from tests.support.example_steps import EXAMPLES, plain
-from tests.support.fake_upstream import Behaviour, running_upstream
+from tests.support.fake_upstream import Behaviour
 from tests.support.in_process import load_class
 
 PATH = "/v1/chat/completions"
-
-
-@pytest.fixture
-async def upstream():
-    async with running_upstream() as running:
-        yield running
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as session:
-        yield session
 
 
 @pytest.fixture(scope="module")

@@ -2,29 +2,22 @@
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
-from host.observe.logs import configure_logs
 from tests.support.fake_upstream import Behaviour, running_upstream
+from tests.support.logged import logged_lines
 from tests.support.management import Managed, managed_proxy
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
     """The log of the process as JSON lines."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    configure_logs(stream=stream, readable=False)
-    yield stream
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
+    with logged_lines() as stream:
+        yield stream
 
 
 def compat(url: str) -> list[dict[str, Any]]:

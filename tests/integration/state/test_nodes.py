@@ -5,47 +5,22 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 import pytest
 
 from host.credentials.cooldown import CooldownBook
 from host.management.shared_failures import SharedFailures
-from host.state import redis as shared
 from host.state.redis import RedisState
 from host.tasks import TaskGroup
-from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
+from tests.support.fake_upstream import Behaviour, FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer
 
 CHAT = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
 LIMITED = Behaviour(status=429, headers={"Retry-After": "120"})
 GENEROUS_S = 2.0
 """What a crowded machine may need for what takes milliseconds."""
-
-
-@pytest.fixture(autouse=True)
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session
 
 
 def config_of(server: RedisServer, upstream: FakeUpstream) -> str:

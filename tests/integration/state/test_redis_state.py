@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -10,23 +9,11 @@ from structlog.testing import capture_logs
 
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.scope import CallScope
-from host.state import redis as shared
 from host.state.redis import RedisState
 from host.state.store import NotAnInteger, StateUnavailable
 from pluginabi.errors import PluginError
 from pluginabi.payloads.callbacks import KvIncrementRequest
-from tests.support.redis_server import RedisServer, redis_server
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture

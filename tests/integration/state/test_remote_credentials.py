@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,23 +12,11 @@ import structlog
 from redis.asyncio import Redis
 
 from tests.support.coordinator import SILENT, Coordinator, coordinator
-from tests.support.fake_upstream import Behaviour, FakeUpstream, running_upstream
+from tests.support.fake_upstream import Behaviour, FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer
 
 CHAT: dict[str, Any] = {"model": "remote-1", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 @pytest.fixture
@@ -54,12 +41,6 @@ def config_of(server: RedisServer, upstream: FakeUpstream, **section: Any) -> st
     }
     section |= {"enabled": True, "url": server.url, "timeout-ms": 1000}
     return json.dumps({"openai-compatibility": [local], "plugins": {"configs": {"redis-source": section}}})
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session
 
 
 def credential(upstream: FakeUpstream, key: str) -> dict[str, Any]:

@@ -13,25 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from host.config.model import Config, State
-from host.state import redis as shared
 from host.state.opening import StateSetupError, open_state
 from host.state.redis import RedisState
 from host.state.store import StateFull, StateUnavailable
 from tests.support.proxy import running_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer
 
 TIMEOUT_S = 0.2
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
 
 
 @pytest.fixture

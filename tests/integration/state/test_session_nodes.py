@@ -2,35 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
-import pytest
 
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
-from host.state import redis as shared
 from pluginabi.errors import ErrorBody
-from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer
 
 CHAT = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisServer]:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 def config_of(server: RedisServer, upstream: FakeUpstream) -> str:

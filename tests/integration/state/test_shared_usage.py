@@ -16,7 +16,6 @@ from host.credentials.records import Credential
 from host.management.error_events import ErrorEvents
 from host.management.records import Records
 from host.management.shared_usage import SharedUsage
-from host.state import redis as shared
 from host.state.redis import RedisState
 from host.state.store import StateError, StateUnavailable
 from host.tasks import TaskGroup
@@ -24,22 +23,11 @@ from pluginabi.payloads.usage import UsageHandleRequest
 from tests.support.client_request import REQUEST
 from tests.support.fake_upstream import Behaviour, running_upstream
 from tests.support.proxy import running_proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer
 
 ACCOUNT = Credential(id="a", provider="claude", label="a", auth_index="0" * 16)
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
 QUEUE = "jackfield:usage"
-
-
-@pytest.fixture(autouse=True)
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

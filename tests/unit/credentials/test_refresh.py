@@ -16,7 +16,7 @@ from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthRefreshRequest, AuthRefreshResponse, AuthSaveRequest, AuthSaveResponse
 from tests.support.auth_plugins import record
-from tests.support.refreshing import NOW_S, Bench, renewed
+from tests.support.refreshing import NOW_S, Bench, Slowly, renewed
 
 MINUTE_S = 60.0
 
@@ -182,19 +182,13 @@ async def test_H11_a_removed_credential_is_not_refreshed(tmp_path, tasks):
 
 
 async def test_a_credential_that_goes_while_it_is_refreshed_makes_no_file(tmp_path, tasks):
-    going, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthRefreshRequest) -> AuthRefreshResponse:
-        going.set()
-        await go_on.wait()
-        return renewed()(request)
-
+    slowly = Slowly(renewed())
     bench = await Bench(tmp_path, slowly, tasks).opened()
     async with asyncio.timeout(10):
         ticking = asyncio.create_task(bench.tick(300))
-        await going.wait()
+        await slowly.going.wait()
         await bench.site.directory.discard(str(bench.site.path / "a.json"))
-        go_on.set()
+        slowly.go_on.set()
         await ticking
     assert not (bench.site.path / "a.json").exists()
     assert bench.site.ids() == []
@@ -246,21 +240,15 @@ async def test_what_cannot_be_refreshed_is_not(tmp_path, tasks, members):
 
 
 async def test_a_request_that_is_given_up_does_not_end_the_refresh(tmp_path, tasks):
-    going, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthRefreshRequest) -> AuthRefreshResponse:
-        going.set()
-        await go_on.wait()
-        return renewed()(request)
-
+    slowly = Slowly(renewed())
     bench = await Bench(tmp_path, slowly, tasks).opened()
     asking = asyncio.create_task(bench.site.manager.refresh_now("a.json"))
     async with asyncio.timeout(10):
-        await going.wait()
+        await slowly.going.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        go_on.set()
+        slowly.go_on.set()
         await tasks.join()
     assert bench.record().secret == Secret("new2")
 

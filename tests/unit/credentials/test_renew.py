@@ -15,7 +15,7 @@ from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import AuthParseRequest, AuthRefreshRequest, AuthRefreshResponse
 from tests.support.auth_plugins import record
-from tests.support.refreshing import NOW_S, Bench, FullDisk, renewed
+from tests.support.refreshing import NOW_S, Bench, FullDisk, Slowly, renewed
 
 
 @pytest.fixture
@@ -94,41 +94,32 @@ async def test_what_could_not_be_written_is_tried_again_by_itself(tmp_path, task
 
 @pytest.mark.parametrize("is_read", [True, False])
 async def test_an_account_that_was_logged_in_anew_during_a_refresh_keeps_its_new_token(tmp_path, tasks, is_read):
-    going, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthRefreshRequest) -> AuthRefreshResponse:
-        going.set()
-        await go_on.wait()
-        return renewed()(request)
-
+    slowly = Slowly(renewed())
     bench = await Bench(tmp_path, slowly, tasks).opened()
     async with asyncio.timeout(10):
         ticking = asyncio.create_task(bench.tick(300))
-        await going.wait()
+        await slowly.going.wait()
         path = bench.site.put("a.json", type="acme", access_token="login", refresh_token="l1", expires_at=NOW_S + 9000)
         if is_read:
             await bench.site.directory.refresh([path])
-        go_on.set()
+        slowly.go_on.set()
         await ticking
     assert (bench.record().secret, bench.site.read("a.json")["refresh_token"]) == (Secret("login"), "l1")
     assert bench.due_in() == 8400.0
 
 
 async def test_a_change_of_the_operator_during_a_refresh_survives_the_plugins_older_copy_of_it(tmp_path, tasks):
-    going, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthRefreshRequest) -> AuthRefreshResponse:
-        going.set()
-        await go_on.wait()
+    def answer(request: AuthRefreshRequest) -> AuthRefreshResponse:
         storage = json.loads(bytes(request.credential.storage)) | {"access_token": "new", "refresh_token": "r2"}
         return AuthRefreshResponse(record=record(storage))
 
+    slowly = Slowly(answer)
     bench = await Bench(tmp_path, slowly, tasks).opened(note="old", priority=1)
     async with asyncio.timeout(10):
         ticking = asyncio.create_task(bench.tick(300))
-        await going.wait()
+        await slowly.going.wait()
         await bench.site.editor.patch("a.json", {"note": "newer", "priority": 7})
-        go_on.set()
+        slowly.go_on.set()
         await ticking
     found, stored = bench.record(), bench.site.read("a.json")
     assert (found.note, found.priority, found.secret) == ("newer", 7, Secret("new"))
@@ -198,20 +189,14 @@ async def test_a_request_does_not_wait_for_ever_for_a_refresh_which_goes_on(tmp_
 
 
 async def test_the_refusal_of_an_old_token_is_not_held_against_a_login_meanwhile(tmp_path, tasks):
-    going, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthRefreshRequest) -> PluginError:
-        going.set()
-        await go_on.wait()
-        return PluginError(ErrorBody(message="used before", code="invalid_grant"))
-
+    slowly = Slowly(lambda _: PluginError(ErrorBody(message="used before", code="invalid_grant")))
     bench = await Bench(tmp_path, slowly, tasks).opened()
     async with asyncio.timeout(10):
         asking = asyncio.create_task(bench.site.manager.refresh_now("a.json"))
-        await going.wait()
+        await slowly.going.wait()
         path = bench.site.put("a.json", type="acme", access_token="login", refresh_token="l1", expires_at=NOW_S + 9000)
         await bench.site.directory.refresh([path])
-        go_on.set()
+        slowly.go_on.set()
         assert await asking is True
     assert bench.record().refresh_error is None
     assert bench.due_in() == 8700.0

@@ -8,7 +8,6 @@ import pytest
 from pluginapi import (
     Body,
     Context,
-    ErrorBody,
     ExecutorRequest,
     ExecutorResponse,
     HttpResponse,
@@ -26,22 +25,10 @@ from pluginapi import (
     blocking,
 )
 from pluginapi.testing import FakeHost, PluginHarness
+from tests.support.dispatch import LONG
 
 pytest_plugins = ["pluginapi.testing.fixtures"]
 
-LONG = ErrorBody(
-    message="slow down",
-    code="rate_limited",
-    http_status=429,
-    retryable=False,
-    retry_after_ms=1500,
-    scope="model",
-    headers={"x-quota": ["0"]},
-    body=Body.from_value({"error": "quota"}),
-    body_protocol="openai",
-    origin="upstream",
-    details={"limit": 3},
-)
 ROUTE = ModelRouteRequest(request_id="r1", requested_model="m")
 
 

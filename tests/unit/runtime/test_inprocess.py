@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from host.runtime.handle import PluginState
@@ -17,6 +18,7 @@ from pluginabi.errors import ErrorBody, PluginError, PluginTimeout, PluginTransp
 from pluginabi.immutable import freeze, freeze_headers
 from pluginabi.payloads.intercept import RequestInterceptRequest
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
+from tests.support.carriers import FULL
 from tests.support.inprocess_calls import route
 from tests.support.runtime import binding, not_started, started
 
@@ -51,19 +53,7 @@ async def test_an_error_survives_bit_by_bit(tmp_path: Path):
     async with started(tmp_path, FULL_ERROR) as plugin:
         with pytest.raises(PluginError) as caught:
             await route(plugin)
-    assert caught.value.body == ErrorBody(
-        message="quota",
-        code="rate_limited",
-        http_status=429,
-        retryable=True,
-        retry_after_ms=1500,
-        scope="model",
-        headers={"x-quota": ["0"]},
-        body=Body.from_bytes(b'{"a":1}'),
-        body_protocol="openai",
-        origin="upstream",
-        details={"k": [1]},
-    )
+    assert caught.value.body == replace(FULL, origin="upstream")
 
 
 @pytest.mark.parametrize(

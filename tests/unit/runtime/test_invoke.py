@@ -12,26 +12,14 @@ from host.runtime.handle import Reply
 from host.runtime.invoke import Invoker
 from host.runtime.scope import CallScope, RequestScope
 from pluginabi.body import Body, StreamItem
-from pluginabi.errors import ErrorBody, PluginError, PluginTimeout, PluginTransportError
+from pluginabi.errors import PluginError, PluginTimeout, PluginTransportError
 from pluginabi.frames import Usage
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 from pluginabi.payloads.routing import ModelRouteRequest, ModelRouteResponse
+from tests.support.carriers import FULL
 from tests.support.runtime import FakeHandle, binding, observer
 
 REQUEST = ModelRouteRequest(request_id="r1")
-FULL_ERROR = ErrorBody(
-    message="quota",
-    code="rate_limited",
-    http_status=429,
-    retryable=True,
-    retry_after_ms=1500,
-    scope="model",
-    headers={"x-quota": ["0"]},
-    body=Body.from_bytes(b'{"a":1}'),
-    body_protocol="openai",
-    origin="plugin",
-    details={"k": [1]},
-)
 TRANSPORT_FAULT = PluginTransportError("p", "model.route", phase="exit", cause="it exited")
 
 
@@ -82,7 +70,7 @@ async def test_the_input_is_built_for_this_binding_and_passed_as_it_is():
     assert handle.calls[0][1] is REQUEST
 
 
-@pytest.mark.parametrize("error", [PluginError(FULL_ERROR), TRANSPORT_FAULT, PluginTimeout("p", "m", timeout_ms=5)])
+@pytest.mark.parametrize("error", [PluginError(FULL), TRANSPORT_FAULT, PluginTimeout("p", "m", timeout_ms=5)])
 async def test_a_failure_is_skipped_or_raised_unchanged_as_the_binding_says(error: Exception):
     skipped = await call(FakeHandle(model_route=error), on_error="skip")
     assert skipped.failed_open is True
@@ -93,7 +81,7 @@ async def test_a_failure_is_skipped_or_raised_unchanged_as_the_binding_says(erro
 
 
 async def test_every_field_of_a_skipped_error_stays_readable():
-    assert (await call(FakeHandle(model_route=PluginError(FULL_ERROR)))).error == FULL_ERROR
+    assert (await call(FakeHandle(model_route=PluginError(FULL)))).error == FULL
 
 
 async def test_an_unexpected_exception_is_a_plugin_error_that_tells_clients_only_its_class():
@@ -193,7 +181,7 @@ async def test_the_decision_trace_gets_every_call_and_why_it_failed():
     records: list[tuple[str, dict[str, Any]]] = []
     request = RequestScope(request_id="r1", record=lambda kind, **fields: records.append((kind, fields)))
     await call(FakeHandle(), request=request)
-    await call(FakeHandle(model_route=PluginError(FULL_ERROR)), request=request)
+    await call(FakeHandle(model_route=PluginError(FULL)), request=request)
     (_, good), (_, bad) = records
     assert [kind for kind, _ in records] == ["call", "call"]
     assert (good["plugin_id"], good["method"], good["outcome"]) == ("p", "model.route", "ok")
@@ -261,17 +249,17 @@ async def test_an_answer_without_a_stream_closes_the_call():
 
 
 async def test_an_error_instead_of_a_stream_is_raised_whatever_the_failure_mode():
-    handle = FakeHandle(executor_execute_stream=PluginError(FULL_ERROR))
+    handle = FakeHandle(executor_execute_stream=PluginError(FULL))
     with pytest.raises(PluginError) as caught:
         await open_stream(handle, on_error="skip")
-    assert caught.value.body == FULL_ERROR
+    assert caught.value.body == FULL
     assert handle.scopes[0].closed
 
 
 async def test_an_error_in_the_middle_keeps_every_field():
     async def produce() -> AsyncIterator[StreamItem]:
         yield item("a")
-        raise PluginError(FULL_ERROR)
+        raise PluginError(FULL)
 
     handle, _ = streaming(produce())
     reply = await open_stream(handle, idle_timeout_s=5.0)
@@ -280,7 +268,7 @@ async def test_an_error_in_the_middle_keeps_every_field():
         async for found in reply.items:
             got.append(found)
     assert got == [item("a")]
-    assert caught.value.body == FULL_ERROR
+    assert caught.value.body == FULL
     assert handle.scopes[0].closed
 
 

@@ -25,19 +25,15 @@ from host.observe.logs import (
     mask_value,
 )
 from host.observe.metrics import Metrics
+from tests.support.logged import logged_lines
 from tests.support.web import event, failure, running
 
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """The stream that JSON lines go to; the library's settings are put back afterwards."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    configure_logs(stream=stream, readable=False)
-    yield stream
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
+    with logged_lines() as stream:
+        yield stream
 
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:
