@@ -217,6 +217,7 @@ async def prepare(invoker: Invoker, ex: Execution, lane: Lane, upstream: str, su
         key=lane.keys[0] if len(lane.keys) == 1 else lane.key_of(upstream),
         started_s=time.monotonic(),
         started_at_s=time.time(),
+        began_s=ex.state.pool.clock(),
     )
     ex.last_attempt = attempt
     return attempt
@@ -350,7 +351,7 @@ def mark_succeeded(ex: Execution, attempt: Attempt) -> None:
     is_ours = pool.succeeded(attempt.lane.credential)
     if is_ours and not pool.book.empty and pool.book.states(credential_id):
         # When a stream began is when the upstream accepted it; of a plain answer only the end is known.
-        age_s = time.monotonic() - attempt.started_s
+        age_s = pool.clock() - attempt.began_s
         until_seen_s = age_s if attempt.first_byte_ms is None else attempt.first_byte_ms / 1000
         pool.disprove(
             credential_id, attempt.key, age_s=age_s, seen_ago_s=age_s - until_seen_s, headers=attempt.response_headers

@@ -171,6 +171,8 @@ class Attempt(Struct, kw_only=True, eq=False):
     """The canonical model name under which the result counts."""
     started_s: float
     started_at_s: float
+    began_s: float
+    """On the clock of the pool, which another one than the machine's may drive."""
     first_byte_ms: float | None = None
     reached_upstream: bool = False
     response_headers: Headers = EMPTY_HEADERS

@@ -37,6 +37,8 @@ class PolicyReport(Struct, frozen=True, kw_only=True):
     regret_share: float
     moves: int
     """How often a session was served by another credential than the time before."""
+    picks_refused: int
+    """Answers of the plugin that named nobody who could be taken."""
     served_by: Mapping[str, int]
 
 
@@ -76,6 +78,7 @@ def policy_report(name: str, played: Played, best: Best, duration_s: float) -> P
         regret=regret,
         regret_share=round(regret / best.served, 4) if best.served else 0.0,
         moves=_moves([(it.request, it.served_by) for it in good]),
+        picks_refused=played.refused_picks,
         served_by=dict(sorted(Counter(it.served_by for it in good).items())),
     )
 
@@ -102,6 +105,8 @@ def table(report: SimulationReport) -> str:
     row("answer, mean", [_time(it.total_mean_ms) for it in found])
     row("answer, p99", [_time(it.total_p99_ms) for it in found])
     row("session moves", [it.moves for it in found])
+    if any(it.picks_refused for it in found):
+        row("picks refused", [it.picks_refused for it in found])
     row("regret", [f"{it.regret} ({it.regret_share:.1%})" for it in found])
     left = max(len(title) for title, _ in rows)
     widths = [max(len(values[index]) for _, values in rows) for index in range(len(found))]

@@ -16,10 +16,11 @@ from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential, CredentialModel, visible_attributes
 from host.credentials.results import Tallies
 from host.errors import RequestError, to_error_body
+from host.observe.trace import DecisionTrace
 from host.pipeline.execute import Gateway
 from host.pipeline.request import ClientRequest, Principal
 from host.pipeline.state import EXECUTE, GatewayState, build_state
-from host.runtime.handle import Binding, Inputs, PluginSnapshot, PluginState, PluginView, Reply
+from host.runtime.handle import EMPTY_SNAPSHOT, Binding, Inputs, PluginSnapshot, PluginState, PluginView, Reply
 from host.runtime.invoke import Invoker
 from host.runtime.scope import CallScope
 from host.simulate.clock import VirtualTime
@@ -37,6 +38,8 @@ from pluginabi.payloads.common import Payload
 from pluginabi.payloads.executor import ExecutorRequest, ExecutorResponse
 
 MAX_TIMEOUTS: Final = 20
+REMEMBERED: Final = 1000
+"""Decisions of so many requests, to be counted when each is over."""
 _EXECUTOR: Final = "simulated-upstreams"
 _ANSWER: Final = Body.from_value({"object": "chat.completion", "choices": []})
 _CLIENT: Final = Principal(name="simulation", provider="config-api-key", scope="simulation")
@@ -72,6 +75,8 @@ class Played:
     tries: Sequence[Try]
     answers: Sequence[Answered]
     end_s: float
+    refused_picks: int = 0
+    """Answers of the policy's plugin that named nobody who could be taken: the scenario's strategy decided instead."""
 
 
 @dataclass(slots=True)
@@ -104,8 +109,10 @@ async def play(
         simulated = _Upstreams(time, known, {it.handle: it.id for it in manager.credentials}, requests)
         state = build_state(_config(scenario, policy), _with_executor(snapshot, simulated), manager=manager)
         _into(state, time, seed)
-        gateway = Gateway(invoker=invoker, state=state, tasks=tasks)
+        trace = None if snapshot is EMPTY_SNAPSHOT else DecisionTrace(max_requests=REMEMBERED)
+        gateway = Gateway(invoker=invoker, state=state, tasks=tasks, trace=trace)
         answers: list[Answered] = []
+        refused: list[int] = []
 
         async def serve(request: Arrival) -> None:
             if patience.is_over:
@@ -113,6 +120,7 @@ async def play(
             if progress is not None:
                 progress(policy.name, len(answers), len(requests))
             status, code = await _ask(gateway, request)
+            refused.append(_refused_picks(trace, request))
             last = simulated.last.get(request.number)
             served = last is not None and status == 200
             by, tried_s = (last.credential, last.at_s) if last is not None and served else ("", 0.0)
@@ -127,7 +135,7 @@ async def play(
             await tasks.stop()
         if patience.is_over:
             raise PolicyError(f"{policy.name}: scheduler.pick gave no answer in time, {MAX_TIMEOUTS} times in a row")
-        return Played(simulated.tries, answers, time.now_s)
+        return Played(simulated.tries, answers, time.now_s, sum(refused))
 
 
 def _into(state: GatewayState, time: VirtualTime, seed: int) -> None:
@@ -140,11 +148,20 @@ def _into(state: GatewayState, time: VirtualTime, seed: int) -> None:
     health.sessions, health.origins = MemoryBindings(clock=time.now), MemoryBindings(clock=time.now)
 
 
+def _refused_picks(trace: DecisionTrace | None, request: Arrival) -> int:
+    found = trace.get(_id_of(request)) if trace is not None else None
+    return sum(it.kind == "pick_refused" for it in found.decisions) if found is not None else 0
+
+
+def _id_of(request: Arrival) -> str:
+    return f"r{request.number}"
+
+
 async def _ask(gateway: Gateway, request: Arrival) -> tuple[int, str]:
     """The status and code of the client's answer."""
     body = {"model": request.model, "max_tokens": request.tokens, "messages": []}
     asked = ClientRequest(
-        request_id=f"r{request.number}",
+        request_id=_id_of(request),
         protocol="openai",
         endpoint="POST /v1/chat/completions",
         model=request.model,

@@ -97,6 +97,17 @@ async def test_a_plugin_that_never_answers_ends_the_simulation(tmp_path: Path, m
         await one(text_of({"name": "a"}, {"name": "b"}), plugin(f"{file}:Hanging"))
 
 
+async def test_what_a_plugin_answers_and_nobody_can_take_is_counted(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.py"
+    file.write_text(
+        "from pluginapi import Plugin, SchedulerPickResponse\n\n\nclass Wrong(Plugin):\n"
+        "    async def scheduler_pick(self, request):\n        return SchedulerPickResponse(auth_id='acme/c')\n"
+    )
+    policies = built_in("rr"), plugin(f"{file}:Wrong")
+    plain, wrong = (await report_of(text_of({"name": "a"}, {"name": "b"}), *policies)).policies
+    assert (plain.picks_refused, wrong.picks_refused, wrong.served) == (0, 6, 6)
+
+
 async def test_a_quota_of_tokens_counts_sizes() -> None:
     best, found = await one(text_of({"name": "a", "quotas": [{"tokens": 2500}]}, work={"tokens": 1000}))
     assert (best, found.served) == (2, 2)
@@ -138,6 +149,17 @@ async def test_sessions_stay_with_affinity_and_move_without() -> None:
     affine = {"routing": {"session-affinity": True}}
     _, kept = await one(text_of({"name": "a", "count": 3}, work=work, gateway=affine))
     assert (without.moves, kept.moves) == (5, 0)
+
+
+async def test_a_long_answer_proves_nothing_about_a_limit_that_was_met_after_it_began() -> None:
+    text = text_of(
+        {"name": "k", "count": 4, "quotas": [{"requests": 60}]},
+        work={"per-minute": 480, "arrivals": "poisson"},
+        latency="2s..12s",
+    )
+    first, second = [(await report_of(text)).policies[0] for _ in range(2)]
+    assert first == second
+    assert (first.served, first.wasted) == (240, 4), "each key is asked once after its last request of the minute"
 
 
 async def test_chance_is_the_same_for_the_same_seed_and_every_policy_and_differs_with_the_seed() -> None:
