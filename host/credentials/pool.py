@@ -335,6 +335,11 @@ class CredentialPool:
             return None
         return known
 
+    def is_switched_off(self, credential: Credential) -> bool:
+        """Whether an operator has switched it off since the request began: nothing new is begun with it."""
+        known = (self.health.pool or self).by_id.get(credential.id)
+        return known is not None and known.disabled
+
     def succeeded(self, credential: Credential) -> bool:
         """Count a success; whether it is still one of ours."""
         if self.in_force(credential) is None:

@@ -54,15 +54,17 @@ class Search:
 
     def note_tried(self, credential_id: str) -> None:
         """The credential was tried in this round; a second time counts for nothing."""
-        tried = self.tried
-        if credential_id in tried:
-            return
-        if isinstance(tried, set):
-            tried.add(credential_id)
+        if credential_id not in self.tried:
+            self.leave_out(credential_id)
+            self.attempted += 1
+
+    def leave_out(self, credential_id: str) -> None:
+        """The credential is not tried in this round."""
+        if isinstance(self.tried, set):
+            self.tried.add(credential_id)
         else:
             self.tried = {credential_id}
         self.is_open = False
-        self.attempted += 1
 
     def skip(self, provider: str, skipped: bool = True) -> None:
         """Leave a provider out from now on, or take it in again."""

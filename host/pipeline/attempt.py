@@ -98,12 +98,15 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
             if search.failure is None:
                 raise
             raise search.failure from refusal
+        if ex.state.pool.is_switched_off(lane.credential):
+            search.leave_out(lane.credential.id)
+            continue
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
         if lane.prepare is not None and _rests(ex, lane, *lane.upstreams):
             continue  # since it was picked
         for number, upstream in enumerate(lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane)):
-            if number and _rests(ex, lane, upstream):
+            if number and (_rests(ex, lane, upstream) or ex.state.pool.is_switched_off(lane.credential)):
                 continue  # since the one before was tried
             is_renewed = False
             while True:
@@ -131,6 +134,8 @@ async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
     if failed.error.http_status != 401 or isinstance(failed.error, PluginTransportError) or attempt is None:
         return False
     if not await ex.state.manager.refresh_now(credential.id, started_s=attempt.started_s):
+        return False
+    if ex.state.pool.is_switched_off(credential):
         return False
     ex.record("token_renewed", credential=credential.id)
     return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -165,6 +166,31 @@ def world_of_a_file(upstream: FakePlugin) -> tuple[World, CredentialManager]:
     w = world(upstream)
     w.gateway.state = build_state(Config(), snapshot(upstream), manager=manager, clock=w.clock)
     return w, manager
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_nothing_new_is_begun_with_a_credential_that_was_switched_off_meanwhile(retries):
+    """Neither the next attempt of a request that began before, nor one of its next round."""
+
+    def execute(_):
+        for it in credentials:
+            manager.set_source(it.path, [replace(it, disabled=True)])
+        w.gateway.state = build_state(config, snapshot(upstream), previous=w.gateway.state, manager=manager)
+        return PluginError("no", http_status=503)
+
+    upstream, config, manager = (
+        executor(execute),
+        Config(request_retry=retries, max_retry_interval=90),
+        CredentialManager(),
+    )
+    credentials = [replace(of_file(name), id=name, path=name, handle=name) for name in ("a", "b")]
+    for it in credentials:
+        manager.set_source(it.path, [it])
+    w = world(upstream)
+    w.gateway.state = build_state(config, snapshot(upstream), previous=w.gateway.state, manager=manager)
+    with pytest.raises(PluginError) as raised:
+        await w.gateway.execute(client_request())
+    assert (len(upstream.seen("executor.execute")), raised.value.http_status) == (1, 503)
 
 
 async def test_12_4_a_refusal_of_a_token_that_somebody_replaced_meanwhile_is_no_refusal_of_the_new_one():
