@@ -106,29 +106,25 @@ async def test_a_start_that_fails_is_tried_again_by_itself(plugins, within):
     assert (await within(route(plugin, "echo at last"))).result.reason == "at last"
 
 
-async def test_a_plugin_that_closes_its_output_but_lives_is_dead_to_us(plugins, within, life):
+@pytest.mark.parametrize(
+    ("mode", "command", "reason"),
+    [
+        ("ignores-eof", "close-stdout", "closed its side but kept running"),
+        ("healthy", "unknown-id", "never made"),
+    ],
+)
+async def test_a_plugin_that_lives_on_after_its_conversation_is_over_is_killed(
+    plugins, within, life, mode, command, reason
+):
     watcher = Watcher()
-    environment = {"TEST_LIFE": life.path}
-    plugin = plugins("ignores-eof", events=watcher, timings=ALWAYS_STABLE, environment=environment)
+    plugin = plugins(mode, events=watcher, timings=ALWAYS_STABLE, environment={"TEST_LIFE": life.path})
     await within(plugin.start())
     born = await within(life.born())
     with pytest.raises(PluginTransportError):
-        await within(route(plugin, "close-stdout"))
+        await within(route(plugin, command))
     await within(born.ended())
     await within(watcher.reached(PluginState.READY, times=2))
-    assert "closed its side but kept running" in watcher.reports[0].reason
-
-
-async def test_a_protocol_error_ends_the_process(plugins, within, life):
-    watcher = Watcher()
-    plugin = plugins(events=watcher, timings=ALWAYS_STABLE, environment={"TEST_LIFE": life.path})
-    await within(plugin.start())
-    born = await within(life.born())
-    with pytest.raises(PluginTransportError):
-        await within(route(plugin, "unknown-id"))
-    await within(born.ended())
-    await within(watcher.reached(PluginState.READY, times=2))
-    assert "never made" in watcher.reports[0].reason
+    assert reason in watcher.reports[0].reason
 
 
 async def test_a_grandchild_that_holds_the_pipes_does_not_delay_the_report_and_dies_too(plugins, within, life):

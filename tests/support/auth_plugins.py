@@ -1,5 +1,6 @@
 """Auth providers for tests of the credentials: scripted answers, no plugin, no process."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,19 @@ class ScriptedAuth:
         assert self.poll is not None
         found: AuthLoginPollResponse = await _answer(self.poll(request))
         return found
+
+
+class Slowly:
+    """An answer that says when it is asked for, and waits until it may go on."""
+
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
+        self.going, self.go_on = asyncio.Event(), asyncio.Event()
+        self._answer = answer
+
+    async def __call__(self, request: Any) -> Any:
+        self.going.set()
+        await self.go_on.wait()
+        return self._answer(request)
 
 
 async def _answer(value: Any) -> Any:

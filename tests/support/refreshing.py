@@ -1,7 +1,6 @@
 """A plugin that refreshes, and a refresher whose clock the test moves."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,6 @@ from tests.support.auth_plugins import ScriptedAuth, record
 from tests.support.auth_site import Site
 
 NOW_S = 10_000.0
-
-
-class Slowly:
-    """An answer that says when it is asked for, and waits until it may go on."""
-
-    def __init__(self, answer: Callable[[AuthRefreshRequest], Any]) -> None:
-        self.going, self.go_on = asyncio.Event(), asyncio.Event()
-        self._answer = answer
-
-    async def __call__(self, request: AuthRefreshRequest) -> Any:
-        self.going.set()
-        await self.go_on.wait()
-        return self._answer(request)
 
 
 class Bench:

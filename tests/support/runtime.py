@@ -22,7 +22,9 @@ from host.runtime.invoke import CallObserver, Invoker
 from host.runtime.loopwatch import HeldReport, LoopWatch
 from host.runtime.manifest import Manifest, load_manifest
 from host.runtime.plan import SourceCheck, unchecked
+from host.runtime.processes import Processes
 from host.runtime.scope import CallScope
+from host.runtime.timings import ProcessTimings
 from host.state.memory import MemoryStore
 from host.tasks import TaskGroup
 from host.upstream.client import UpstreamClient
@@ -270,6 +272,21 @@ async def bench(directory: Path, **fields: Any) -> AsyncIterator[Bench]:
                     event.set()
         await made.registry.stop()
         await tasks.stop()
+
+
+@asynccontextmanager
+async def process_bench(directory: Path, timings: ProcessTimings, **fields: Any) -> AsyncIterator[Bench]:
+    """A bench whose plugin processes are real."""
+    tasks = TaskGroup("bench")
+    holder: list[Processes] = []
+    made = Bench(directory, tasks, process=lambda *args, **kwargs: holder[0](*args, **kwargs), **fields)
+    holder.append(Processes(callbacks=made.callbacks, tasks=tasks, timings=lambda: timings))
+    try:
+        yield made
+    finally:
+        await made.registry.stop()
+        await tasks.stop()
+        await holder[0].stop()
 
 
 @asynccontextmanager

@@ -11,13 +11,12 @@ from host.config.model import PluginPolicy
 from host.install.lock import Seals
 from host.runtime.handle import PluginState
 from host.runtime.process import ProcessPlugin
-from host.runtime.processes import Processes
 from host.tasks import TaskGroup
 from pluginabi.errors import PluginTransportError
 from tests.support.locked import lock_folder
 from tests.support.plugin_folders import write_greeter
 from tests.support.processes import FAST, HostDouble, Watcher, fault_spec, route
-from tests.support.runtime import Bench
+from tests.support.runtime import Bench, process_bench
 
 CODE = """
 class P(Plugin):
@@ -29,16 +28,8 @@ class P(Plugin):
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Bench]:
     """A registry with real processes that looks at the lock in `tmp_path`."""
-    tasks = TaskGroup("bench")
-    holder: list[Processes] = []
-    made = Bench(tmp_path, tasks, process=lambda *args, **kwargs: holder[0](*args, **kwargs), check=Seals(tmp_path))
-    holder.append(Processes(callbacks=made.callbacks, tasks=tasks, timings=lambda: FAST))
-    try:
+    async with process_bench(tmp_path, FAST, check=Seals(tmp_path)) as made:
         yield made
-    finally:
-        await made.registry.stop()
-        await tasks.stop()
-        await holder[0].stop()
 
 
 @pytest.mark.parametrize("carrier", ["inprocess", "process"])

@@ -5,27 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from host.runtime.processes import Processes
 from host.runtime.timings import ProcessTimings
-from host.tasks import TaskGroup
 from tests.support.carriers import ALL, CARRIERS, CODE, Stage
-from tests.support.runtime import Bench
+from tests.support.runtime import Bench, process_bench
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench whose plugin processes are real."""
-    tasks = TaskGroup("bench")
-    holder: list[Processes] = []
-    made = Bench(tmp_path, tasks, process=lambda *args, **kwargs: holder[0](*args, **kwargs))
     timings = ProcessTimings(backoff_min_s=0.01, backoff_max_s=0.02, stable_s=60.0)
-    holder.append(Processes(callbacks=made.callbacks, tasks=tasks, timings=lambda: timings))
-    try:
+    async with process_bench(tmp_path, timings) as made:
         yield made
-    finally:
-        await made.registry.stop()
-        await tasks.stop()
-        await holder[0].stop()
 
 
 @pytest.fixture(params=list(CARRIERS))

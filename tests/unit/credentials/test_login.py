@@ -12,7 +12,7 @@ from host.credentials.secret import Secret
 from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthLoginPollRequest, AuthLoginPollResponse, AuthLoginStartResponse
-from tests.support.auth_plugins import ScriptedAuth, record
+from tests.support.auth_plugins import ScriptedAuth, Slowly, record
 from tests.support.auth_site import Site
 
 CALLBACK = "http://127.0.0.1:1/callback"
@@ -202,39 +202,27 @@ async def test_a_plugin_is_not_polled_before_the_time_it_said_and_at_once_when_t
 
 
 async def test_two_who_poll_at_the_same_time_ask_the_plugin_once(tmp_path):
-    asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthLoginPollRequest) -> AuthLoginPollResponse:
-        asked.set()
-        await go_on.wait()
-        return SUCCESS
-
+    slowly = Slowly(lambda _: SUCCESS)
     bench = await Bench(tmp_path).begun()
     bench.plugins.poll = slowly
     async with asyncio.timeout(10):
         first = asyncio.create_task(bench.poll())
-        await asked.wait()
+        await slowly.going.wait()
         assert await bench.poll() == LoginStatus("wait")
-        go_on.set()
+        slowly.go_on.set()
         assert (await first).status == "ok"
 
 
 async def test_a_login_that_was_cancelled_meanwhile_stores_nothing(tmp_path):
-    asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slowly(request: AuthLoginPollRequest) -> AuthLoginPollResponse:
-        asked.set()
-        await go_on.wait()
-        return SUCCESS
-
+    slowly = Slowly(lambda _: SUCCESS)
     bench = await Bench(tmp_path).begun()
     bench.plugins.poll = slowly
     async with asyncio.timeout(10):
         polling = asyncio.create_task(bench.poll())
-        await asked.wait()
+        await slowly.going.wait()
         assert bench.logins.cancel("s1") is True
         assert bench.logins.cancel("s1") is False
-        go_on.set()
+        slowly.go_on.set()
         assert (await polling).status == "error"
     assert bench.site.ids() == []
 

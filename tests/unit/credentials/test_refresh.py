@@ -15,8 +15,8 @@ from host.credentials.secret import Secret, SecretDocument
 from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthRefreshRequest, AuthRefreshResponse, AuthSaveRequest, AuthSaveResponse
-from tests.support.auth_plugins import record
-from tests.support.refreshing import NOW_S, Bench, Slowly, renewed
+from tests.support.auth_plugins import Slowly, record
+from tests.support.refreshing import NOW_S, Bench, renewed
 
 MINUTE_S = 60.0
 

@@ -14,8 +14,8 @@ from host.tasks import TaskGroup
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import AuthParseRequest, AuthRefreshRequest, AuthRefreshResponse
-from tests.support.auth_plugins import record
-from tests.support.refreshing import NOW_S, Bench, FullDisk, Slowly, renewed
+from tests.support.auth_plugins import Slowly, record
+from tests.support.refreshing import NOW_S, Bench, FullDisk, renewed
 
 
 @pytest.fixture
