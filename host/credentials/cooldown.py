@@ -66,6 +66,8 @@ class CoolState:
     forced: bool = False
     """Rests although cooling is disabled."""
     cause: Cause = NO_CAUSE
+    restored: bool = False
+    """An earlier process left it: no news."""
     due_s: float = 0.0
     """When its place in the queue of expiries comes up."""
 
@@ -197,16 +199,21 @@ class CooldownBook:
             if not is_same:
                 return state.until_s - now_s  # what it rests for longer is also what ends that rest
             until_s = state.until_s
+        state.restored = False
         self._fill(state, verdict, now_s, until_s, cause)
         return until_s - now_s
 
-    def restore(self, credential_id: str, model: str, verdict: Verdict, *, level: int, cause: Cause) -> None:
-        """Take over a block that an earlier process left, unless a later one is known."""
+    def restore(
+        self, credential_id: str, model: str, verdict: Verdict, *, since_s: float, level: int, cause: Cause
+    ) -> None:
+        """Take over a block that an earlier process left, unless a later one is known. `since_s`: when its evidence
+        came, which is what it counts from also now; above the present it is the present."""
         state = self._state_of(credential_id, ALL_MODELS if verdict.whole_credential else model)
         now_s = self.clock()
         state.level = max(state.level, min(level, BACKOFF_MAX_LEVEL))
         if now_s + verdict.cooldown_s > state.until_s:
-            self._fill(state, verdict, now_s, now_s + verdict.cooldown_s, cause)
+            state.restored = True
+            self._fill(state, verdict, min(since_s, now_s), now_s + verdict.cooldown_s, cause)
 
     def adopt(
         self,
@@ -222,6 +229,7 @@ class CooldownBook:
         """Take over what somebody else knows of a credential and model, in place of what is known here."""
         state = self._state_of(credential_id, model)
         state.level = max(0, min(level, BACKOFF_MAX_LEVEL))
+        state.restored = False
         self._fill(state, verdict, since_s, until_s, cause)
 
     def forget(self, credential_id: str, model: str) -> None:

@@ -139,9 +139,15 @@ class CooldownKeeper:
                     quota=record.quota.exceeded,
                     whole_credential=not record.model,
                 ),
+                since_s=self._since_s(record),
                 level=record.quota.backoff_level,
                 cause=Cause(error.http_status, error.code, error.message) if error is not None else Cause(),
             )
+
+    def _since_s(self, record: CooldownRecord) -> float:
+        """When the evidence for a stored block came, on the clock of the book; at the latest when it was written."""
+        since_s = time_like(record.since) or time_like(record.updated_at)
+        return self._book.clock() - (self._wall_clock() - since_s if since_s is not None else 0.0)
 
     def _left_s(self, record: CooldownRecord) -> float:
         """How long a stored block still lasts. A clock that was set back makes none longer than it was when it was
@@ -275,7 +281,8 @@ class CooldownKeeper:
         )
 
     def _record(self, credential: Credential, state: CoolState, at: str) -> CooldownRecord:
-        until = _text_of(self._wall_clock() + state.until_s - self._book.clock())
+        shift_s = self._wall_clock() - self._book.clock()
+        until = _text_of(state.until_s + shift_s)
         cause = state.cause
         return CooldownRecord(
             auth_id=credential.id,
@@ -295,6 +302,7 @@ class CooldownKeeper:
             last_error=ErrorRecord(message=cause.message, code=cause.code, http_status=cause.status)
             if cause != Cause()
             else None,
+            since=_text_of(state.since_s + shift_s),
             updated_at=at,
         )
 

@@ -62,11 +62,20 @@ class CooldownRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From the evidence to the end: what no clock can change. 0: not told."""
     origin: str = ""
     """Names the evidence, whatever the clocks say."""
+    cleared_s: float = 0.0
+    """Evidence up to here is void: it was proved wrong, or its block had ended, before this came."""
+    guard_s: float = 0.0
+    """Until when a node that was cut off may still believe what this has overruled; 0: no longer than the block."""
 
     @property
     def key(self) -> Key:
         """What the row is about."""
         return self.credential, self.model
+
+    @property
+    def told_until_s(self) -> float:
+        """How long it has to be there for whoever comes back."""
+        return max(self.until_s, self.guard_s)
 
 
 _ROWS: Final = msgspec.msgpack.Decoder(list[CooldownRow])
@@ -78,9 +87,21 @@ def merged(one: CooldownRow, other: CooldownRow) -> CooldownRow:
     shortened by a later guess, and a refused key not mended by a limit that ends soon."""
     older, newer = sorted((one, other), key=lambda row: (row.at_s, row.until_s, row.ended))
     corrects = newer.exact and not older.exact and (older.reason == newer.reason or older.reason in PASSING)
-    if older.ended or newer.ended or corrects or older.until_s <= newer.until_s:
-        return newer
-    return replace(older, at_s=newer.at_s, level=max(older.level, newer.level))
+    is_void = older.ended or older.at_s <= newer.cleared_s
+    if is_void or newer.ended or corrects or older.until_s <= newer.until_s:
+        return _in_place_of(older, newer, older.at_s if older.ended else older.cleared_s)
+    cleared_s = max(older.cleared_s, newer.cleared_s)
+    return replace(older, at_s=newer.at_s, level=max(older.level, newer.level), cleared_s=cleared_s)
+
+
+def _in_place_of(before: CooldownRow, row: CooldownRow, cleared_s: float) -> CooldownRow:
+    """The row, remembering what it stands in place of: who still believes that is to learn that it is over."""
+    guard_s = max(row.guard_s, before.told_until_s)
+    guard_s = guard_s if guard_s > row.until_s else 0.0
+    cleared_s = max(row.cleared_s, cleared_s)
+    if (row.guard_s, row.cleared_s) == (guard_s, cleared_s):
+        return row
+    return replace(row, guard_s=guard_s, cleared_s=cleared_s)
 
 
 class Accepts(Protocol):
@@ -121,6 +142,8 @@ class SharedCooldowns:
         self._telling = False
         self._reading = False
         self._read_again = False
+        self._asking = False
+        """What the others know is being read: what is told now might replace what is not known yet."""
 
     def start(self) -> None:
         """Before the shared state is started."""
@@ -153,6 +176,8 @@ class SharedCooldowns:
         try:
             while True:
                 self._collect()
+                if self._asking:
+                    return  # told after it
                 rows, self._outbox = self._outbox, []
                 if not rows:
                     return
@@ -176,7 +201,7 @@ class SharedCooldowns:
             if known is not None and row.origin and row.origin == known.origin and (known.ended or not row.ended):
                 continue  # known already, even when a clock was set since it was told
             found = row if known is None else merged(known, row)
-            if found == known or found.until_s <= now_s:
+            if found == known or found.told_until_s <= now_s:
                 continue
             self._note(found)
             self._enter(found)
@@ -184,12 +209,14 @@ class SharedCooldowns:
     def _enter(self, row: CooldownRow) -> None:
         """Make the book agree with a row, unless it does already."""
         book, now_s = self._book, self._wall()
-        if row.until_s <= now_s or not self._accepts(row.credential, forced=row.forced):
+        if row.told_until_s <= now_s or not self._accepts(row.credential, forced=row.forced):
             return
         state = book.states(row.credential).get(row.model)
         self._entering = True
         try:
-            if row.ended:
+            if row.ended or row.until_s <= now_s:
+                if state is not None and not state.blocked:
+                    return  # its level is remembered
                 self._entered.get(row.credential, {}).pop(row.model, None)
                 book.forget(row.credential, row.model)
                 return
@@ -227,7 +254,13 @@ class SharedCooldowns:
             return
         self._offset_s = offset_s
         for key, row in self._rows.items():
-            self._rows[key] = replace(row, at_s=row.at_s + step_s, until_s=row.until_s + step_s)
+            self._rows[key] = replace(
+                row,
+                at_s=row.at_s + step_s,
+                until_s=row.until_s + step_s,
+                cleared_s=row.cleared_s and row.cleared_s + step_s,
+                guard_s=row.guard_s and row.guard_s + step_s,
+            )
         self._purge()
         self._outbox.extend(self._rows.values())
         if self._outbox:
@@ -239,11 +272,21 @@ class SharedCooldowns:
         states, entered = book.states(credential_id), self._entered.setdefault(credential_id, {})
         shift_s = now_s - book.clock()
         found = []
-        for model, state in states.items():
-            if entered.get(model) != _mark(state):
-                entered[model] = _mark(state)
-                if state.blocked:
-                    found.append(self._later(_row_of(state, shift_s, f"{self._name}:{next(self._numbers)}")))
+        for model, state in tuple(states.items()):
+            if entered.get(model) == _mark(state):
+                continue
+            entered[model] = _mark(state)
+            if not state.blocked:
+                continue
+            news = _row_of(state, shift_s, f"{self._name}:{next(self._numbers)}")
+            known = self._rows.get(news.key)
+            if not state.restored or known is None:
+                found.append(self._later(news))
+            elif merged(known, news) == known:
+                # What an earlier process left is older than what the others know.
+                self._enter(known)
+            else:
+                found.append(merged(known, news))
         for model in [model for model in entered if model not in states]:
             del entered[model]
             row = self._rows.get((credential_id, model))
@@ -261,7 +304,11 @@ class SharedCooldowns:
     def _later(self, row: CooldownRow) -> CooldownRow:
         """The row, later than what it was found in spite of: the clock of whoever told that may be ahead."""
         known = self._rows.get(row.key)
-        return row if known is None else replace(row, at_s=max(row.at_s, known.at_s + 0.001))
+        if known is None:
+            return row
+        is_over = known.ended or known.until_s <= self._wall()
+        row = replace(row, at_s=max(row.at_s, known.at_s + 0.001))
+        return _in_place_of(known, row, known.at_s if is_over else known.cleared_s)
 
     def _note(self, row: CooldownRow) -> None:
         self._rows[row.key] = row
@@ -282,7 +329,7 @@ class SharedCooldowns:
             await self._shared.publish(TOPIC, msgspec.msgpack.encode(some))
 
     async def _keep(self, row: CooldownRow) -> None:
-        ttl_s = row.until_s - self._wall()
+        ttl_s = row.told_until_s - self._wall()
         if ttl_s <= 0:
             return
         try:
@@ -296,7 +343,7 @@ class SharedCooldowns:
         if self._reading:
             self._read_again = True
             return
-        self._reading = True
+        self._reading = self._asking = True
         self._tasks.start(self._read(), name="read-cooldowns")
 
     async def _read(self) -> None:
@@ -304,21 +351,27 @@ class SharedCooldowns:
         try:
             while True:
                 self._read_again = False
+                self._asking = True
                 try:
                     stored = _decoded(await self._shared.store.items(NAMESPACE))
                     self._take_over(stored.values())
                     self._purge()
+                    self._asking = False
+                    self._outbox.clear()  # it is among the rows
                     await self._send([row for row in self._rows.values() if stored.get(row.key) != row])
                 except StateError as error:
                     log.warning("cooldowns.not_read", reason=str(error))
                 if not self._read_again:
-                    return
+                    break
+            self._asking = False
+            if self._outbox:
+                self._tell_soon()
         finally:
-            self._reading = False
+            self._reading = self._asking = False
 
     def _purge(self) -> None:
         now_s = self._wall()
-        for key in [key for key, row in self._rows.items() if row.until_s <= now_s]:
+        for key in [key for key, row in self._rows.items() if row.told_until_s <= now_s]:
             del self._rows[key]
 
 

@@ -56,9 +56,9 @@ def note_made(ex: Execution, attempt: Attempt, data: bytes, *, streamed: bool) -
 
 def makes_state(ex: Execution, attempt: Attempt) -> bool:
     """Whether what an answer brings into being is worth remembering: also while there is nobody else who could be asked
-    for it, for others may come."""
+    for it, for others may come. Only clients of the Responses API can refer to it."""
     lane = attempt.lane
-    if lane.output_format != RESPONSES or ex.state.policy.provider_state == "ignored":
+    if ex.source != RESPONSES or lane.output_format != RESPONSES or ex.state.policy.provider_state == "ignored":
         return False
     return lane.handle is not None and lane.credential.id in ex.state.pool.by_id
 

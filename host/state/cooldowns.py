@@ -41,6 +41,8 @@ class CooldownRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Rests although cooling is disabled."""
     quota: QuotaRecord = QuotaRecord()
     last_error: ErrorRecord | None = None
+    since: str = ""
+    """When the evidence came."""
     updated_at: str = ""
 
 

@@ -71,9 +71,13 @@ class Node:
 
     async def comes_back(self) -> None:
         self.available = True
+        self.reads()
+        await self.settle()
+
+    def reads(self) -> None:
+        """Begin to read what the others know."""
         for action in self._actions:
             action()
-        await self.settle()
 
     def rest_s(self, credential_id: str = "a", model: str = "m") -> float:
         block = self.book.block(credential_id, model)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from host.credentials.classify import Verdict
+from host.credentials.cooldown import NO_CAUSE
 from host.credentials.shared_cooldowns import CooldownRow, merged
 from host.state.memory import MemoryStore
 from host.tasks import TaskGroup
@@ -48,6 +49,7 @@ def row(at_s: float, until_s: float, **fields: Any) -> CooldownRow:
         ([row(2, 50), row(2, 50, ended=True)], 50, True),
         ([row(2, 50), row(2, 40, ended=True)], 50, False),
         ([row(1, 50), row(2, 50, ended=True), row(3, 60)], 60, False),
+        ([row(1, 50), row(2, 50, ended=True), row(3, 40, cleared_s=2)], 40, False),
     ],
 )
 def test_what_several_nodes_say_means_the_same_in_whichever_order_it_arrives(
@@ -180,3 +182,76 @@ async def test_a_node_hears_how_long_a_block_lasts_though_the_clock_was_set_sinc
     two.book.failed("b", "m", GUESS)
     await two.settle()
     assert (one.rest_s(), two.rest_s(), one.rest_s("b")) == (60.0, 60.0, 60.0)
+
+
+SHORT = Verdict(rotate=True, reason="transient", cooldown_s=20.0)
+
+
+@pytest.mark.parametrize("away_s", [10.0, 50.0], ids=["the shorter one lasts", "the shorter one has ended"])
+@pytest.mark.parametrize("how", ["ended", "corrected"])
+async def test_a_node_that_was_cut_off_drops_a_block_that_others_have_replaced_with_a_shorter_one(
+    pair: tuple[Node, Node], world: World, tasks: TaskGroup, away_s: float, how: str
+):
+    one, two = pair
+    two.book.failed("a", "m", LIMIT if how == "ended" else GUESS)
+    await two.settle()
+    one.available = False
+    world.now_s += 1
+    if how == "ended":
+        two.book.succeeded("a", "m", began_s=two.book.clock(), seen_s=two.book.clock())
+        await two.settle()
+        world.now_s += 1
+        two.book.failed("a", "m", SHORT)
+    else:
+        two.book.failed("a", "m", Verdict(rotate=True, reason="transient", cooldown_s=20.0, exact=True))
+    await two.settle()
+    assert (one.rest_s() > 50, two.rest_s()) == (True, 20.0)
+    world.now_s += away_s
+    for node in pair:
+        node.book.tick()
+    await one.comes_back()
+    await two.settle()
+    assert one.rest_s() == two.rest_s() == max(0.0, 20.0 - away_s)
+    # Nor is it told to those who come later, or by those who were there.
+    late = Node(world, tasks)
+    await late.comes_back()
+    two.cooldowns.follow()
+    await two.settle()
+    assert late.rest_s() == two.rest_s() == max(0.0, 20.0 - away_s)
+    world.now_s += 101
+    for node in (*pair, late):
+        node.book.tick()
+        await node.comes_back()
+    assert await world.store.items("cooldown") == {}
+
+
+@pytest.mark.parametrize("first", ["the file", "the server", "both at once"])
+async def test_what_an_earlier_process_left_in_a_file_is_no_news_to_those_who_know_that_it_is_over(
+    pair: tuple[Node, Node], world: World, tasks: TaskGroup, first: str
+):
+    one, two = pair
+    one.book.failed("a", "m", LIMIT)
+    since_s = one.book.clock()
+    await one.settle()
+    one.available = False
+    world.now_s += 5
+    two.book.forget("a", "m")
+    await two.settle()
+    world.now_s += 5
+    late = Node(world, tasks)
+    left = Verdict(rotate=True, reason="quota", cooldown_s=90.0, exact=True, quota=True)
+    late.available = first == "both at once"
+    if first == "the server":
+        await late.comes_back()
+    if first == "both at once":
+        late.reads()
+    late.book.restore("a", "m", left, since_s=since_s, level=0, cause=NO_CAUSE)
+    await late.settle()
+    if first == "the file":
+        await late.comes_back()
+    await two.comes_back()
+    assert (late.rest_s(), two.rest_s()) == (0.0, 0.0)
+    # What nobody knows is told.
+    late.book.restore("b", "m", left, since_s=since_s, level=0, cause=NO_CAUSE)
+    await late.settle()
+    assert two.rest_s("b") == 90.0

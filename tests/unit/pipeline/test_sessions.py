@@ -243,6 +243,12 @@ async def test_a_streamed_answer_is_remembered_before_the_client_has_its_end():
     assert [await respond(w, FOLLOW_UP) for _ in range(4)] == [maker] * 4
 
 
+async def test_a_chat_request_leaves_nothing_to_remember_even_where_the_upstream_makes_responses():
+    w = responses()
+    await ask(w, None)
+    assert w.gateway.state.pool.health.origins.is_empty
+
+
 async def test_while_that_account_rests_the_request_is_refused_with_the_time_to_wait():
     w = responses()
     maker = await respond(w)
