@@ -17,6 +17,8 @@ from pluginapi import Context, PluginError, PluginTransportError
 from plugins.limits.epoch import STORE_AWAY, Epoch
 
 MAX_DOUBTFUL = 1000
+FREED_AT_ONCE = 20
+"""A request tidies up so much at most: it must not wait for all that an outage left behind."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,8 +133,7 @@ class Slots:
         due = [slot for slot in self._held if slot.key and slot.renew_at_s <= now_s]
         for slot in due:
             slot.renew_at_s = now_s + lease_s / 3
-        doubtful = list(self._doubtful)
-        self._doubtful.clear()
+        doubtful = [self._doubtful.popleft() for _ in range(min(FREED_AT_ONCE, len(self._doubtful)))]
         for failed in await asyncio.gather(
             *(self._renew(ctx, slot, lease_s) for slot in due),
             *(self._free(ctx, key, mark, is_certain=False) for key, mark in doubtful),
