@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 from host.config.align import aligned, same
 from host.config.editable import adapt, as_node, dump_indented, list_indent
+from host.config.plainly import simple_item, with_value
 from host.config.problems import ConfigError
 from host.config.tree import NO_COLUMN, MapNode, SeqNode, parse_yaml
 
@@ -91,8 +92,6 @@ class _Lines:
         else:
             raise Unclear
         kept = [place for place in plan.places if place is not None]
-        if not kept:
-            raise Unclear
         if kept != sorted(kept):
             return self._reordered(node, plan, end)
         return self._members(node, plan, end)
@@ -181,6 +180,8 @@ class _Lines:
     def _written_anew(self, node: _Container, key: Any, old: Any, value: Any, first: int, end: int) -> _Change:
         lines = self._lines[first:end]
         prefix = lines[0][: node.column]
+        if len(lines) == 1 and (line := with_value(lines[0][node.column :], key, old, value)) is not None:
+            return _Change(first, end, [prefix + line])
         lines[0] = " " * node.column + lines[0][node.column :]
         depth = min(_indent(line) for line in lines if line.strip())
         text = "".join(line[min(depth, _indent(line)) :] for line in lines)
@@ -211,6 +212,8 @@ class _Lines:
         """The lines of a member that was not there."""
         if isinstance(node, MapNode):
             return self._pair_lines(as_node({key: value}), node.column)
+        if (lines := simple_item(value)) is not None:
+            return [" " * node.column + line for line in lines]
         return self._item_lines(as_node({_PARENT: [value]}), node.column)
 
     def _pair_lines(self, pair: Any, column: int) -> list[str]:

@@ -77,7 +77,7 @@ def set_entries(tree: Any) -> None:
 EDITS: dict[str, tuple[Callable[[Any], object], list[tuple[str, str]]]] = {
     "a value": (
         lambda tree: tree["claude-api-key"][0].__setitem__("priority", 4),
-        [("    priority:   3   # high\n", "    priority: 4     # high\n")],
+        [("    priority:   3   # high\n", "    priority:   4   # high\n")],
     ),
     "the value behind the dash": (
         lambda tree: tree["claude-api-key"][0].__setitem__("api-key", "uno"),
@@ -169,7 +169,7 @@ def test_only_the_item_that_changes_is_read_with_its_comments(monkeypatch: pytes
     text = "claude-api-key:\n" + "".join(f"  - api-key: k{number} # {number}\n" for number in range(500))
     found = changed(text, lambda tree: tree["claude-api-key"][77].__setitem__("prefix", "p"))
     assert found == text.replace("# 77\n", "# 77\n    prefix: p\n")
-    changed(found, lambda tree: tree["claude-api-key"][77].__setitem__("prefix", "q"))
+    changed(found, lambda tree: tree["claude-api-key"][77].__setitem__("prefix", "q # r"))
     assert asked == ["prefix: p\n"]
 
 
@@ -194,6 +194,31 @@ def test_a_list_is_edited_in_every_style(text: str):
         tree["list"].append({"k": 2, "n": [{"o": 1}]})
 
     assert same(to_plain(read_tree(changed(text, edit), "")), expected)
+
+
+@pytest.mark.parametrize("written", ["1", "x", "true", "'x'", "a b", "x#y", "[1]", "~", "0x10 # c", "|\n  text"])
+@pytest.mark.parametrize(
+    "value", ["on", "null", "a: b", "x:", "12", "1e3", "-", "é", "https://x.test/v1", 7, True, None, 1.5]
+)
+def test_a_value_is_read_as_the_one_that_was_set(written: str, value: Any):
+    text = f"a: {written}\nlist:\n  - k: {written if '|' not in written else 1}\n"
+
+    def edit(tree: Any) -> None:
+        tree["a"] = value
+        tree["list"][0]["k"] = value
+        tree["list"] += [value, {"k": value}]
+
+    found = read_tree(changed(text, edit), "")
+    assert same(found, {"a": value, "list": [{"k": value}, value, {"k": value}]})
+
+
+@pytest.mark.usefixtures("no_fallback")
+def test_a_list_of_which_nothing_stays_keeps_the_comments_around_it():
+    found = changed(TEXT, lambda tree: tree.__setitem__("claude-api-key", [{"name": "x"}]))
+    assert found == TEXT.replace(
+        TEXT[TEXT.index("  - api-key: one") : TEXT.index("# Between.")],
+        "  - name: x\n\n  # About two.\n",
+    )
 
 
 @pytest.mark.parametrize("value", [{}, []])
