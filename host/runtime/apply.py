@@ -97,6 +97,8 @@ class PluginRegistry:
         self._config = Config()
         self._discovery = Discovery()
         self._slots: dict[str, Slot] = {}
+        # A plugin that comes back while its former self still ends must not be given that one's number again.
+        self._left_with: Final[dict[str, int]] = {}
         self._lock = asyncio.Lock()
         self._leases: Final = SnapshotLeases()
         self._retirement: Final = Retirement(leases=self._leases, tasks=tasks, on_room=self._room_made)
@@ -270,6 +272,7 @@ class PluginRegistry:
     def _remove(self, plugin_ids: Iterable[str]) -> None:
         for plugin_id in list(plugin_ids):
             slot = self._slots.pop(plugin_id)
+            self._left_with[plugin_id] = slot.last_number
             self._retirement.after_publish(None, slot.current, drain_s=STOP_DRAIN_S)
 
     async def _bring(self, source: PluginSource, *, force: bool) -> None:
@@ -298,12 +301,13 @@ class PluginRegistry:
         log.warning("plugin.blocked", plugin_id=source.plugin_id, reason=problem)
         if slot is None:
             generation = blocked_generation(source, self._config, problem)
-            self._slots[source.plugin_id] = Slot(generation, attempted=None, problem=problem)
+            number = self._left_with.get(source.plugin_id, 0)
+            self._slots[source.plugin_id] = Slot(generation, attempted=None, problem=problem, last_number=number)
         else:
             slot.problem, slot.waiting = problem, None
 
     async def _start_first(self, slot: Slot | None, plan: Plan) -> None:
-        number = slot.last_number + 1 if slot is not None else 1
+        number = 1 + (slot.last_number if slot is not None else self._left_with.get(plan.plugin_id, 0))
         generation = self._new_generation(plan, number)
         slot = Slot(generation, attempted=plan, last_number=number)
         self._slots[plan.plugin_id] = slot

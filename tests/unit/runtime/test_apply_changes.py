@@ -196,6 +196,22 @@ async def test_L16_a_plugin_switched_off_and_on_is_in_the_snapshot_only_while_on
 # -- by hand
 
 
+async def test_a_plugin_switched_off_and_on_serves_while_requests_still_hold_its_former_self(stage: Bench):
+    answer = "        return ModelRouteResponse(reason='here')\n"
+    stage.inprocess_plugin("a", "class P(Plugin):\n    async def model_route(self, request):\n" + answer)
+    inside = {"a": PluginPolicy(runtime="inprocess")}
+    first = await stage.registry.apply(stage.config(a={}, policies=inside))
+    without = await stage.registry.apply(stage.config())
+    second = await stage.registry.apply(stage.config(a={}, policies=inside))
+    assert (stage.status("a").state, stage.status("a").reason) == ("ready", "")
+    assert without.bindings == {}
+    former, present = first.plugins["a"].handle, second.plugins["a"].handle
+    assert former is not present and former.state is PluginState.READY
+    for snapshot in (first, second):
+        called = await route(stage, snapshot, "a")
+        assert called.value is not None and called.value.reason == "here"
+
+
 async def test_L24_an_unknown_or_blank_plugin_can_be_neither_reloaded_nor_reset(stage: Bench):
     for plugin_id in ("", "nothing"):
         with pytest.raises(KeyError):
