@@ -71,6 +71,10 @@ class Editable(CommentedMap):
             value = self[key] = parse_part(text, tree, key, file)[key]
         return value
 
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Raises ConfigError where a part cannot be read: the library's own would say that there is none."""
+        return self[key] if key in self else default
+
     def items(self) -> Any:
         """For comparing, not for editing: parts as they are."""
         return [(key, dict.__getitem__(self, key)) for key in self]

@@ -71,12 +71,12 @@ def edit_section(file: Path, plugin_id: str, edit: Edit, *, switch_on: bool = Fa
         try:
             present = parse_config(before, file=name)
             tree = open_tree(before, name, source=present.source)
+            edit(_section_node(tree, plugin_id))
+            if switch_on and tree["plugins"].get("enabled") is not True:
+                tree["plugins"]["enabled"] = True
+            text = spliced(before, tree)
         except ConfigError as error:
             raise ManagementError(500, f"failed to save config: {error}") from None
-        edit(_section_node(tree, plugin_id))
-        if switch_on and tree["plugins"].get("enabled") is not True:
-            tree["plugins"]["enabled"] = True
-        text = spliced(before, tree)
         try:
             return text, parse_config(text, file=name, before=present)
         except ConfigError as error:

@@ -6,8 +6,9 @@ import pytest
 
 from host.config import editable
 from host.config.editable import open_tree
+from host.config.problems import ConfigError
 from host.config.splice import spliced
-from host.config.tree import parse_yaml, to_plain
+from host.config.tree import UNREADABLE, parse_yaml, to_plain
 
 TEXT = """\
 # The head.
@@ -56,3 +57,10 @@ def test_whatever_is_not_written_in_lines_is_read_as_a_whole(text: str):
     tree = open_tree(text, "c.yaml")
     tree.setdefault("tls", {})["cert"] = "x"
     assert to_plain(parse_yaml(spliced(text, tree), "c.yaml"))["tls"]["cert"] == "x"
+
+
+def test_a_part_whose_comments_cannot_be_read_is_no_missing_part():
+    tree = open_tree("a: &a 1\nb:\n  c: # why\n    x\n\n  d: *a\n", "c.yaml")
+    assert tree.get("b2", 7) == 7 and tree.get("a") == 1
+    with pytest.raises(ConfigError, match=UNREADABLE):
+        tree.get("b")

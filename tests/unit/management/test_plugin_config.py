@@ -187,3 +187,16 @@ def test_switching_on_also_sets_the_switch_for_all(tmp_path: Path) -> None:
     edit_section(file, "p", patch({"enabled": True}), switch_on=True)
     config = load_config(file).config
     assert config.plugins.enabled and config.plugins.configs["p"].enabled
+
+
+@pytest.mark.parametrize("anchor", ["", "&a "])
+def test_nothing_is_lost_of_a_section_with_comments_that_the_library_cannot_keep(file: Path, anchor: str):
+    text = f"request-retry: {anchor}1\nplugins:\n  configs:\n    p:\n      a: # why\n        x\n\n      b: 2\n"
+    file.write_text(text + (f"max-retry-credentials: *{anchor[1:]}\n" if anchor else ""))
+    before = file.read_text()
+    try:
+        edit_section(file, "p", patch({"c": 3}))
+    except ManagementError as error:
+        assert anchor and error.status == 500 and file.read_text() == before
+    else:
+        assert load_config(file).config.plugins.configs["p"].config == {"a": "x", "b": 2, "c": 3}
