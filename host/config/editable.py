@@ -73,7 +73,10 @@ class Editable(CommentedMap):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """Raises ConfigError where a part cannot be read: the library's own would say that there is none."""
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def items(self) -> Any:
         """For comparing, not for editing: parts as they are."""
