@@ -57,6 +57,7 @@ EVENTS: Final = (
     "credential.taken_over",
     "credential.watch_failed",
     "credential_source.unavailable",
+    "cursors.unreadable",
     "guardian.died",
     "guardian.not_started",
     "guardian.unreachable",

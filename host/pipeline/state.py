@@ -199,7 +199,8 @@ class GatewayState:
     handed_out_models: tuple[ModelInfo, ...] = ()
     """Models that nobody serves here, by what the sources of credentials say; for lists only."""
     attacher: PoolAttacher = field(init=False)
-    _plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
+    plans: dict[tuple[str, str, str, str, str], Plan] = field(default_factory=dict)
+    """Those that were made and are kept."""
     _members: dict[tuple[tuple[str, ...], frozenset[int] | None], Members] = field(default_factory=dict)
     _listed: dict[str, Any] = field(default_factory=dict)
 
@@ -258,17 +259,17 @@ class GatewayState:
     def plan(self, model: str, *, method: str, source: str, wanted: str, provider: str = "") -> Plan:
         """The lanes for a model, cached. `provider`: chosen by a router, with the model taken as it is."""
         key = (model, method, source, wanted, provider)
-        plan = self._plans.get(key)
+        plan = self.plans.get(key)
         if plan is None:
             if not provider and is_auto(model) and (newest := self._newest(model, method, source, wanted)) is not None:
                 return newest
             plan = self._make_plan(model, method, source, wanted, provider)
-            if len(self._plans) >= _PLANS_MAX:
-                self._plans.clear()
+            if len(self.plans) >= _PLANS_MAX:
+                self.plans.clear()
                 self._members.clear()
                 self.pool.forget_tiers()
             if len(model) <= MAX_NAME:
-                self._plans[key] = plan
+                self.plans[key] = plan
         return plan
 
     def _newest(self, model: str, method: str, source: str, wanted: str) -> Plan | None:

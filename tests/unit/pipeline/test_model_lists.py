@@ -191,4 +191,4 @@ async def test_the_list_is_made_anew_when_an_old_limit_stops_to_count():
 async def test_plans_of_very_long_names_are_not_kept(model):
     w = world(executor(answering()), config=compat_config())
     w.gateway.state.plan(model, method="executor.execute", source="openai", wanted="openai")
-    assert w.gateway.state._plans == {}
+    assert w.gateway.state.plans == {}
