@@ -25,7 +25,7 @@ from host.config.reread import Source, read_source
 from host.config.tree import MapNode, SeqNode, read_tree
 from host.config.tree import parse_yaml as parse_yaml
 from host.config.tree import to_plain as to_plain
-from host.upstream import InvalidRequest, parse_proxy
+from host.upstream import InvalidRequest, check_base_url, parse_proxy
 
 SectionT = typing.TypeVar("SectionT", bound=Section)
 PLUGIN_ID: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
@@ -149,6 +149,8 @@ class _Walk:
         value = node[key]
         if key == "proxy-url":
             self._check_proxy(node, key, path)
+        if key == "base-url":
+            self._check_base_url(node, key, path)
         if key == "weight" and value is not None:
             self._check_weight(node, key, path)
         if key == "match-regexr":
@@ -225,6 +227,15 @@ class _Walk:
             parse_proxy(str(node[key]) or None)
         except InvalidRequest as error:
             self.problems.append(Problem(self.file, _line(node, key), f"`{path}`: {error}"))
+
+    def _check_base_url(self, node: MapNode, key: str, path: str) -> None:
+        written = node[key]
+        try:
+            if isinstance(written, str) and written.strip():
+                check_base_url(written.strip())
+        except InvalidRequest as error:
+            message = f"`{path}`: {error}; write it like https://api.example.com/v1"
+            self.problems.append(Problem(self.file, _line(node, key), message))
 
     def check_host_keys(self, node: MapNode, path: str) -> None:
         """`enabled` and `priority` belong to the host in every plugin's section."""

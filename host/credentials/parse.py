@@ -41,7 +41,7 @@ from host.credentials.values import (
     refresh_interval_of,
     text,
 )
-from host.upstream import InvalidRequest, parse_proxy
+from host.upstream import InvalidRequest, check_base_url, parse_proxy
 
 MAX_WEIGHT: Final = 1_000_000
 UNKNOWN_PROVIDER: Final = "unknown"
@@ -222,6 +222,11 @@ def texts(value: Any) -> tuple[str, ...]:
 
 def _base_url(document: Mapping[str, Any], provider: str, compat: CompatProvider | None) -> str:
     own = text(document.get("base_url"))
+    try:
+        if own:
+            check_base_url(own)
+    except InvalidRequest as error:
+        raise InvalidCredential(f"`base_url`: {error}; write it like https://api.example.com/v1") from None
     return (own or (compat.base_url if compat else "") or DEFAULT_BASE_URL.get(provider, "")).rstrip("/")
 
 

@@ -23,7 +23,7 @@ from host.upstream.errors import (
     UpstreamTimeout,
 )
 from host.upstream.model import ClientLimits, ClientStats, UpstreamRequest
-from host.upstream.origin import ProxyAddress, parse_proxy
+from host.upstream.origin import ProxyAddress, check_base_url, parse_proxy
 from host.upstream.response import UpstreamResponse
 
 __all__ = [
@@ -43,5 +43,6 @@ __all__ = [
     "UpstreamRequest",
     "UpstreamResponse",
     "UpstreamTimeout",
+    "check_base_url",
     "parse_proxy",
 ]

@@ -67,6 +67,14 @@ def split_url(url: str) -> tuple[str, str]:
     return url[:path_at], url[path_at:]
 
 
+def check_base_url(url: str) -> None:
+    """Raises InvalidRequest for what no request could be sent to: no scheme, no host, a port that is none."""
+    if "?" in url or "#" in url:
+        raise InvalidRequest("paths are appended to it, so it ends before `?` and `#`")
+    origin, _ = split_url(url)
+    parse_origin(origin, None)
+
+
 def parse_origin(base_url: str, proxy_url: str | None, *, public_only: bool = False) -> Origin:
     """First half of `split_url` and a proxy setting -> Origin. Raises InvalidRequest."""
     try:

@@ -53,6 +53,16 @@ def test_an_empty_file_is_a_config_with_safe_defaults():
             "config.yaml:2: `timeouts.connect`: '5x' is no duration; write 500ms, 10s, 5m or 1h",
         ),
         (
+            "openai-compatibility:\n - name: x\n   base-url: 127.0.0.1:8080/v1\n",
+            "config.yaml:3: `openai-compatibility.base-url`: the URL is not an http or https URL; write it like "
+            "https://api.example.com/v1",
+        ),
+        (
+            "claude-api-key:\n - api-key: x\n   base-url: https://api.test/v1?key=1\n",
+            "config.yaml:3: `claude-api-key.base-url`: paths are appended to it, so it ends before `?` and `#`; write it "
+            "like https://api.example.com/v1",
+        ),
+        (
             "port: 1\nproxy-url: ftp://x\n",
             "config.yaml:2: `proxy-url`: the proxy URL is not an http, https, socks4, socks4a, socks5 or socks5h URL "
             "with a host",
@@ -83,9 +93,9 @@ def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
     values = {"weight": "2", "websockets": "true", "cloak": "{}", "api-keys": "[]", "request-retry": "3"}
     value = values.get(parts[-1], "true" if "-signing" in key or "-message" in key else "x")
     if parts[0] in item and len(parts) == 3:
-        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: u\n    {parts[1]}:\n      - {parts[2]}: {value}\n"
+        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: https://u\n    {parts[1]}:\n      - {parts[2]}: {value}\n"
     elif parts[0] in item and len(parts) == 2:
-        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: u\n    {parts[1]}: {value}\n"
+        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: https://u\n    {parts[1]}: {value}\n"
     else:
         text = text.replace(" x\n", " 3\n" if value == "3" else " x\n")
     if key in ("remote-management",):

@@ -77,6 +77,12 @@ def test_A24_a_proxy_that_cannot_be_used_makes_the_file_unusable_and_never_a_dir
         parsed({"proxy_url": written})
 
 
+@pytest.mark.parametrize("written", ["127.0.0.1:8080/v1", "ftp://a.test", "https://", "https://a.test:port", "/v1"])
+def test_a_file_whose_upstream_no_request_could_reach_is_unusable(written):
+    with pytest.raises(InvalidCredential, match="base_url"):
+        parsed({"base_url": written})
+
+
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
