@@ -247,6 +247,8 @@ class State(Section, frozen=True, kw_only=True):
 
     url: str = ""
     """Redis or Valkey: `redis://[user:password@]host:port/db`, `rediss://…`, `unix://path`. Empty: this node alone."""
+    ca_file: str = ""
+    """With `rediss://`: who may sign the server's certificate (PEM); empty: whom the system trusts."""
     prefix: str = "jackfield"
     """Of every key on the server; nodes with the same one share."""
     timeout: Duration = "500ms"

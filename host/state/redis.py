@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import math
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -119,21 +120,29 @@ class RedisStore:
 class RedisState:
     """A `SharedState`: one client, one subscription, one prober. Start and stop it on one event loop."""
 
-    def __init__(self, url: str, *, prefix: str = "jackfield", timeout_s: float = 0.5) -> None:
-        """`url` as `redis://[user:password@]host:port/db`, `rediss://…` or `unix://path`. Raises ValueError."""
+    def __init__(self, url: str, *, prefix: str = "jackfield", timeout_s: float = 0.5, ca_file: str = "") -> None:
+        """`url` as `redis://[user:password@]host:port/db`, `rediss://…` or `unix://path`. Raises ValueError.
+
+        `ca_file`: with `rediss`, the certificates (PEM) of who may sign the server's; empty: those of the system.
+        """
         self.node: Final = secrets.token_hex(4)
         self.available = False
         self.nodes = 1
         self._tasks = TaskGroup("state")
         self._prefix = prefix
         self._timeout_s = timeout_s
+        authorities: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file else {}
         self._client: Redis = Redis.from_url(
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,
+            **authorities,
         )
+        self._hint = "if it speaks no TLS, write redis://" if url.startswith("rediss:") else ""
+        if url.startswith("redis:"):
+            self._hint = "if it expects TLS, write rediss://"
         self.store: Final = RedisStore(self._client, prefix, self._guarded)
         self.usage: Final = RedisQueue(self._client, prefix, self._guarded)
         self._members = self._client.register_script(_MEMBERS)
@@ -205,7 +214,17 @@ class RedisState:
         if self.available:
             self.available = False
             self._losses += 1
-        self._note(_problem(error), str(error) or type(error).__name__)
+        self._note(_problem(error), self._reason(error))
+
+    def _reason(self, error: BaseException) -> str:
+        """What the log says of it."""
+        if (refusal := _distrust(error)) is not None:
+            return f"its certificate is not trusted: {refusal.verify_message}; `state.ca-file` names who signed it"
+        reason = str(error) or type(error).__name__
+        # Who speaks the wrong way is hung up on, or never answered; a port that nobody listens on is something else.
+        before = error.__cause__ or error.__context__
+        is_mute = not isinstance(before, OSError) or isinstance(before, (ssl.SSLError, TimeoutError))
+        return f"{reason} ({self._hint})" if is_mute and self._hint and not self._losses else reason
 
     def _note(self, problem: StateProblem, reason: str) -> None:
         """Once, not with each try for as long as it lasts."""
@@ -299,6 +318,8 @@ class RedisState:
 
 def _problem(error: BaseException) -> StateProblem:
     """Which kind of trouble an error of the library is."""
+    if _distrust(error) is not None:
+        return "untrusted"
     if isinstance(error, (AuthenticationError, AuthenticationWrongNumberOfArgsError)):
         return "refused"
     if isinstance(error, (AuthorizationError, NoPermissionError)):
@@ -310,6 +331,12 @@ def _problem(error: BaseException) -> StateProblem:
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, ClusterError, OSError)):
         return "unreachable"
     return "error"
+
+
+def _distrust(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """That the server showed a certificate which it may not have: what the library's own error came of."""
+    found = error.__cause__ or error.__context__
+    return found if isinstance(found, ssl.SSLCertVerificationError) else None
 
 
 def _milliseconds(ttl_s: float | None) -> int | None:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
-StateProblem: TypeAlias = Literal["", "unreachable", "refused", "read-only", "full", "error"]
-"""`refused`: the user, the password, or what they may do; `full`: what is there can be read, nothing be added."""
+StateProblem: TypeAlias = Literal["", "unreachable", "untrusted", "refused", "read-only", "full", "error"]
+"""`untrusted`: its certificate is not one that it may have; `refused`: the user, the password, or what they may
+do; `full`: what is there can be read, nothing be added."""
 
 
 class StateError(Exception):
