@@ -11,7 +11,7 @@ from host.config.model import Config, config_path
 from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.editor import CredentialEditor, CredentialError, SetExcluded
-from host.credentials.listing import entry_for_index, listing, masked
+from host.credentials.listing import disk_listing, entry_for_index, listing, masked
 from host.credentials.login import LoginSessions
 from host.credentials.manager import CredentialManager
 from host.credentials.records import CredentialChange
@@ -30,7 +30,7 @@ log = structlog.get_logger("host.credentials")
 
 
 class PluginAuthFiles:
-    """`AuthFiles` over the manager: what `host.auth.*` sees."""
+    """`AuthFiles` over the manager: what `host.auth.*` sees. Before there are records the files alone are listed."""
 
     def __init__(self, manager: CredentialManager, directory: AuthDirectory, editor: CredentialEditor) -> None:
         self._manager: Final = manager
@@ -38,10 +38,14 @@ class PluginAuthFiles:
         self._editor: Final = editor
 
     async def list(self) -> Sequence[Mapping[str, Any]]:
+        if not self._directory.is_loaded:
+            return await asyncio.to_thread(disk_listing, self._directory)
         return await listing(self._manager, self._directory)
 
     async def read(self, auth_index: str, *, secrets: bool) -> tuple[str, str, Mapping[str, Any]]:
         record = self._manager.by_index(auth_index)
+        if record is None and not self._directory.is_loaded:
+            raise _not_yet()
         if record is None:
             raise AuthRefused(404, "auth_not_found", f"auth not found for auth_index {auth_index}")
         if not record.path:
@@ -55,6 +59,8 @@ class PluginAuthFiles:
 
     async def runtime(self, auth_index: str) -> Mapping[str, Any]:
         found = await entry_for_index(self._manager, self._directory, auth_index)
+        if found is None and not self._directory.is_loaded:
+            raise _not_yet()
         if found is None:
             raise AuthRefused(404, "auth_not_found", f"auth runtime info not found for auth_index {auth_index}")
         return found
@@ -65,6 +71,10 @@ class PluginAuthFiles:
         except CredentialError as error:
             raise AuthRefused(error.http_status, "auth_file_invalid", str(error)) from None
         return os.path.basename(path), path
+
+
+def _not_yet() -> AuthRefused:
+    return AuthRefused(503, "auth_unavailable", "the credential files are still being read")
 
 
 class CredentialParts:

@@ -60,6 +60,8 @@ class AuthDirectory:
         """By the id of the credential."""
         self.has_unwritten: Final = asyncio.Event()
         """Set when there is something new in it."""
+        self.is_loaded = False
+        """Whether there are records of the files yet: plugins register before that."""
         self._waiting: set[str] = set()
         self._contested: set[str] = set()
         """Files that want an id which belongs to another credential, for now."""
@@ -120,7 +122,9 @@ class AuthDirectory:
         """Make the records of all files anew from what was read: at the start, and when plugins or settings changed."""
         async with self._applying:
             gone = {path for path in self._known_paths() if path not in self._contents}
-            return await self._apply([*self._contents.values()], removed=gone)
+            change = await self._apply([*self._contents.values()], removed=gone)
+            self.is_loaded = True
+            return change
 
     async def retry(self) -> CredentialChange:
         """Parse again the files whose plugin could not be asked."""

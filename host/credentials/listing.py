@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from host.credentials import files
 from host.credentials.auth_dir import AuthDirectory
 from host.credentials.manager import CredentialHealth, CredentialManager
+from host.credentials.parse import provider_of_document
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
-from host.credentials.values import rfc3339
+from host.credentials.values import canonical, rfc3339, text
 from host.observe.logs import redact
 
 _SHOWN: Final = frozenset(
@@ -39,6 +41,27 @@ async def listing(manager: CredentialManager, directory: AuthDirectory) -> list[
             await asyncio.sleep(0)  # requests go on while thousands are listed
     name_of = directory.settings.name_of
     entries += [_unusable_entry(name_of(path), path, reason, sizes.get(path)) for path, reason in unusable.items()]
+    return sorted(entries, key=lambda entry: (entry["name"].lower(), entry["name"]))
+
+
+def disk_listing(directory: AuthDirectory) -> list[Entry]:
+    """What the files alone say, as long as nobody has made records of them; by lower-cased name. Blocks."""
+    entries = []
+    for path in directory.paths():
+        try:
+            content, stat = files.read(path), os.stat(path)
+        except OSError:
+            continue  # gone since
+        if content is None:
+            continue
+        members, name = canonical(content.members or {}), directory.settings.name_of(path)
+        provider = provider_of_document(members)
+        entry: Entry = {"id": name, "name": name, "type": provider, "provider": provider, "path": path}
+        entry |= {"source": "file", "size": stat.st_size, "modtime": rfc3339(stat.st_mtime)}
+        entry |= {field: found for field in ("email", "label", "note") if (found := text(members.get(field)))}
+        if content.members is None:
+            entry |= {"status": "error", "status_message": content.problem}
+        entries.append(entry)
     return sorted(entries, key=lambda entry: (entry["name"].lower(), entry["name"]))
 
 

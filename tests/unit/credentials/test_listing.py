@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host.config.model import ProviderKey
-from host.credentials.listing import entry_of, listing, masked, unmasked
+from host.credentials.listing import disk_listing, entry_of, listing, masked, unmasked
 from host.credentials.manager import CredentialHealth
 from host.credentials.records import RefreshError
 from tests.support.auth_plugins import ScriptedAuth, record
@@ -94,6 +94,23 @@ async def test_a_refresh_that_was_refused_shows_as_unauthorized(site):
     entry = entry_of(ended, CredentialHealth())
     assert (entry["status"], entry["status_message"], entry["unavailable"]) == ("error", "unauthorized", True)
     assert entry["refresh_error"] == {"message": "invalid_grant", "code": "invalid_grant", "status": 401}
+
+
+async def test_H124_before_there_are_records_the_files_themselves_are_listed_by_name_whatever_its_case(tmp_path):
+    site = Site(tmp_path)
+    site.path.mkdir()
+    for name, text in (
+        ("b.json", "{}"),
+        ("A.json", '{"type": "Claude", "email": "e", "access_token": "hidden"}'),
+        ("c.json", "{"),
+        ("d.txt", ""),
+    ):
+        (site.path / name).write_text(text)
+    entries = disk_listing(site.directory)
+    assert [entry["name"] for entry in entries] == ["A.json", "b.json", "c.json"]
+    assert (entries[0]["type"], entries[0]["email"], entries[0]["source"]) == ("claude", "e", "file")
+    assert entries[2]["status"] == "error"
+    assert "hidden" not in str(entries)
 
 
 SECRETS = {

@@ -202,7 +202,7 @@ def test_D25_too_many_cursors_start_over_and_the_pick_is_still_valid():
     assert len(cursors.positions) == 1
 
 
-def test_providers_are_those_with_a_credential_that_is_not_disabled():
+def test_B20_providers_are_those_with_a_credential_that_is_not_disabled():
     pool = CredentialPool(
         [credential("1", provider="b"), credential("2", provider="a"), credential("3", provider="c", disabled=True)]
     )

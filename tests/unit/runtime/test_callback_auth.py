@@ -145,6 +145,21 @@ async def test_a_plugin_that_sees_no_secret_cannot_have_it_sent_elsewhere(site, 
     await save(callbacks, "b.json", json.dumps({"type": "claude", "access_token": "own"} | change).encode())
 
 
+async def test_H124_a_plugin_that_registers_sees_the_files_before_there_are_records(tmp_path, callbacks):
+    site = Site(tmp_path)
+    site.put("b.json", access_token="hidden")
+    callbacks.auth.files = PluginAuthFiles(site.manager, site.directory, site.editor)
+    await site.directory.scan()
+    answer = await callbacks.call(scope(permissions=READS), "host.auth.list", AuthListRequest())
+    assert [(entry["name"], entry["source"]) for entry in answer.files] == [("b.json", "file")]
+    for method in ("host.auth.get", "host.auth.get_runtime"):
+        with pytest.raises(PluginError) as caught:
+            await callbacks.call(scope(permissions=READS), method, AuthGetRequest(auth_index="x"))
+        assert (caught.value.body.http_status, caught.value.body.code) == (503, "auth_unavailable")
+    await site.opened()
+    assert (await get(callbacks, index_of(site, "b.json"), READS)).name == "b.json"
+
+
 async def test_a_host_without_credentials_says_so(callbacks):
     with pytest.raises(PluginError) as caught:
         await callbacks.call(scope(permissions=READS), "host.auth.list", AuthListRequest())
