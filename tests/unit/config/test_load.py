@@ -59,8 +59,8 @@ def test_an_empty_file_is_a_config_with_safe_defaults():
         ),
         (
             "claude-api-key:\n - api-key: x\n   base-url: https://api.test/v1?key=1\n",
-            "config.yaml:3: `claude-api-key.base-url`: paths are appended to it, so it ends before `?` and `#`; write it "
-            "like https://api.example.com/v1",
+            "config.yaml:3: `claude-api-key.base-url`: paths are appended to it, so it ends before `?` and `#`; write "
+            "it like https://api.example.com/v1",
         ),
         (
             "port: 1\nproxy-url: ftp://x\n",
@@ -93,9 +93,11 @@ def test_a_known_key_without_effect_gives_one_warning_and_no_error(key):
     values = {"weight": "2", "websockets": "true", "cloak": "{}", "api-keys": "[]", "request-retry": "3"}
     value = values.get(parts[-1], "true" if "-signing" in key or "-message" in key else "x")
     if parts[0] in item and len(parts) == 3:
-        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: https://u\n    {parts[1]}:\n      - {parts[2]}: {value}\n"
+        text = (
+            f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: http://u\n    {parts[1]}:\n      - {parts[2]}: {value}\n"
+        )
     elif parts[0] in item and len(parts) == 2:
-        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: https://u\n    {parts[1]}: {value}\n"
+        text = f"{parts[0]}:\n  - {item[parts[0]]}\n    base-url: http://u\n    {parts[1]}: {value}\n"
     else:
         text = text.replace(" x\n", " 3\n" if value == "3" else " x\n")
     if key in ("remote-management",):
