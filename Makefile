@@ -75,6 +75,7 @@ clean: ## Remove what was built
 
 # The runtime dependencies only, so that `make run` is quick on a fresh machine.
 $(VENV)/.run: pyproject.toml
+	@echo 'Installing into $(VENV); the first time this takes about a minute.'
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on PATH" >&2; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e .

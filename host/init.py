@@ -46,7 +46,7 @@ api-keys:
 #   secret-key: written by `jackfield management key`
 
 routing:
-  strategy: round-robin   # or fill-first; a scheduler plugin decides before either
+  strategy: round-robin   # or weighted-round-robin, fill-first; a scheduler plugin decides first
 
 plugins:
   enabled: true
