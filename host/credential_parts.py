@@ -164,12 +164,13 @@ class CredentialParts:
             before = self.needed(config)
             self._config = config
             self.manager.apply_config(config)
-            change = await self.directory.apply_config(config)
+            await self.directory.apply_config(config)
             if self.plugins.signature(PARSE) != self._parsers:
-                change = await self._load()
+                await self._load()
             self.refresher.refresh_disabled = config.auth_refresh_disabled
             self._follow_refreshers()
-            return bool(change) and not self.needed(config) <= before
+            # Not only by this: a file may have come meanwhile.
+            return not self.needed(config) <= before
         finally:
             self._follows = False
 
