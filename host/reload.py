@@ -1,6 +1,7 @@
 """When to read files again: the configuration when it changes, plugin files under `--watch`, everything on SIGHUP."""
 
 import asyncio
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,8 @@ class Reloader:
         self._watch_plugins = watch_plugins
         self._tasks = TaskGroup("reload")
         self._stopping = asyncio.Event()
+        self._judged: tuple[bytes, int] | None = None
+        """Content and time of change (ns) of what was news last: found again, it would only be refused again."""
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -94,20 +97,24 @@ class Reloader:
         while True:
             await changed.wait()
             changed.clear()
-            if await asyncio.to_thread(self._is_news, self._proxy.config_path):
+            if await asyncio.to_thread(self.is_news, self._proxy.config_path):
                 # A task of its own: one that fails is reported, and the next change is applied all the same.
                 await asyncio.wait([self._tasks.start(self._reload(reload_plugins=False), name="config")])
 
-    def _is_news(self, file: Path) -> bool:
+    def is_news(self, file: Path) -> bool:
         """Whether a change of the file matters: it does not when it was only touched, or is empty while it is saved."""
         try:
-            text = file.read_text(encoding="utf-8")
+            found = file.read_bytes(), file.stat().st_mtime_ns
+            text = io.TextIOWrapper(io.BytesIO(found[0]), encoding="utf-8").read()
         except (OSError, UnicodeDecodeError):
             return True  # reading it again says why it cannot be used
         if not text.strip():
             log.warning("config.emptied", path=str(file))
             return False
-        return not self._proxy.is_in_force(text)
+        if self._proxy.is_in_force(text) or found == self._judged:
+            return False
+        self._judged = found
+        return True
 
     async def _watch_plugin_files(self) -> None:
         folder = Path(config_path(self._proxy.config, self._proxy.config.plugins.dir))

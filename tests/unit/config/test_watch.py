@@ -209,6 +209,19 @@ async def test_a_save_during_a_reload_is_applied_after_it_and_of_many_the_last(f
         assert proxy.text == "port: 5\n"
 
 
+async def test_a_refused_content_is_not_refused_again_by_whoever_looks_next_but_when_it_was_saved_again(file: Path):
+    proxy = Proxy(file)
+    reloader = Reloader(proxy, watch_plugins=False)
+    file.write_text("refused\n")
+    assert [reloader.is_news(file) for _ in range(3)] == [True, False, False]
+    os.utime(file, ns=(1, 1))
+    assert [reloader.is_news(file), reloader.is_news(file)] == [True, False]
+    file.write_text("port: 1\n")
+    assert not reloader.is_news(file)
+    file.write_bytes(b"\xff")
+    assert reloader.is_news(file)
+
+
 async def test_a_refused_content_is_read_once_and_a_reload_that_fails_is_not_the_last(file: Path):
     async with watched(file) as proxy:
         file.write_text("refused\n")
