@@ -29,7 +29,7 @@ def planted(url: str) -> dict[str, Any]:
     proxy = f"http://user:{secret('proxy')}@127.0.0.1:1"
     key = {"headers": {"X-Extra": secret("header")}, "proxy-url": proxy, "models": [{"name": "m"}]}
     families = {
-        f"{family}_api_key": [{"api-key": secret(family), "base-url": f"http://u:{secret('url')}@127.0.0.1:9", **key}]
+        f"{family}_api_key": [{"api-key": secret(family), "base-url": "http://127.0.0.1:9", **key}]
         for family in ("claude", "gemini", "codex", "vertex")
     }
     entries = [{"api-key": secret("compat")}]

@@ -40,7 +40,7 @@ async def test_I1_a_file_that_was_only_touched_is_not_applied_again(tmp_path: Pa
     async with running_proxy("port: 0\n", directory=tmp_path) as running:
         reloader = Reloader(running.proxy, watch_plugins=False)
         running.config_file.write_text(text)
-        assert reloader._is_news(running.config_file) is (text != "port: 0\n")
+        assert reloader.is_news(running.config_file) is (text != "port: 0\n")
 
 
 async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Path) -> None:
@@ -50,9 +50,9 @@ async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Pa
         async with asyncio.timeout(10):
             assert await running.proxy.reload_config() is False
             running.config_file.write_text("port: 0\n")
-            assert reloader._is_news(running.config_file)
+            assert reloader.is_news(running.config_file)
             await running.reload()
-        assert not reloader._is_news(running.config_file)
+        assert not reloader.is_news(running.config_file)
 
 
 async def test_an_auth_directory_that_cannot_be_used_is_refused_and_the_one_in_force_stays(tmp_path: Path) -> None:
