@@ -13,11 +13,9 @@ from host.config.align import aligned, same
 from host.config.editable import adapt, as_node, dump_indented, list_indent
 from host.config.plainly import simple_item, with_value
 from host.config.problems import ConfigError
-from host.config.tree import NO_COLUMN, MapNode, SeqNode, parse_yaml
+from host.config.tree import NO_COLUMN, MapNode, SeqNode, begins_member, parse_yaml
 
 _Container: TypeAlias = MapNode | SeqNode
-_ITEM: Final = ("- ", "-\n")
-_NO_KEY: Final = frozenset(" \n#-?%.")
 _LONE_KEY: Final = re.compile(r"[^\n:#'\"]+:(\s+#[^\n]*)\n")
 """A key whose value begins in another line, and its comment."""
 _PARENT: Final = "items"
@@ -241,12 +239,12 @@ class _Lines:
         if column == NO_COLUMN or not starts:
             raise Unclear
         blank = " " * column
-        is_seq, before = isinstance(node, SeqNode), -1
+        before = -1
         for start in starts:
             line = lines[start]
             if start <= before or (line[:column] != blank and before >= 0):
                 raise Unclear
-            if line[column : column + 2] not in _ITEM if is_seq else line[column : column + 1] in _NO_KEY:
+            if not begins_member(line, node):
                 raise Unclear
             before = start
         if lines[starts[0]][:column].strip(" -"):

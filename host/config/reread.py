@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
-from host.config.tree import NO_COLUMN, MapNode, SeqNode, Unsure, fast_node, read_tree
+from host.config.tree import NO_COLUMN, MapNode, SeqNode, Unsure, begins_member, fast_node, read_tree
 
 _Container: TypeAlias = MapNode | SeqNode
 _CONTAINERS: Final = (MapNode, SeqNode)
@@ -23,9 +23,6 @@ _NEAR: Final = 24
 """Lines that one edit removes and adds, at most, when there is another one behind it."""
 _ALIKE: Final = 4
 """Lines between two edits, at least."""
-_ITEM: Final = ("- ", "-\n", "-")
-_NO_KEY: Final = frozenset(" \n#-?%.")
-"""How no key begins, or none that is clear at a glance: blanks, comments, items, markers of documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +160,7 @@ def _parts_in(
 
 def _starts(line: str, node: _Container) -> bool:
     """Whether a member of the container begins with the line, at the container's own column."""
-    column = node.column
-    if column == NO_COLUMN or line[:column].strip(" ") or len(line) <= column:
-        return False
-    return line[column : column + 2] in _ITEM if isinstance(node, SeqNode) else line[column] not in _NO_KEY
+    return node.column != NO_COLUMN and not line[: node.column].strip(" ") and begins_member(line, node)
 
 
 def _replaced(node: _Container, part: _Part, path: tuple[int, ...], found: Any, delta: int) -> _Container | None:

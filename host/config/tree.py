@@ -38,6 +38,9 @@ _ANCHOR: Final = re.compile(r"[&*][A-Za-z0-9_-]+(?=[ \n]|\Z)")
 _BLOCK: Final = ("|", ">")
 _LOADER: Final = getattr(yaml, "CBaseLoader", None)
 """None where the library was built without libyaml."""
+_DASH: Final = ("- ", "-\n", "-")
+_NO_KEY: Final = frozenset(("", *" \n#-?%."))
+"""How no key begins, or none that is clear at a glance: blanks, comments, items, markers of documents."""
 NO_COLUMN: Final = -1
 """Of a node that the other library has read."""
 
@@ -71,6 +74,14 @@ class SeqNode(list[Any]):
         self.is_flow = is_flow
         self.column = column
         """Where its first dash stands, from 0."""
+
+
+def begins_member(line: str, node: MapNode | SeqNode) -> bool:
+    """Whether a line has, at the column of a container in block style, what a member of it begins with."""
+    column = node.column
+    if isinstance(node, SeqNode):
+        return line[column : column + 2] in _DASH
+    return line[column : column + 1] not in _NO_KEY
 
 
 class Unsure(Exception):

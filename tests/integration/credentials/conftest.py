@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 from ruamel.yaml import YAML
 
 from tests.support.example_steps import EXAMPLES
@@ -44,12 +43,6 @@ async def proxy_of(directory: Path, server: OAuthServer, **config: Any) -> Async
     path = write_site(directory, server, **config)
     async with running_proxy(path.read_text(), directory=directory) as running:
         yield running
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session
 
 
 async def ask(client: aiohttp.ClientSession, url: str) -> tuple[int, Any]:

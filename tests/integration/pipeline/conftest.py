@@ -25,7 +25,7 @@ from host.runtime.processes import Processes, timings_of
 from host.state.memory import MemoryStore
 from host.tasks import TaskGroup
 from host.upstream import UpstreamClient
-from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.fake_upstream import FakeUpstream
 
 
 @dataclass
@@ -44,12 +44,6 @@ class Rig:
         self.config = config
         snapshot = await self.registry.apply(config)
         self.gateway.state = build_state(config, snapshot, previous=self.gateway.state)
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 def config_for(upstream: FakeUpstream, *, keys: tuple[str, ...] = ("key-a",), **fields: Any) -> Config:

@@ -8,14 +8,7 @@ import aiohttp
 import pytest
 import uvloop
 
-from tests.support.fake_upstream import FakeUpstream, running_upstream
 from tests.support.families import FAMILIES, Family
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 @pytest.fixture

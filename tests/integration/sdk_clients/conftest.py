@@ -14,7 +14,7 @@ from google.genai.client import AsyncClient
 from google.genai.types import HttpOptions
 from openai import AsyncOpenAI
 
-from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
 
 CLIENT_KEY = "client-key-1"
@@ -48,12 +48,6 @@ def one_certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 def few_certificates(monkeypatch: pytest.MonkeyPatch, one_certificate: str) -> None:
     """Every SDK client loads all the certificates there are, which takes longer than everything a test does."""
     monkeypatch.setenv("SSL_CERT_FILE", one_certificate)
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,16 +2,15 @@
 
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.fake_upstream import FakeUpstream
 
 CHAT: dict[str, Any] = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -62,15 +61,3 @@ def site() -> Iterator[Site]:
         site = Site(Path(made))
         site.configure()
         yield site
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session

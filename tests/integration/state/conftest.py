@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from host.state import redis as shared
-from tests.support.fake_upstream import FakeUpstream, running_upstream
 from tests.support.redis_server import RedisServer, redis_server
 
 
@@ -20,15 +18,3 @@ def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
 async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
     async with redis_server(tmp_path) as running:
         yield running
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,28 +14,18 @@ from structlog.testing import capture_logs
 from host.credentials import shared_cursors
 from host.credentials.select import Cursors
 from host.credentials.shared_cursors import SharedCursors
-from host.state import redis as shared
 from host.state.redis import RedisState
-from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
 from tests.support.redis_server import RedisServer, redis_server
 
 CHAT = {"model": "m1", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RedisServer]:
-    monkeypatch.setattr(shared, "PROBE_INTERVAL_S", 0.05)
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value_s in (("LOOK_S", 0.01), ("QUIET_S", 0.0), ("KEEP_EVERY_S", 0.0)):
         monkeypatch.setattr(shared_cursors, name, value_s)
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    async with running_upstream() as running:
-        yield running
 
 
 def config_of(server: RedisServer, upstream: FakeUpstream) -> str:

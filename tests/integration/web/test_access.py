@@ -11,12 +11,6 @@ KEYS = "api-keys: [k1-operator-made, {key: k2-operator-made, name: second}]\n"
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
-        yield session
-
-
-@pytest.fixture
 async def keyed() -> AsyncIterator[RunningProxy]:
     async with running_proxy(KEYS) as proxy:
         yield proxy
