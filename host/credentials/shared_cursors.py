@@ -79,6 +79,10 @@ class SharedCursors:
         """Where others are, until a cursor that moves here has been quiet."""
         self._told: dict[str, CursorRow] = {}
         """What this node keeps on the server, the latest last."""
+        self._untold: dict[str, CursorRow] = {}
+        """What moved since the others were told, the latest last."""
+        self._reads: list[set[str]] = []
+        """For each reading that goes on, what others told of meanwhile: what the server has of that is older."""
         self._kept_s = -KEEP_EVERY_S
         self._silent_until_s = 0.0
         self._is_kept = True
@@ -96,23 +100,30 @@ class SharedCursors:
 
     async def look(self) -> None:
         """Tell what has moved, and go where others are with what has not. Raises nothing."""
-        rows = self._moves()
+        self._note_moves()
         for row in tuple(self._heard.values()):
             self._take_over(row)
         if not self._shared.available:
             return
-        if rows and self._clock() >= self._silent_until_s:
-            is_sent = await self._shared.publish(TOPIC, msgspec.msgpack.encode(rows))
-            if not is_sent and self._shared.available:
-                # It is refused, and each refusal is logged.
-                self._silent_until_s = self._clock() + REFUSED_S
+        if self._untold and self._clock() >= self._silent_until_s:
+            await self._tell()
         if not self._is_kept and self._clock() - self._kept_s >= KEEP_EVERY_S:
             await self._keep()
 
-    def _moves(self) -> list[CursorRow]:
+    async def _tell(self) -> None:
+        rows, self._untold = self._untold, {}
+        if await self._shared.publish(TOPIC, msgspec.msgpack.encode(list(rows.values()))):
+            return
+        if self._shared.available:
+            # It is refused, and each refusal is logged.
+            self._silent_until_s = self._clock() + REFUSED_S
+        else:
+            self._untold = rows
+
+    def _note_moves(self) -> None:
         positions, seen = self._cursors.positions, self._seen
         if positions == seen:
-            return []
+            return
         now_s, at_s = self._clock(), self._wall()
         moved = [key for key, position in positions.items() if seen.get(key) != position]
         self._seen = dict(positions)
@@ -123,13 +134,9 @@ class SharedCursors:
             self._moved_s[key] = now_s
             self._heard.pop(key, None)  # this is later
         self._moved_s = {key: it for key, it in self._moved_s.items() if key in positions}
-        for row in rows:
-            self._told.pop(row.key, None)
-            self._told[row.key] = row
-        while len(self._told) > MAX_TOLD:
-            del self._told[next(iter(self._told))]
+        for latest in (self._told, self._untold):
+            _add_latest(latest, rows)
         self._is_kept = self._is_kept and not rows
-        return rows
 
     def _row_of(self, key: str, at_s: float) -> CursorRow:
         position, members = self._cursors.positions[key], self._members_of(key)
@@ -143,6 +150,8 @@ class SharedCursors:
             log.warning("cursors.unreadable", reason=str(error))
             return
         for row in rows[:MAX_TOLD]:
+            for told in self._reads:
+                told.add(row.key)
             self._take_over(row)
 
     def _take_over(self, row: CursorRow) -> None:
@@ -164,6 +173,7 @@ class SharedCursors:
                 return
             position = members.positions[row.last] + 1
         positions[key] = self._seen[key] = position
+        self._untold.pop(key, None)
 
     async def _keep(self) -> None:
         self._kept_s, self._is_kept = self._clock(), True
@@ -178,14 +188,27 @@ class SharedCursors:
         tasks.start(self._read(), name="read-cursors")
 
     async def _read(self) -> None:
+        told: set[str] = set()
+        self._reads.append(told)
         try:
             found = _latest(await self._shared.store.items(NAMESPACE))
         except StateError:
             return
+        finally:
+            self._reads = [it for it in self._reads if it is not told]
         own = self._told
         for row in found.values():
-            if row.key not in own or own[row.key].at_s < row.at_s:
+            if row.key not in told and (row.key not in own or own[row.key].at_s < row.at_s):
                 self._take_over(row)
+
+
+def _add_latest(latest: dict[str, CursorRow], rows: list[CursorRow]) -> None:
+    """Put them last, and let go what is then too much."""
+    for row in rows:
+        latest.pop(row.key, None)
+        latest[row.key] = row
+    while len(latest) > MAX_TOLD:
+        del latest[next(iter(latest))]
 
 
 def _latest(items: Mapping[str, bytes]) -> dict[str, CursorRow]:
