@@ -17,7 +17,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from host.config.diff import changes
-from host.config.load import ConfigError, LoadedConfig, load_config
+from host.config.load import ConfigError, ConfigUnread, LoadedConfig, load_config
 from host.config.model import Config, config_path
 from host.config.values import seconds
 from host.control import ControlServer, socket_path
@@ -119,7 +119,7 @@ class Proxy:
         self._stack = AsyncExitStack()
         self._ready = asyncio.Event()
         self._applying = asyncio.Lock()
-        self._draining = False
+        self._draining, self.has_read = False, True
         self._port = loaded.config.port
         self.sharing: Sharing | None = None
         self.trace, self.records = DecisionTrace(), Records(lambda: self.config)
@@ -444,6 +444,11 @@ class Proxy:
             for problem in error.problems:
                 log.error("config.rejected", where=f"{problem.file}:{problem.line}", message=problem.message)
             self.applier.rejected(error.problems, generation)
+            self.has_read = not isinstance(error, ConfigUnread)
+            return False
+        self.has_read = bool(loaded.text.strip())
+        if not self.has_read:
+            log.warning("config.emptied", path=str(self.config_path))  # it is being saved
             return False
         return await self.applier.apply(loaded, generation)
 

@@ -43,6 +43,10 @@ class Reloadable(Protocol):
     def is_in_force(self, text: str) -> bool:
         """Whether this is the text of the configuration that was applied last, and nothing was refused since."""
 
+    @property
+    def has_read(self) -> bool:
+        """Whether the last reload found a content."""
+
     async def reload_config(self) -> bool: ...
 
 
@@ -81,6 +85,9 @@ class Reloader:
     async def _reload(self, *, reload_plugins: bool) -> None:
         async with self._one_at_a_time:
             await self._proxy.reload_config()
+            if not self._proxy.has_read:
+                # Judged before it was away: as it was then is how it may come back.
+                self._judged = None
             if reload_plugins:
                 await self._reload_plugins(status for status in self._proxy.registry.statuses() if status.generation)
 

@@ -7,19 +7,24 @@ from typing import Any
 from ruamel.yaml.comments import CommentedMap
 
 from host.config.editable import EditRoot, open_tree
-from host.config.load import ConfigError, dump_subtree, parse_config, parse_yaml, to_plain
+from host.config.load import ConfigError, LoadedConfig, dump_subtree, parse_config, parse_yaml, to_plain
 from host.config.rewrite import rewrite
 from host.config.splice import spliced
 
 
-def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> None:
-    """Set one value, making the mappings above it where they are missing, and write the file back.
+def set_value(
+    path: str | os.PathLike[str], keys: Sequence[str], value: Any, *, expected: str | None = None
+) -> LoadedConfig | None:
+    """Set one value, making the mappings above it where they are missing, and write the file back; what it says then.
 
-    Raises ConfigError when the file is invalid before or after the change; the file is untouched then.
+    Does nothing, and returns None, when the file says something else than `expected`, where that is given. Raises
+    ConfigError when the file is invalid before or after the change; the file is untouched then.
     """
     file = os.fspath(path)
 
-    def change(before: str) -> tuple[str, None]:
+    def change(before: str) -> tuple[str, LoadedConfig | None]:
+        if expected is not None and before != expected:
+            return before, None
         tree = open_tree(before, file)
         node = tree
         for key in keys[:-1]:
@@ -28,10 +33,9 @@ def set_value(path: str | os.PathLike[str], keys: Sequence[str], value: Any) -> 
             node = node[key]
         node[keys[-1]] = value
         text = spliced(before, tree)
-        parse_config(text, file=file)
-        return text, None
+        return text, parse_config(text, file=file)
 
-    rewrite(file, change)
+    return rewrite(file, change)
 
 
 def remove_value(path: str | os.PathLike[str], keys: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from host.config.editable import parse_part
 from host.config.known_keys import no_effect
 from host.config.model import MAX_WEIGHT, Config, PluginSection, Section
 from host.config.problems import ConfigError as ConfigError
+from host.config.problems import ConfigUnread as ConfigUnread
 from host.config.problems import Problem as Problem
 from host.config.reread import Source, read_source
 from host.config.tree import MapNode, SeqNode, read_tree
@@ -48,7 +49,7 @@ class LoadedConfig:
 
 
 def load_config(path: str | os.PathLike[str], *, before: LoadedConfig | None = None) -> LoadedConfig:
-    """Read and check the file. Raises ConfigError; also for a file that is missing or no UTF-8 text.
+    """Read and check the file. Raises ConfigError; ConfigUnread for a file that is missing or no UTF-8 text.
 
     `before`: as for `parse_config`.
     """
@@ -57,9 +58,9 @@ def load_config(path: str | os.PathLike[str], *, before: LoadedConfig | None = N
         text = Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         hint = f"no such file; `jackfield init {os.path.dirname(file) or '.'}` writes one"
-        raise ConfigError([Problem(file, 1, hint)]) from None
+        raise ConfigUnread([Problem(file, 1, hint)]) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(file, 1, f"cannot be read: {error}")]) from None
+        raise ConfigUnread([Problem(file, 1, f"cannot be read: {error}")]) from None
     return parse_config(text, file=file, before=before)
 
 

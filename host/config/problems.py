@@ -22,3 +22,7 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+
+class ConfigUnread(ConfigError):
+    """There is no file, or its content cannot be read: nothing is known of what it says."""

@@ -11,7 +11,7 @@ import structlog
 from msgspec.structs import replace
 
 from host.config.edit import set_value
-from host.config.load import ConfigError, LoadedConfig, load_config
+from host.config.load import ConfigError, LoadedConfig
 
 log = structlog.get_logger("host.management.secret")
 
@@ -93,17 +93,15 @@ async def with_hashed_key(loaded: LoadedConfig, file: str | os.PathLike[str]) ->
         return _with_key(loaded, "")
     hashed = await asyncio.to_thread(hash_key, key)
     try:
-        written = await asyncio.to_thread(_write_back, file, hashed)
+        written = await asyncio.to_thread(set_value, file, KEY_PATH, hashed, expected=loaded.text)
     except (OSError, ConfigError) as error:
         log.warning("management.key_not_written", reason=str(error), hint="the plain key stays in the file")
         return _with_key(loaded, hashed)
+    if written is None:
+        # Whatever was saved meanwhile, another key perhaps, is a configuration of its own and has its own turn.
+        return _with_key(loaded, hashed)
     log.info("management.key_hashed", path=os.fspath(file))
     return _with_key(dataclasses.replace(loaded, text=written.text, source=written.source), hashed)
-
-
-def _write_back(file: str | os.PathLike[str], hashed: str) -> LoadedConfig:
-    set_value(file, KEY_PATH, hashed)
-    return load_config(file)
 
 
 def _with_key(loaded: LoadedConfig, key: str) -> LoadedConfig:

@@ -43,6 +43,15 @@ async def test_I1_a_file_that_was_only_touched_is_not_applied_again(tmp_path: Pa
         assert reloader.is_news(running.config_file) is (text != "port: 0\n")
 
 
+async def test_I2_whoever_asks_for_a_reload_while_the_file_is_empty_changes_nothing(tmp_path: Path) -> None:
+    async with running_proxy("port: 0\napi-keys: [key-1]\n", directory=tmp_path) as running:
+        running.config_file.write_text("\n")
+        async with asyncio.timeout(10):
+            assert await running.proxy.reload_config() is False
+        assert [it.key for it in running.proxy.config.api_keys] == ["key-1"]
+        assert running.proxy.applier.status.state == "applied"
+
+
 async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Path) -> None:
     async with running_proxy("port: 0\n", directory=tmp_path) as running:
         reloader = Reloader(running.proxy, watch_plugins=False)

@@ -26,7 +26,9 @@ class Proxy:
         self.config_path = file
         self.config = Config()
         self.text = file.read_text()
+        self.has_read = True
         self.reads: list[str] = []
+        self.before_reading: list[Callable[[], object]] = []
         self.reading = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
@@ -36,7 +38,10 @@ class Proxy:
         return text == self.text
 
     async def reload_config(self) -> bool:
+        if self.before_reading and self.reads:
+            self.before_reading.pop()()
         text = self.config_path.read_text() if self.config_path.exists() else ""
+        self.has_read = bool(text)
         self.reading.set()
         await self.may_go_on.wait()
         async with self._news:
@@ -220,6 +225,23 @@ async def test_a_refused_content_is_not_refused_again_by_whoever_looks_next_but_
     assert not reloader.is_news(file)
     file.write_bytes(b"\xff")
     assert reloader.is_news(file)
+
+
+async def test_a_file_that_was_away_when_it_was_to_be_read_is_read_when_it_is_back_as_it_was(file: Path):
+    async with watched(file) as proxy:
+        proxy.may_go_on.clear()
+        renamed_over(file, "port: 2\n")
+        async with asyncio.timeout(WAIT_S):
+            await proxy.reading.wait()
+        # What waits for the first reload judges what is there now, and reads it later.
+        renamed_over(file, "port: 3\n")
+        proxy.reading.clear()
+        away = file.with_suffix(".away")
+        proxy.before_reading.append(lambda: file.rename(away))
+        proxy.may_go_on.set()
+        await proxy.read("")
+        away.rename(file)
+        await proxy.read("port: 3\n")
 
 
 async def test_a_refused_content_is_read_once_and_a_reload_that_fails_is_not_the_last(file: Path):

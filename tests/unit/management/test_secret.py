@@ -6,6 +6,7 @@ import bcrypt
 import pytest
 
 from host.config.load import load_config
+from host.management import secret
 from host.management.secret import hash_key, is_hashed, matches, weakness, with_hashed_key
 
 PLAIN = "# mine\nremote-management:\n  secret-key: a-long-key   # rotate it\n  allow-remote: false\nport: 1\n"
@@ -54,6 +55,24 @@ async def test_I11_a_plain_key_is_replaced_by_its_hash_in_the_file_and_comments_
     assert loaded.text == file.read_text()
     again = await with_hashed_key(load_config(file), file)
     assert again.config.remote_management.secret_key == stored
+
+
+@pytest.mark.parametrize("saved", [PLAIN.replace("a-long-key", "another-key"), PLAIN + "debug: true\n"])
+async def test_what_is_saved_while_a_key_is_hashed_stays_and_is_not_taken_for_what_is_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(PLAIN)
+    loaded = load_config(file)
+
+    def slow(key: str) -> str:
+        file.write_text(saved)
+        return hash_key(key)
+
+    monkeypatch.setattr(secret, "hash_key", slow)
+    hashed = await with_hashed_key(loaded, file)
+    assert matches("a-long-key", hashed.config.remote_management.secret_key)
+    assert (file.read_text(), hashed.text) == (saved, PLAIN)
 
 
 async def test_a_weak_key_leaves_the_api_off_and_the_file_alone(tmp_path: Path) -> None:
