@@ -137,6 +137,8 @@ class SharedCooldowns:
         """From the clock of the book to the wall clock, as the rows have it."""
         self._dirty: set[str] = set()
         self._outbox: list[CooldownRow] = []
+        self._untold: set[Key] = set()
+        """What the others were not told, whether the server has it or not."""
         self._purge_above = _PURGE_ABOVE
         self._entering = False
         self._telling = False
@@ -322,11 +324,11 @@ class SharedCooldowns:
         Stored first: whoever subscribes and then reads has missed neither.
         """
         for start in range(0, len(rows), MAX_MESSAGE_ROWS):
-            if not self._shared.available:
-                return
             some = rows[start : start + MAX_MESSAGE_ROWS]
-            await asyncio.gather(*(self._keep(row) for row in some))
-            await self._shared.publish(TOPIC, msgspec.msgpack.encode(some))
+            if self._shared.available:
+                await asyncio.gather(*(self._keep(row) for row in some))
+            if not (self._shared.available and await self._shared.publish(TOPIC, msgspec.msgpack.encode(some))):
+                self._untold.update(row.key for row in some)
 
     async def _keep(self, row: CooldownRow) -> None:
         ttl_s = row.told_until_s - self._wall()
@@ -358,7 +360,10 @@ class SharedCooldowns:
                     self._purge()
                     self._asking = False
                     self._outbox.clear()  # it is among the rows
-                    await self._send([row for row in self._rows.values() if stored.get(row.key) != row])
+                    untold, self._untold = self._untold, set()
+                    await self._send(
+                        [row for key, row in self._rows.items() if key in untold or stored.get(key) != row]
+                    )
                 except StateError as error:
                     log.warning("cooldowns.not_read", reason=str(error))
                 if not self._read_again:
@@ -373,6 +378,7 @@ class SharedCooldowns:
         now_s = self._wall()
         for key in [key for key, row in self._rows.items() if row.told_until_s <= now_s]:
             del self._rows[key]
+        self._untold &= self._rows.keys()
 
 
 def _bounded(row: CooldownRow, now_s: float) -> CooldownRow:

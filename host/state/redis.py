@@ -287,9 +287,7 @@ class RedisState:
                         action()
                     # The server was away for others: a connection that says nothing may be one that leads nowhere.
                     while losses == self._losses and not self._stopped:
-                        message = await messages.get_message(timeout=PROBE_INTERVAL_S)
-                        if message is not None:
-                            self._deliver(message)
+                        self._deliver(await self._next_message(messages))
             except (RedisError, OSError) as error:
                 if not is_told:  # once, not with each try for as long as the server is away
                     is_told = True
@@ -298,14 +296,34 @@ class RedisState:
 
     @contextlib.asynccontextmanager
     async def _subscription(self) -> AsyncIterator[PubSub]:
-        messages = self._client.pubsub(ignore_subscribe_messages=True)
+        messages = self._client.pubsub()
         try:
             await messages.subscribe(*self._handlers)
+            # Asked for is not subscribed: what is read over another connection before that may miss a message.
+            for _ in self._handlers:
+                await self._message_within(messages, self._timeout_s * 2)
             yield messages
         finally:
             await messages.aclose()  # type: ignore[no-untyped-call]  # the library left it without types
 
+    async def _next_message(self, messages: PubSub) -> Mapping[str, Any]:
+        """Raises RedisError when the connection is broken, also when nobody is told so: one that is quiet for long is
+        forgotten by what lies between, and the server's messages go nowhere then."""
+        message: Mapping[str, Any] | None = await messages.get_message(timeout=PROBE_INTERVAL_S)
+        if message is None:
+            await messages.ping()
+            message = await self._message_within(messages, max(PROBE_INTERVAL_S, self._timeout_s * 2))
+        return message
+
+    async def _message_within(self, messages: PubSub, limit_s: float) -> Mapping[str, Any]:
+        message: Mapping[str, Any] | None = await messages.get_message(timeout=limit_s)
+        if message is None:
+            raise RedisTimeoutError("the subscription is silent")
+        return message
+
     def _deliver(self, message: Mapping[str, Any]) -> None:
+        if message["type"] != "message":
+            return
         sender, _, body = message["data"].partition(b":")
         if sender == self.node.encode():
             return

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from host.state.store import NotAnInteger, StateUnavailable
 from pluginabi.errors import PluginError
 from pluginabi.payloads.callbacks import KvIncrementRequest
 from tests.support.redis_server import RedisServer
+from tests.support.relay import relay_to
 
 
 @pytest.fixture
@@ -29,6 +31,15 @@ async def client(server: RedisServer) -> AsyncIterator[Redis]:
     made = Redis.from_url(server.url, protocol=2)
     yield made
     await made.aclose()
+
+
+@asynccontextmanager
+async def running(state: RedisState) -> AsyncIterator[None]:
+    await state.start()
+    try:
+        yield
+    finally:
+        await state.stop()
 
 
 async def available(state: RedisState) -> None:
@@ -110,6 +121,40 @@ async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisSer
     assert senders <= {"two"}
     await one.stop()
     await two.stop()
+
+
+async def test_a_subscription_that_leads_nowhere_is_made_anew_though_all_else_is_well(server: RedisServer):
+    heard = asyncio.Event()
+    async with relay_to(server.port) as relay:
+        deaf, other = RedisState(relay.url), RedisState(server.url)
+        deaf.subscribe("t", lambda message: heard.set())
+        async with running(deaf), running(other), asyncio.timeout(10):
+            await relay.subscribing.wait()
+            for link in relay.links:
+                if link.subscribes:
+                    link.carries.clear()
+            while not heard.is_set():
+                assert await other.publish("t", b"hello")
+                assert await deaf.store.get("a", "k") is None
+
+
+async def test_what_was_missed_is_read_when_the_server_has_subscribed_this_node_and_not_before(server: RedisServer):
+    is_subscribed: list[bool] = []
+    async with relay_to(server.port) as relay:
+        relay.holds_subscriptions = True
+        state = RedisState(relay.url, timeout_s=5.0)
+        state.subscribe("t", lambda message: None)
+        state.on_available(lambda: is_subscribed.append(not relay.holds_subscriptions))
+        async with running(state), asyncio.timeout(10):
+            await relay.subscribing.wait()
+            for _ in range(10):
+                await state.store.get("a", "k")
+            relay.holds_subscriptions = False
+            for link in relay.links:
+                link.carries.set()
+            while len(is_subscribed) < 2:
+                await state.store.get("a", "k")
+        assert is_subscribed == [False, True]
 
 
 async def test_each_node_knows_how_many_there_are(server: RedisServer):

@@ -107,6 +107,27 @@ async def test_after_the_server_was_away_the_later_evidence_wins_on_both_sides(p
     assert one.rest_s("b") == two.rest_s("b") == 99.0
 
 
+async def test_what_was_stored_and_could_not_be_told_is_told_when_the_server_can_be_reached_again(
+    pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+):
+    one, two = pair
+
+    async def lost(topic: str, message: bytes) -> bool:
+        one.available = False
+        return False
+
+    with monkeypatch.context() as broken:
+        broken.setattr(one, "publish", lost)
+        one.book.failed("a", "m", LIMIT)
+        await one.settle()
+    assert two.rest_s() == 0
+    await one.comes_back()
+    assert two.rest_s() == 100
+    told = len(one.sent)
+    await one.comes_back()
+    assert len(one.sent) == told
+
+
 async def test_a_node_that_comes_later_learns_of_a_credential_when_it_has_it(
     pair: tuple[Node, Node], world: World, tasks: TaskGroup
 ):
