@@ -21,11 +21,15 @@ class Sharing:
         self, shared: SharedState, parts: CredentialParts, state: Callable[[], GatewayState], tasks: TaskGroup
     ) -> None:
         self._state: Final = state
-        self.cooldowns: Final = SharedCooldowns(state().pool.book, shared, tasks, accepts=self._lets_rest)
+        self.cooldowns: Final = SharedCooldowns(
+            state().pool.book, shared, tasks, accepts=self._lets_rest, wall_clock=shared.wall_s
+        )
         self.cooldowns.start()
         self._members: dict[str, Members] = {}
         self._plans = 0
-        self._cursors: Final = SharedCursors(state().pool.health.cursors, shared, members_of=self._members_of)
+        self._cursors: Final = SharedCursors(
+            state().pool.health.cursors, shared, members_of=self._members_of, wall_clock=shared.wall_s
+        )
         self._cursors.start(tasks)
         parts.refresher.turns = SharedTurns(parts.manager, parts.directory, shared)
 

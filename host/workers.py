@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -47,40 +47,67 @@ class _Worker:
         self._held: Final = held
         self.process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
-        self.stopping = False
+        self.stopping: Final = asyncio.Event()
+        self._serves = False
+        self._is_reload_due = False
 
     async def run(self) -> int:
         """Keep it running until told to stop; the exit code when it never became ready."""
         pause_s = BACKOFF_MIN_S
         while True:
             code, served_s = await self._once()
-            if self.stopping or (served_s is None and not self.ready.is_set()):
+            if self.stopping.is_set() or (served_s is None and not self.ready.is_set()):
                 return code
             pause_s = BACKOFF_MIN_S if (served_s or 0.0) >= STABLE_S else min(pause_s * 2, BACKOFF_MAX_S)
             wait_s = 0.0 if (served_s or 0.0) >= STABLE_S else pause_s * random.uniform(0.8, 1.2)
             log.error("worker.ended", worker=self.number, code=code, again_in_s=round(wait_s, 1))
-            await asyncio.sleep(wait_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), wait_s)
+                return code
 
     async def _once(self) -> tuple[int, float | None]:
         """Exit code, and how long it served; None when it never did."""
-        # Its standard input tells it when this process is gone; a session of its own keeps Ctrl-C to the parent.
-        process = self.process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=self._held,
-        )
-        if self.stopping:
+        self._is_reload_due = False  # it reads everything anew
+        try:
+            # Its standard input tells it when this process is gone; a session of its own keeps Ctrl-C to the parent.
+            process = self.process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=self._held,
+            )
+        except OSError as error:
+            log.error("worker.not_started", worker=self.number, reason=str(error))
+            return EXIT_START, None
+        if self.stopping.is_set():
             process.terminate()
         began_s: float | None = None
         assert process.stdout is not None
-        while line := await process.stdout.readline():
+        async for line in _lines(process.stdout):
             if line.decode("utf-8", "replace").strip() == READY_LINE:
                 began_s = time.monotonic()
-                self.ready.set()
+                self._came_up()
+        self._serves = False
         code = await process.wait()
         return code, None if began_s is None else time.monotonic() - began_s
+
+    def _came_up(self) -> None:
+        self._serves = True
+        self.ready.set()
+        if self._is_reload_due:
+            self.reload()
+
+    def reload(self) -> None:
+        """Let it read everything anew, as soon as it can be told: before that the signal would end it."""
+        self._is_reload_due = not self._serves
+        if self._serves:
+            self.send(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Tell it to end, and do not start it again."""
+        self.stopping.set()
+        self.send(signal.SIGTERM)
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -88,8 +115,22 @@ class _Worker:
                 self.process.send_signal(number)
 
 
+async def _lines(output: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """What it prints, without lines that are too long: whatever a plugin inside of it prints ends nothing."""
+    while True:
+        try:
+            line = await output.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line
+
+
 async def serve_workers(config: Config, config_file: Path, *, count: int, arguments: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code. `arguments` are those of `serve` for each worker."""
+    # Until the workers are there, nobody has read anything that could be read anew.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, ())
     async with AsyncExitStack() as stack:
         try:
             port = stack.enter_context(_held_port(config))
@@ -122,15 +163,14 @@ async def _supervise(workers: Sequence[_Worker], *, url: str, grace_s: float) ->
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, _tell, workers, signal.SIGHUP)
+    loop.add_signal_handler(signal.SIGHUP, _reload, workers)
     running = {asyncio.create_task(worker.run(), name=f"worker-{worker.number}") for worker in workers}
     waiting = asyncio.create_task(stopping.wait(), name="stop-signal")
     up = asyncio.create_task(_say_when_ready(workers, url), name="ready")
     done, _ = await asyncio.wait({*running, waiting}, return_when=asyncio.FIRST_COMPLETED)
     codes = [task.result() for task in done & running]
     for worker in workers:
-        worker.stopping = True
-    _tell(workers, signal.SIGTERM)
+        worker.stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Asked twice: the workers end at once.
         loop.add_signal_handler(number, _tell, workers, signal.SIGTERM)
@@ -141,6 +181,11 @@ async def _supervise(workers: Sequence[_Worker], *, url: str, grace_s: float) ->
     for task in (waiting, up):
         task.cancel()
     return next((code for code in codes if code), 0)
+
+
+def _reload(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.reload()
 
 
 def _tell(workers: Sequence[_Worker], number: signal.Signals) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +28,7 @@ class SharedUsage:
     ) -> None:
         """Before the shared state is started."""
         self._events: Final = events
+        self._shared: Final = shared
         self._records: Final = records
         self._queue: Final = queue
         self._tasks: Final = tasks
@@ -45,7 +45,8 @@ class SharedUsage:
         """Up to `count` records of all nodes, oldest first; they are gone then. Raises StateError."""
         # A full server takes nothing more, and is emptied by taking from it.
         await self._try_to_send()
-        return [msgspec.json.decode(item) for item in await self._queue.take(count, oldest=self._oldest())]
+        taken = await self._queue.take(count, oldest=self._time(-self._records.retention_s))
+        return [_without_queued_at(msgspec.json.decode(item)) for item in taken]
 
     async def send(self) -> None:
         """Send everything that waits. Raises StateError; what was not sent is kept."""
@@ -57,7 +58,10 @@ class SharedUsage:
                     self._batch = (secrets.token_hex(8), items)
                 name, items = self._batch
                 ttl_s = self._records.retention_s
-                await self._queue.push(items, batch=name, oldest=self._oldest(), keep=MAX_RECORDS, ttl_s=ttl_s)
+                # From now on it waits: when its request began says nothing about that.
+                now = b',"queued_at":"%s"}' % self._time().encode()
+                queued, oldest = [item.removesuffix(b"}") + now for item in items], self._time(-ttl_s)
+                await self._queue.push(queued, batch=name, oldest=oldest, keep=MAX_RECORDS, ttl_s=ttl_s)
                 self._batch = None
 
     async def stop(self) -> None:
@@ -68,8 +72,8 @@ class SharedUsage:
             self._waiting = None
         await self._try_to_send()
 
-    def _oldest(self) -> str:
-        return rfc3339(time.time() - self._records.retention_s)
+    def _time(self, later_s: float = 0.0) -> str:
+        return rfc3339(self._shared.wall_s() + later_s)
 
     def _soon(self) -> None:
         if self._waiting is None and not self._is_stopped:
@@ -89,3 +93,10 @@ class SharedUsage:
         except StateError as error:
             # Sent with the next record, or when the server is back.
             log.debug("usage.not_sent", reason=str(error))
+
+
+def _without_queued_at(record: Any) -> Any:
+    """A record as it was before it was queued; what others have put there as it is."""
+    if isinstance(record, dict):
+        record.pop("queued_at", None)
+    return record

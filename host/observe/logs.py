@@ -126,6 +126,7 @@ EVENTS: Final = (
     "shadow.blocked",
     "shadow.start_failed",
     "state.available",
+    "state.clock_differs",
     "state.not_published",
     "state.not_written",
     "state.probe_failed",
@@ -142,6 +143,7 @@ EVENTS: Final = (
     "usage.not_sent",
     "usage.of_these_processes_only",
     "worker.ended",
+    "worker.not_started",
     "worker.unreachable",
     "workers.ready",
 )

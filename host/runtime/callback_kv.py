@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Raw
 
 from host.runtime.scope import CallScope
-from host.state.store import NotAnInteger, StateError, StateFull, StateStore, StateUnavailable
+from host.state.store import NotAnInteger, StateError, StateFull, StateStore
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.callbacks import (
     KvDeleteRequest,
@@ -87,9 +87,8 @@ class KvCallbacks:
             return _refused(409, "kv_not_an_integer", str(error))
         if isinstance(error, StateFull):
             return _refused(507, "kv_full", str(error))
-        if isinstance(error, StateUnavailable):
-            return _refused(503, "kv_unavailable", str(error), nodes=self._nodes())
-        return _refused(503, "kv_unavailable", str(error))
+        # Away, or there and not able to do it: others may have the same trouble and count on.
+        return _refused(503, "kv_unavailable", str(error), nodes=self._nodes())
 
 
 def _namespace(scope: CallScope) -> str:

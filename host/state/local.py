@@ -20,6 +20,8 @@ log = structlog.get_logger("host.state.local")
 
 WRITE_DELAY_S: Final = 1.0
 """Changes are collected this long; what a crash may lose."""
+RETRY_S: Final = 5.0
+"""After a write that failed."""
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +46,11 @@ class LocalState:
         self._memory = memory or MemoryStore()
         self._pending: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
+        self._stopped = False
         self.store: StateStore = self._memory if path is None else _Noting(self._memory, self._changed)
+
+    def wall_s(self) -> float:
+        return time.time()
 
     async def publish(self, topic: str, message: bytes) -> bool:
         return True
@@ -77,15 +83,18 @@ class LocalState:
                 await self._memory.set(row.namespace, row.key, row.value, ttl_s=left_s)
 
     async def stop(self) -> None:
+        # What is being written right now may turn out not to be.
+        await self._tasks.join()
+        self._stopped = True
         if self._pending is not None:
             self._pending.cancel()
             self._pending = None
             await self._write()
-        await self._tasks.join()
 
-    def _changed(self) -> None:
-        if self._pending is None:
-            self._pending = asyncio.get_running_loop().call_later(WRITE_DELAY_S, self._due)
+    def _changed(self, delay_s: float | None = None) -> None:
+        if self._pending is None and not self._stopped:
+            delay_s = WRITE_DELAY_S if delay_s is None else delay_s
+            self._pending = asyncio.get_running_loop().call_later(delay_s, self._due)
 
     def _due(self) -> None:
         self._pending = None
@@ -104,6 +113,7 @@ class LocalState:
                 await asyncio.to_thread(_replace, self._path, rows)
             except OSError as error:
                 log.error("state.not_written", path=str(self._path), reason=str(error))
+                self._changed(RETRY_S)
 
 
 class _Noting:

@@ -1,6 +1,7 @@
 """State in this process's memory: the default, gone at exit."""
 
 import heapq
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -11,6 +12,10 @@ MAX_KEYS_PER_NAMESPACE: Final = 100_000
 MAX_BYTES_PER_NAMESPACE: Final = 64 * 1024 * 1024
 _ENTRY_OVERHEAD_BYTES: Final = 200
 """What a key costs besides its own and its value's bytes; small values must not get around the byte limit."""
+
+_MAX_INTEGER: Final = 2**63 - 1
+_INTEGER: Final = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+"""As servers have them: a plugin must not find out that it was moved to one."""
 
 
 class _Entry:
@@ -112,10 +117,9 @@ class MemoryStore:
         if entry is None:
             value, expires_at_s = by, self._end(ttl_s)
         else:
-            try:
-                value = int(entry.value) + by
-            except ValueError:
-                raise NotAnInteger(f"the value of {key!r} is no integer") from None
+            value = int(entry.value) + by if _INTEGER.fullmatch(entry.value) else _MAX_INTEGER + 1
+            if not all(-_MAX_INTEGER - 1 <= it <= _MAX_INTEGER for it in (value - by, value)):
+                raise NotAnInteger(f"the value of {key!r} is no integer, or none with this added")
             expires_at_s = entry.expires_at_s
         self._put(namespace, space, key=key, value=b"%d" % value, expires_at_s=expires_at_s)
         return value

@@ -13,9 +13,8 @@ local function drop_old(list, oldest)
     local first = redis.call('LINDEX', list, 0)
     if not first then return end
     local is_json, record = pcall(cjson.decode, first)
-    if is_json and type(record) == 'table' and type(record.timestamp) == 'string' and record.timestamp >= oldest then
-      return
-    end
+    local at = is_json and type(record) == 'table' and (record.queued_at or record.timestamp)
+    if type(at) == 'string' and at >= oldest then return end
     redis.call('LPOP', list)
   end
 end

@@ -9,6 +9,7 @@ import contextlib
 import math
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -39,10 +40,16 @@ log = structlog.get_logger("host.state.redis")
 PROBE_INTERVAL_S: Final = 1.0
 MEMBER_TTL_S: Final = 5.0
 """A node that has not been heard of for so long is gone."""
+MAX_SKEW_S: Final = 1.0
+"""By how much clocks may disagree before the server's is gone by."""
 _SCAN_COUNT: Final = 1000
 _INCREMENT: Final = """
 local old = redis.call('GET', KEYS[1])
-if old and not string.match(old, '^-?%d+$') then return {0, 0} end
+if old and old ~= '0' then
+  local sign, digits = string.match(old, '^(-?)([1-9]%d*)$')
+  local most = sign == '-' and '9223372036854775808' or '9223372036854775807'
+  if not digits or #digits > #most or (#digits == #most and digits > most) then return {0, 0} end
+end
 local new = redis.call('INCRBY', KEYS[1], ARGV[1])
 if not old and ARGV[2] ~= '' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return {1, new}
@@ -54,7 +61,7 @@ if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1])
 else redis.call('ZADD', KEYS[1], now_ms, ARGV[1]) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
-return redis.call('ZCARD', KEYS[1])
+return {redis.call('ZCARD', KEYS[1]), now_ms}
 """
 
 T = TypeVar("T")
@@ -120,9 +127,18 @@ class RedisStore:
 class RedisState:
     """A `SharedState`: one client, one subscription, one prober. Start and stop it on one event loop."""
 
-    def __init__(self, url: str, *, prefix: str = "jackfield", timeout_s: float = 0.5, ca_file: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "jackfield",
+        timeout_s: float = 0.5,
+        ca_file: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """`url` as `redis://[user:password@]host:port/db`, `rediss://…` or `unix://path`. Raises ValueError.
 
+        `clock` gives Unix seconds.
         `ca_file`: with `rediss`, the certificates (PEM) of who may sign the server's; empty: those of the system.
         """
         self.node: Final = secrets.token_hex(4)
@@ -150,7 +166,15 @@ class RedisState:
         self._on_available: list[Callable[[], None]] = []
         self.problem: StateProblem = ""
         self._losses = 0
+        self._back_s = 0.0
+        """When the server was found again after it had been away, in monotonic seconds."""
+        self._clock: Final = clock
+        self._ahead_s = 0.0
+        """By how much this machine's clock is ahead of the server's, when that is more than can be left alone."""
         self._stopped = False
+
+    def wall_s(self) -> float:
+        return self._clock() - self._ahead_s
 
     async def publish(self, topic: str, message: bytes) -> bool:
         try:
@@ -241,7 +265,7 @@ class RedisState:
     async def probe(self) -> None:
         """Contact the server now: whether it is there, and how many nodes there are. Raises nothing."""
         try:
-            self.nodes = max(1, await self._translated(self._beat()))
+            self._note_nodes(await self._translated(self._beat()))
         except StateUnavailable as error:
             log.debug("state.probe_failed", reason=str(error))
             return
@@ -252,6 +276,7 @@ class RedisState:
             self.problem = ""
         if not self.available:
             self.available = True
+            self._back_s = time.monotonic()
             log.info("state.available", nodes=self.nodes)
             for action in self._on_available:
                 action()
@@ -271,9 +296,27 @@ class RedisState:
         self._note("error", "scripts are refused")
         return False
 
+    def _note_nodes(self, found: int) -> None:
+        """One that came back empty knows those only that have found it again: the share of nobody else is free."""
+        is_sure = self.available and time.monotonic() - self._back_s >= MEMBER_TTL_S
+        self.nodes = max(1, found) if is_sure or not self._losses else max(self.nodes, found)
+
     async def _beat(self, *, leave: bool = False) -> int:
         arguments: list[int | str] = [self.node, "" if leave else "here", int(MEMBER_TTL_S * 1000)]
-        return int(await self._members(keys=[f"{self._prefix}:nodes"], args=arguments))
+        began_s = self._clock()
+        found, server_ms = await self._members(keys=[f"{self._prefix}:nodes"], args=arguments)
+        self._compare_clocks(began_s, float(server_ms) / 1000)
+        return int(found)
+
+    def _compare_clocks(self, began_s: float, server_s: float) -> None:
+        """`server_s`: the server's time at some moment between `began_s` and now."""
+        ended_s = self._clock()
+        ahead_s = (began_s + ended_s) / 2 - server_s
+        unsure_s = MAX_SKEW_S + abs(ended_s - began_s) / 2
+        if abs(ahead_s - self._ahead_s) <= unsure_s:
+            return
+        self._ahead_s = ahead_s if abs(ahead_s) > unsure_s else 0.0
+        log.warning("state.clock_differs", ahead_s=round(self._ahead_s, 1))
 
     async def _keep_listening(self) -> None:
         is_told = False

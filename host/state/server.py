@@ -78,20 +78,27 @@ class StateServer:
             log.error("state.unreadable", path=str(dump), kept_as=str(aside))
         self._supervisor = asyncio.create_task(self._supervise(program), name="state-server")
 
+    async def _spawned(self, program: str) -> asyncio.subprocess.Process:
+        """The keeper. Raises NoStateServer."""
+        try:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(KEEPER), str(self._directory), str(self._runtime), f"{STOP_S:g}"),
+                program,
+                *("--port", "0", "--unixsocket", str(self._runtime / "socket"), "--unixsocketperm", "700"),
+                # Two arguments: older servers take "60 1" as one for "never".
+                *("--dir", str(self._directory), "--dbfilename", DUMP, "--save", "60", "1", "--appendonly", "no"),
+                # A full disk must not end the sharing: what is kept on it is for a restart only.
+                *("--stop-writes-on-bgsave-error", "no", "--daemonize", "no"),
+                stdin=self._life,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NoStateServer(f"{program} could not be started: {error}") from None
+
     async def _start(self, program: str) -> None:
-        keeper = self._keeper = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(KEEPER), str(self._directory), str(self._runtime), f"{STOP_S:g}"),
-            program,
-            *("--port", "0", "--unixsocket", str(self._runtime / "socket"), "--unixsocketperm", "700"),
-            # Two arguments: older servers take "60 1" as one for "never".
-            *("--dir", str(self._directory), "--dbfilename", DUMP, "--save", "60", "1", "--appendonly", "no"),
-            # A full disk must not end the sharing: what is kept on it is for a restart only.
-            *("--stop-writes-on-bgsave-error", "no", "--daemonize", "no"),
-            stdin=self._life,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
+        keeper = self._keeper = await self._spawned(program)
         lines = keeper.stdout
         assert lines is not None
         said = b""
@@ -113,10 +120,13 @@ class StateServer:
 
     async def _supervise(self, program: str) -> None:
         """Start the server again whenever it or its keeper has ended; clients find it at the same place."""
-        pause_s = RESTART_S
+        pause_s, clock = RESTART_S, asyncio.get_running_loop().time
+        up_s = clock()
         while True:
             assert self._keeper is not None
             code = await self._keeper.wait()
+            if clock() - up_s >= RESTART_MAX_S:
+                pause_s = RESTART_S
             log.error("state.server_ended", code=code, again_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RESTART_MAX_S)
@@ -126,6 +136,7 @@ class StateServer:
                 log.error("state.server_not_started", reason=str(error))
             else:
                 log.info("state.server_started")
+            up_s = clock()
 
     async def stop(self) -> None:
         """Let it save, then end it, unless others still hold on to it; safe at any time and twice."""

@@ -53,7 +53,7 @@ class StateStore(Protocol):
 
 
 class SharedQueue(Protocol):
-    """Records in JSON with a `timestamp` in RFC 3339, oldest first, bounded by number and by age."""
+    """Records in JSON, oldest first, bounded by number and by age: `queued_at`, or else `timestamp`, in RFC 3339."""
 
     async def push(self, items: Sequence[bytes], *, batch: str, oldest: str, keep: int, ttl_s: float) -> None:
         """Append items; the same `batch` again, within a minute, does nothing. After a StateError it may be there.
@@ -93,6 +93,9 @@ class SharedState(Protocol):
     @property
     def nodes(self) -> int:
         """How many nodes were seen last, this one included; never below 1."""
+
+    def wall_s(self) -> float:
+        """Unix seconds as those that share it have them, whatever this machine takes for the time."""
 
     async def publish(self, topic: str, message: bytes) -> bool:
         """Tell the other nodes, best effort: nobody who is away gets it later. False when it could not be sent."""

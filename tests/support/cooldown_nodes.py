@@ -47,6 +47,9 @@ class Node:
     def _accepts(self, credential_id: str, *, forced: bool) -> bool:
         return credential_id in self.known
 
+    def wall_s(self) -> float:
+        return self.world.now_s
+
     async def publish(self, topic: str, message: bytes) -> bool:
         self.sent.append(message)
         for other in self.world.nodes:

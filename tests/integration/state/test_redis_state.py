@@ -1,6 +1,7 @@
 """Shared state on a real server: the contract of every store, what happens when the server goes away and comes back."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from host.runtime.callback_kv import KvCallbacks
 from host.runtime.scope import CallScope
+from host.state import redis as redis_state
 from host.state.redis import RedisState
 from host.state.store import NotAnInteger, StateUnavailable
 from pluginabi.errors import PluginError
@@ -40,6 +42,18 @@ async def running(state: RedisState) -> AsyncIterator[None]:
         yield
     finally:
         await state.stop()
+
+
+async def probed(state: RedisState, *, nodes: int) -> None:
+    async with asyncio.timeout(10):
+        while state.nodes != nodes:
+            await state.probe()
+
+
+async def unavailable(state: RedisState) -> None:
+    async with asyncio.timeout(10):
+        while state.available:
+            await state.probe()
 
 
 async def available(state: RedisState) -> None:
@@ -92,8 +106,11 @@ async def test_an_increment_sets_its_life_time_only_when_it_creates_the_key(stat
 
 async def test_an_increment_of_something_else_than_an_integer_is_its_own_error(state: RedisState):
     await state.store.set("a", "k", b"text")
-    with pytest.raises(NotAnInteger):
-        await state.store.increment("a", "k")
+    for text in (b"text", b"1_000", b" 5", b"+5", b"", b"007", b"-0", b"9223372036854775808"):
+        await state.store.set("a", "k", text)
+        with pytest.raises(NotAnInteger):
+            await state.store.increment("a", "k")
+        assert await state.store.get("a", "k") == text
 
 
 async def test_a_namespace_is_listed_whatever_its_name_looks_like(state: RedisState):
@@ -169,6 +186,21 @@ async def test_each_node_knows_how_many_there_are(server: RedisServer):
     assert third.nodes == 2
     await one.stop()
     await third.stop()
+
+
+async def test_a_server_that_comes_back_empty_has_not_lost_the_nodes_it_does_not_know_yet(
+    server: RedisServer, state: RedisState, client: Redis, monkeypatch: pytest.MonkeyPatch
+):
+    await client.zadd("jackfield:nodes", {"other": time.time() * 1000})
+    await probed(state, nodes=2)
+    await server.stop()
+    await unavailable(state)
+    await server.start()
+    await available(state)
+    await state.probe()
+    assert state.nodes == 2
+    monkeypatch.setattr(redis_state, "MEMBER_TTL_S", 0.001)
+    await probed(state, nodes=1)
 
 
 async def test_K10_without_a_server_every_command_fails_at_once_and_is_no_miss():

@@ -13,9 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from host.config.model import Config, State
+from host.runtime.callback_kv import KvCallbacks
+from host.runtime.scope import CallScope
 from host.state.opening import StateSetupError, open_state
 from host.state.redis import RedisState
 from host.state.store import StateFull, StateUnavailable
+from pluginabi.errors import PluginError
+from pluginabi.payloads.callbacks import KvGetRequest, KvIncrementRequest
 from tests.support.proxy import running_proxy
 from tests.support.redis_server import RedisServer
 
@@ -107,6 +111,27 @@ async def test_one_that_is_full_is_read_from_and_says_so(server: RedisServer, st
     assert await state.store.get("a", "k") == b"1"
     await server.say("CONFIG", "SET", "maxmemory", "0")
     await until(state, available=True, problem="")
+
+
+async def test_one_that_cannot_save_and_so_takes_no_writes_says_how_many_share_it(
+    server: RedisServer, state: RedisState
+):
+    await server.say("CONFIG", "SET", "save", "3600 1")
+    await server.say("CONFIG", "SET", "dir", "/proc")
+    kv = KvCallbacks(state.store, nodes=lambda: 3)
+    scope = CallScope(plugin_id="p", method="model.route", permissions=frozenset({"kv"}))
+    await kv.increment(scope, KvIncrementRequest(key="n"))
+    await server.say("BGSAVE")
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await kv.increment(scope, KvIncrementRequest(key="n"))
+            except PluginError as error:
+                refused = error.body
+                break
+    assert (refused.http_status, refused.code, refused.details) == (503, "kv_unavailable", {"nodes": 3})
+    assert (await kv.get(scope, KvGetRequest(key="n"))).found
+    await until(state, available=True, problem="error")
 
 
 async def test_a_wrong_password_is_told_at_the_start_and_never_shown(server: RedisServer, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,12 +41,12 @@ async def client(server: RedisServer) -> AsyncIterator[Redis]:
 class Node:
     """What one process does with its records."""
 
-    def __init__(self, server: RedisServer, *, retention_s: int = 60) -> None:
+    def __init__(self, server: RedisServer, *, retention_s: int = 60, ahead_s: float = 0.0) -> None:
         self.records = Records(
             lambda: Config(usage_statistics_enabled=True, redis_usage_queue_retention_seconds=retention_s)
         )
         self.records.is_shared = True
-        self.state = RedisState(server.url)
+        self.state = RedisState(server.url, clock=lambda: time.time() + ahead_s)
         self.tasks = TaskGroup("node")
         self.pool = CredentialPool([ACCOUNT])
         self.usage = SharedUsage(
@@ -150,6 +151,30 @@ async def test_the_queue_on_the_server_is_bounded_by_number_and_by_age(server: R
         assert await filled(client, 3) == ["2", "3", "4"]
         assert 0 < await client.pttl(QUEUE) <= 60_000
         assert await node.state.usage.take(5, oldest="2031") == []
+
+
+async def test_a_record_waits_its_time_from_when_it_came_however_long_its_request_took(
+    server: RedisServer, client: Redis
+):
+    async with Node(server) as node:
+        node.used("long", age_s=3600)
+        node.used("short")
+        assert await filled(client, 2) == ["long", "short"]
+        assert "queued_at" in json.loads((await client.lrange(QUEUE, 0, 0))[0])
+        taken = await node.usage.take(2)
+        assert [record["model"] for record in taken] == ["long", "short"]
+        assert not any("queued_at" in record for record in taken)
+
+
+async def test_a_node_whose_clock_is_wrong_keeps_the_records_of_the_others(server: RedisServer, client: Redis):
+    async with Node(server) as right, Node(server, ahead_s=3600) as ahead, Node(server, ahead_s=-3600) as behind:
+        right.used("right")
+        await filled(client, 1)
+        ahead.used("ahead")
+        await filled(client, 2)
+        behind.used("behind")
+        assert await filled(client, 3) == ["right", "ahead", "behind"]
+        assert await ahead.taken() == ["right", "ahead", "behind"]
 
 
 async def test_from_a_server_that_is_full_what_it_has_is_taken_and_what_it_refused_comes_later(

@@ -85,6 +85,26 @@ async def test_one_that_was_killed_is_there_again_at_the_same_place(
     assert await back(server, instead_of=first) != first
 
 
+async def test_one_that_cannot_be_started_again_at_once_is_tried_again(
+    server: StateServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(state_server, "RESTART_S", 0.0)
+    monkeypatch.setattr(state_server, "RESTART_MAX_S", 0.0)
+    create, tries = asyncio.create_subprocess_exec, 0
+
+    async def refused(*arguments: str, **options: object) -> asyncio.subprocess.Process:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise BlockingIOError(11, "no more processes")
+        return await create(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refused)
+    first = await pid_of(server)
+    os.kill(first, signal.SIGKILL)
+    assert await back(server, instead_of=first) != first
+
+
 async def test_it_stays_for_a_worker_that_outlives_the_parent_and_ends_with_it(tmp_path: Path):
     server = StateServer(tmp_path)
     worker = None

@@ -1,8 +1,12 @@
 """The embedded default: memory that survives a restart in a file."""
 
+import asyncio
 import stat
 from pathlib import Path
 
+import pytest
+
+from host.state import local
 from host.state.local import LocalState
 
 
@@ -29,6 +33,31 @@ async def test_a_file_that_cannot_be_read_is_set_aside_and_counts_as_empty(tmp_p
     await state.start()
     assert await state.store.items("a") == {}
     assert path.with_suffix(".broken").read_bytes() == b"\xc1"
+
+
+async def test_what_could_not_be_written_is_written_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(local, "WRITE_DELAY_S", 0.0)
+    monkeypatch.setattr(local, "RETRY_S", 0.0)
+    path, refused, replace = tmp_path / "values", asyncio.Event(), local._replace
+    loop = asyncio.get_running_loop()
+
+    def full(target: Path, rows: list[local._Row]) -> None:
+        if not refused.is_set():
+            loop.call_soon_threadsafe(refused.set)
+            raise OSError(28, "No space left on device")
+        replace(target, rows)
+
+    monkeypatch.setattr(local, "_replace", full)
+    state = LocalState(path)
+    await state.store.set("a", "k", b"1")
+    async with asyncio.timeout(10):
+        await refused.wait()
+        await state.stop()
+    again = LocalState(path)
+    await again.start()
+    assert await again.store.get("a", "k") == b"1"
 
 
 async def test_nothing_is_written_when_nothing_changed(tmp_path: Path):

@@ -94,6 +94,22 @@ async def test_increment_of_something_else_is_a_failure_and_not_a_miss(store: Me
     assert await store.get("a", "k") == b'"text"'
 
 
+@pytest.mark.parametrize("value", [b"1_000", b" 5", b"+5", b"", b"9223372036854775808"])
+async def test_an_integer_is_what_every_store_takes_for_one(store: MemoryStore, value: bytes):
+    await store.set("a", "k", value)
+    with pytest.raises(NotAnInteger):
+        await store.increment("a", "k")
+    assert await store.get("a", "k") == value
+
+
+@pytest.mark.parametrize(("value", "by"), [(b"9223372036854775807", 1), (b"-9223372036854775808", -1)])
+async def test_a_sum_that_no_store_can_hold_is_refused_and_changes_nothing(store: MemoryStore, value: bytes, by: int):
+    await store.set("a", "k", value)
+    with pytest.raises(NotAnInteger):
+        await store.increment("a", "k", by)
+    assert await store.get("a", "k") == value
+
+
 async def test_a_full_namespace_refuses_new_keys_and_keeps_the_old_ones(store: MemoryStore):
     for key in "abc":
         await store.set("n", key, b"1")
