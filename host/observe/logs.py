@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
@@ -239,6 +239,8 @@ def _redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
 
 RECENT_LINES: Final = 2000
 """Kept in memory for the management API."""
+_WHOLE_BYTES: Final = 4096
+"""What arrives in one piece at the other end of a pipe (PIPE_BUF of Linux): several workers write into the same one."""
 
 
 class LogSink:
@@ -293,17 +295,18 @@ class LogSink:
         """Write what is pending. A closed or broken stream loses lines, never a request."""
         if not self._pending:
             return
-        lines = "\n".join(self._pending) + "\n"
+        pieces = list(_pieces(self._pending))
         now_s = time.time()
         self.recent.extend((now_s, line) for line in self._pending)
         self.written += len(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(lines)
-            self._stream.flush()
+            for piece in pieces:
+                self._stream.write(piece)
+                self._stream.flush()
         if self.copy_to is not None:
-            self.copy_to(lines)
+            self.copy_to("".join(pieces))
 
     def _schedule(self) -> bool:
         if self._scheduled:
@@ -319,6 +322,21 @@ class LogSink:
     def _flush_scheduled(self) -> None:
         self._scheduled = False
         self.flush()
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[str]:
+    """Lines to be written at once, so that none is torn apart by those of another process; a longer one is alone."""
+    gathered: list[str] = []
+    size_bytes = 0
+    for line in lines:
+        length_bytes = 1 + (len(line) if line.isascii() else len(line.encode("utf-8", "replace")))
+        if gathered and size_bytes + length_bytes > _WHOLE_BYTES:
+            yield "\n".join(gathered) + "\n"
+            gathered, size_bytes = [], 0
+        gathered.append(line)
+        size_bytes += length_bytes
+    if gathered:
+        yield "\n".join(gathered) + "\n"
 
 
 class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="event", tag="http.request"):

@@ -140,6 +140,27 @@ async def test_lines_are_collected_for_a_moment_and_a_warning_is_written_at_once
     assert stream.getvalue() == "one\ntwo\nthree\n"
 
 
+def test_lines_that_waited_are_written_in_pieces_that_no_other_process_on_the_same_pipe_can_tear_apart() -> None:
+    pieces: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
+    sink = LogSink(Stream(), collect_s=60.0)
+    copies: list[str] = []
+    sink.copy_to = copies.append
+    lines = [f"{number}:{'ü' * 200}" for number in range(100)]
+    lines[50] = "x" * 5000
+    for line in lines:
+        sink._pending.append(line)
+    sink.flush()
+    assert "".join(pieces) == "".join(copies) == "".join(f"{line}\n" for line in lines)
+    assert [len(piece) for piece in pieces if len(piece.encode()) > 4096] == [5001], "too long for any, so it is alone"
+    assert len(pieces) < 20 and all(piece.endswith("\n") for piece in pieces)
+
+
 def test_a_broken_stream_loses_lines_but_no_request() -> None:
     stream = io.StringIO()
     sink = LogSink(stream)
