@@ -3,7 +3,7 @@
 import asyncio
 import http.client
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -14,7 +14,9 @@ from host.worker import Worker
 
 log = structlog.get_logger("host.peers")
 
-TIMEOUT_S = 10.0
+TIMEOUT_S: Final = 10.0
+CHANGE_TIMEOUT_S: Final = 30.0
+"""For what makes the other one work: a plugin that is loaded anew may take its time to start."""
 
 
 class ControlPeers:
@@ -29,14 +31,16 @@ class ControlPeers:
         return self._worker.number
 
     async def ask(self, method: str, path: str, body: Any = None) -> PeerAnswers:
-        """Ask all of them at once; one that does not answer is left out and logged."""
+        """Ask all of them at once. One that cannot be asked is left out and logged; one that takes too long is status
+        504."""
         found = await asyncio.gather(*(self._ask(number, method, path, body) for number in self._worker.others))
         return [answer for answer in found if answer is not None]
 
     async def _ask(self, number: int, method: str, path: str, body: Any) -> Answer | None:
+        timeout_s = TIMEOUT_S if method == "GET" else CHANGE_TIMEOUT_S
         try:
             found = await asyncio.to_thread(
-                ask, self._config_path, method, path, body=body, timeout_s=TIMEOUT_S, worker=number
+                ask, self._config_path, method, path, body=body, timeout_s=timeout_s, worker=number
             )
         except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
             log.warning("worker.unreachable", worker=number, reason=str(error) or type(error).__name__)
@@ -44,6 +48,9 @@ class ControlPeers:
         if found is None:
             log.warning("worker.unreachable", worker=number, reason="it does not run")
             return None
+        if found[0] == 504 and method == "GET":
+            # Whoever asked for a change is told; of an answer nobody would notice that a part is missing.
+            log.warning("worker.unreachable", worker=number, reason=str(found[1].get("error", "")))
         return Answer(number, *found)
 
 

@@ -138,7 +138,8 @@ class LoginEndpoints:
         body = await call.json_value() if await call.body() else None
         async with self._asking:
             answers = await self._peers.ask(call.method, target, body)
-        for answer in answers:
+        for answer in sorted(answers, key=lambda it: it.status >= 500):
+            # One that did not answer in time may be another than the one that knows it.
             knows = answer.document.get("error") != UNKNOWN_TEXT and answer.document.get("cancelled") is not False
             if knows and answer.status != 404:
                 return reply(answer.document, status=answer.status)

@@ -44,7 +44,7 @@ class Peers(Protocol):
         """This worker's."""
 
     async def ask(self, method: str, path: str, body: Any = None) -> PeerAnswers:
-        """Ask all of them; those that do not answer are left out."""
+        """Ask all of them. Those that are not there are left out; one that takes too long is status 504."""
 
 
 def for_all_workers(endpoints: Iterator[Endpoint], peers: Peers | None) -> Iterator[Endpoint]:
@@ -238,8 +238,9 @@ class MetricsGatherer:
         return self._peers.number
 
     async def __call__(self) -> Sequence[PeerMetrics]:
-        """The text of every other worker."""
-        return [(it.worker, it.document["text"]) for it in await self._peers.ask("GET", "/metrics-text")]
+        """The text of every other worker that answers."""
+        answers = await self._peers.ask("GET", "/metrics-text")
+        return [(it.worker, it.document["text"]) for it in answers if it.status == 200]
 
 
 def metrics_endpoint(metrics: Metrics) -> Endpoint:

@@ -55,3 +55,24 @@ async def test_whoever_makes_states_up_keeps_the_other_workers_busy_with_a_few_q
     assert (set(answers), malformed) == ({404}, 400)
     assert peers.most == ASKED_AT_ONCE
     assert len(peers.asked) == 20 and peers.asked[0] == ("GET", f"{CALLBACK_PATH}?state=made-up-0&code=c")
+
+
+class LatePeers:
+    """Two other workers: one that does not answer in time, and the one that knows the login."""
+
+    number = 1
+
+    async def ask(self, method: str, path: str, body: Any = None) -> list[Answer]:
+        return [Answer(2, 504, {"error": "late"}), Answer(3, 200, {"status": "ok", "cancelled": True})]
+
+
+async def test_a_worker_that_does_not_answer_in_time_hides_nothing_that_another_one_knows(tmp_path) -> None:
+    logins = LoginSessions(ScriptedAuth(), Site(tmp_path).editor, TaskGroup("test"))
+    rows = LoginEndpoints(logins, LatePeers(), url=lambda: "http://127.0.0.1:1").endpoints()
+    landing = next(row for row in rows if (row.method, row.path) == ("GET", CALLBACK_PATH))
+    path = f"{CALLBACK_PATH}?state=elsewhere&code=c"
+    query = freeze_headers([("state", "elsewhere"), ("code", "c")])
+    request = make_mocked_request("GET", path)
+    call = Call(method="GET", path=CALLBACK_PATH, request=request, request_id="m", caller="public", query=query)
+    call._body = b""
+    assert (await landing.handler(call)).status == 200

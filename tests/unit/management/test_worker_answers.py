@@ -2,21 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
+import host.peers
 from host.config.model import Config, RemoteManagement
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
 from host.management.calls import Call
 from host.management.masks import Masks
-from host.management.peers import Answer, for_all_workers
+from host.management.peers import Answer, MetricsGatherer, for_all_workers
 from host.management.records import Records
 from host.management.table import Endpoint
 from host.management.usage import UsageEndpoints
 from host.observe.logfile import LogFiles
+from host.peers import ControlPeers
+from host.worker import Worker
 from pluginabi.immutable import freeze_headers
 from pluginabi.payloads.usage import UsageHandleRequest
 from tests.support.client_request import REQUEST
@@ -28,11 +34,16 @@ class Others:
 
     documents: Sequence[Any]
     number: int = 1
+    late: int = 0
+    """The one that does not answer in time."""
     asked: list[str] = field(default_factory=list)
 
     async def ask(self, method: str, path: str, body: Any = None) -> list[Answer]:
         self.asked.append(path)
-        return [Answer(number, 200, document) for number, document in enumerate(self.documents, 2)]
+        return [
+            Answer(number, 504, {"error": "late"}) if number == self.late else Answer(number, 200, document)
+            for number, document in enumerate(self.documents, 2)
+        ]
 
 
 def call(**query: str) -> Call:
@@ -88,3 +99,29 @@ async def test_results_of_credentials_are_summed_and_failures_are_put_in_order()
     assert (summed["success"], summed["failed"], summed["recent_requests"][0]["success"]) == (3, 6, 3)
     assert (await merged("/api-key-usage"))["p"]["k"]["success"] == 1
     assert [it["time"] for it in (await merged("/request-errors"))["errors"]] == ["2", "2", "1"]
+
+
+async def test_a_worker_that_does_not_answer_in_time_is_missing_in_the_metrics_and_fails_nothing() -> None:
+    others = Others([{"text": "a"}, {"text": "b"}], late=2)
+    assert await MetricsGatherer(others)() == [(3, "b")]
+
+
+async def test_a_worker_that_is_asked_to_do_something_has_longer_for_it_than_for_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    limits: list[float] = []
+
+    def mute(config_path: Path, method: str, path: str, **fields: Any) -> tuple[int, dict[str, str]]:
+        limits.append(fields["timeout_s"])
+        return 504, {"error": f"the running proxy did not answer within {fields['timeout_s']:g} s"}
+
+    monkeypatch.setattr(host.peers, "ask", mute)
+    peers = ControlPeers(tmp_path / "config.yaml", Worker(1, 2))
+    with capture_logs() as lines:
+        (changed,) = await peers.ask("POST", "/plugins/p/reload")
+        assert (lines, changed.status) == ([], 504)
+        (shown,) = await peers.ask("GET", "/plugins")
+    assert (shown.worker, shown.status) == (2, 504)
+    assert [(line["event"], line["worker"]) for line in lines] == [("worker.unreachable", 2)]
+    assert limits[0] > limits[1]
