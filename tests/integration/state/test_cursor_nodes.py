@@ -14,7 +14,6 @@ from structlog.testing import capture_logs
 from host.credentials import shared_cursors
 from host.credentials.select import Cursors
 from host.credentials.shared_cursors import SharedCursors
-from host.state.redis import RedisState
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
 from tests.support.redis_server import RedisServer, redis_server
@@ -35,7 +34,7 @@ def config_of(server: RedisServer, upstream: FakeUpstream) -> str:
         "api-key-entries": [{"api-key": f"k{number}"} for number in range(5)],
         "models": [{"name": "m1"}],
     }
-    return json.dumps({"openai-compatibility": [provider], "state": {"url": server.url}})
+    return json.dumps({"openai-compatibility": [provider], "state": server.section})
 
 
 def cursors_of(node: RunningProxy) -> dict[str, int]:
@@ -44,7 +43,7 @@ def cursors_of(node: RunningProxy) -> dict[str, int]:
 
 async def ask(node: RunningProxy) -> None:
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client,
         client.post(f"{node.url}/v1/chat/completions", json=CHAT) as response,
     ):
         assert response.status == 200
@@ -52,17 +51,17 @@ async def ask(node: RunningProxy) -> None:
 
 async def agreed(*nodes: RunningProxy, on: dict[str, int] | None = None) -> None:
     """Wait until all of them stand at the same place."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not all(cursors_of(node) == (on or cursors_of(nodes[0])) for node in nodes):  # noqa: ASYNC110 - they have no event for it
             await asyncio.sleep(0)
 
 
 async def kept(server: RedisServer, position: int) -> None:
     """Wait until a node has left on the server where it stands."""
-    state = RedisState(server.url)
+    state = server.state()
     await state.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 found = shared_cursors._latest(await state.store.items("cursor"))
                 if [row.position for row in found.values()] == [position]:
@@ -82,7 +81,7 @@ async def test_nodes_go_on_around_each_other_and_one_that_starts_goes_on_where_t
     config = config_of(server, upstream)
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(running_proxy(config)) for _ in range(2)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await server.subscribers("jackfield:topic:cursor") < 2:  # noqa: ASYNC110 - it has no event for it
                 await asyncio.sleep(0)
         for node in (one, two, one):
@@ -110,7 +109,7 @@ async def test_nodes_go_on_around_each_other_and_one_that_starts_goes_on_where_t
         assert alone != there
         assert [cursors_of(node) for node in (two, third)] == [there, there], "nobody could tell them"
         await server.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await server.subscribers("jackfield:topic:cursor") < 3:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
         assert cursors_of(one) == alone, "a server that comes back empty moves nobody"
@@ -130,7 +129,7 @@ class Clock:
 async def test_a_busy_cursor_keeps_its_own_turns_and_follows_when_it_has_been_quiet(tmp_path: Path):
     clock = Clock()
     async with redis_server(tmp_path) as server:
-        state = RedisState(server.url)
+        state = server.state()
         await state.start()
         cursors = Cursors()
         mine = SharedCursors(cursors, state, members_of=lambda key: None, clock=clock)
@@ -152,13 +151,13 @@ async def test_a_busy_cursor_keeps_its_own_turns_and_follows_when_it_has_been_qu
 
 async def test_what_the_server_kept_is_older_than_what_was_told_while_it_was_read(tmp_path: Path):
     async with redis_server(tmp_path) as server:
-        state = RedisState(server.url)
+        state = server.state()
         await state.start()
         kept = msgspec.msgpack.encode([("a", 2, "", 1.0), ("b", 2, "", 1.0)])
         await state.store.set(shared_cursors.NAMESPACE, "other", kept)
         cursors = Cursors()
         mine = SharedCursors(cursors, state, members_of=lambda key: None)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
             reading = tasks.create_task(mine._read())
             tasks.create_task(mine._read())
             await asyncio.sleep(0)

@@ -86,7 +86,7 @@ async def nodes(tmp_path: Path, server: RedisServer, provider: Provider) -> Asyn
     async with AsyncExitStack() as stack:
         found = []
         for _ in range(2):
-            state = RedisState(server.url)
+            state = server.state()
             await state.start()
             stack.push_async_callback(state.stop)
             tasks = TaskGroup("test")
@@ -98,10 +98,13 @@ async def nodes(tmp_path: Path, server: RedisServer, provider: Provider) -> Asyn
         yield found
 
 
-async def both_refresh(nodes: list[Node], provider: Provider) -> list[bool]:
-    async with asyncio.timeout(10):
+async def both_refresh(nodes: list[Node], provider: Provider, *, once: asyncio.Event | None = None) -> list[bool]:
+    """The provider answers once it was asked, and `once` has happened."""
+    async with asyncio.timeout(30):
         asking = [asyncio.create_task(node.refresher.refresh_now("a.json")) for node in nodes]
         await provider.asked.wait()
+        if once is not None:
+            await once.wait()
         provider.go_on.set()
         return await asyncio.gather(*asking)
 
@@ -130,9 +133,20 @@ async def test_the_key_alone_keeps_nodes_apart_whose_lock_files_do_not_see_each_
     assert provider.calls == 1
 
 
-async def test_who_waited_for_an_attempt_that_failed_does_not_try_again_at_once(nodes: list[Node], provider: Provider):
+async def test_who_waited_for_an_attempt_that_failed_does_not_try_again_at_once(
+    nodes: list[Node], provider: Provider, monkeypatch: pytest.MonkeyPatch
+):
+    somebody_waits, lock = asyncio.Event(), refresh_turns._lock
+
+    def noted(handle: int) -> bool:
+        is_mine = lock(handle)
+        if not is_mine:
+            somebody_waits.set()
+        return is_mine
+
+    monkeypatch.setattr(refresh_turns, "_lock", noted)
     provider.refused = PluginError(ErrorBody(message="revoked", code="invalid_grant", http_status=400))
-    assert await both_refresh(nodes, provider) == [False, False]
+    assert await both_refresh(nodes, provider, once=somebody_waits) == [False, False]
     assert provider.calls == 1
     errors = [node.site.manager.by_id["a.json"].refresh_error for node in nodes]
     assert [error.http_status for error in errors if error is not None] == [401, 401]

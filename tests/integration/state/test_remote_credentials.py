@@ -39,7 +39,7 @@ def config_of(server: RedisServer, upstream: FakeUpstream, **section: Any) -> st
         "api-key-entries": [{"api-key": "local"}],
         "models": [{"name": "m1"}],
     }
-    section |= {"enabled": True, "url": server.url, "timeout-ms": 1000}
+    section = {"enabled": True, "url": server.url, "timeout-ms": 30_000} | section
     return json.dumps({"openai-compatibility": [local], "plugins": {"configs": {"redis-source": section}}})
 
 
@@ -115,6 +115,9 @@ async def test_a_coordinator_that_cannot_be_asked_is_an_infrastructure_failure_o
     proxy: RunningProxy, asked: Coordinator, server: RedisServer, client: aiohttp.ClientSession, upstream: FakeUpstream
 ):
     asked.decide = lambda question: SILENT
+    patient = proxy.config_file.read_text()
+    proxy.config_file.write_text(config_of(server, upstream, **{"timeout-ms": 1000}))
+    await proxy.reload()
     with structlog.testing.capture_logs() as logs:
         status, body, _ = await ask(client, proxy)
         assert (status, body["error"]["code"]) == (503, "credential_source_unavailable")
@@ -126,6 +129,8 @@ async def test_a_coordinator_that_cannot_be_asked_is_an_infrastructure_failure_o
     assert [(entry["log_level"], entry["plugin_id"]) for entry in failures] == [("error", "redis-source")] * 2
     # What needs no coordinator is served all the time, and nothing needs a restart afterwards.
     assert (await ask(client, proxy, model="m1"))[0] == 200
+    proxy.config_file.write_text(patient)
+    await proxy.reload()
     await server.start()
     async with coordinator(server.url, lambda question: {"credential": credential(upstream, "r1")}):
         assert (await ask(client, proxy))[0] == 200
@@ -184,7 +189,7 @@ async def test_the_question_of_a_client_that_has_gone_is_withdrawn(
     questions = "jackfield:credential-questions"
     redis = Redis.from_url(server.url, protocol=2)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async with aiohttp.ClientSession() as client:
                 asking = asyncio.create_task(ask(client, proxy))
                 # Looked at and put back, as one that waits for somebody to answer it.
@@ -210,11 +215,11 @@ async def test_an_answer_that_is_on_its_way_arrives_although_the_settings_change
 ):
     questions = "jackfield:credential-questions"
     redis = Redis.from_url(server.url, protocol=2)
-    async with running_proxy(config_of(server, upstream)) as proxy, asyncio.timeout(10):
+    async with running_proxy(config_of(server, upstream)) as proxy, asyncio.timeout(30):
         asking = asyncio.create_task(ask(client, proxy))
         question = json.loads((await redis.blpop([questions], timeout=0))[1])
         proxy.config_file.write_text(config_of(server, upstream, prefix="other"))
-        assert await proxy.proxy.reload_config() is True
+        await proxy.reload()
         await redis.rpush(question["reply_to"], json.dumps({"credential": credential(upstream, "r1")}))
         assert (await asking)[0] == 200
     assert keys_used(upstream) == ["r1"]

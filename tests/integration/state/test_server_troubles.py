@@ -21,14 +21,15 @@ from host.state.store import StateFull, StateUnavailable
 from pluginabi.errors import PluginError
 from pluginabi.payloads.callbacks import KvGetRequest, KvIncrementRequest
 from tests.support.proxy import running_proxy
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import PATIENCE_S, RedisServer
 
-TIMEOUT_S = 0.2
+TIMEOUT_S = 1.0
+"""Of those who are to find out that the server does not answer."""
 
 
 @pytest.fixture
 async def state(server: RedisServer) -> AsyncIterator[RedisState]:
-    made = RedisState(server.url, timeout_s=TIMEOUT_S)
+    made = server.state()
     await made.start()
     yield made
     await made.stop()
@@ -36,7 +37,7 @@ async def state(server: RedisServer) -> AsyncIterator[RedisState]:
 
 async def until(state: RedisState, *, available: bool, problem: str) -> None:
     """Probe until it looks like this."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (state.available, state.problem) != (available, problem):
             await state.probe()
 
@@ -46,12 +47,15 @@ async def test_a_stopped_process_costs_each_command_the_time_limit_once_and_then
 ):
     assert server.process is not None
     await state.store.set("a", "k", b"1")
+    patient, state = state, server.state(timeout_s=TIMEOUT_S)
+    await state.start()
+    await until(state, available=True, problem="")
     server.process.send_signal(signal.SIGSTOP)
     try:
         began_s = time.monotonic()
         found = await asyncio.gather(*(state.store.get("a", "k") for _ in range(20)), return_exceptions=True)
         assert {type(error) for error in found} == {StateUnavailable}
-        assert time.monotonic() - began_s < 4 * TIMEOUT_S + 1
+        assert time.monotonic() - began_s < 10 * TIMEOUT_S, "all of them waited at once"
         began_s = time.monotonic()
         for _ in range(50):
             with pytest.raises(StateUnavailable):
@@ -61,22 +65,23 @@ async def test_a_stopped_process_costs_each_command_the_time_limit_once_and_then
     finally:
         server.process.send_signal(signal.SIGCONT)
     await until(state, available=True, problem="")
-    assert await state.store.get("a", "k") == b"1"
+    await state.stop()
+    assert await patient.store.get("a", "k") == b"1"
 
 
 async def test_requests_that_need_no_shared_state_do_not_notice_a_stopped_process(server: RedisServer, tmp_path: Path):
-    config = f"state: {{url: '{server.url}', timeout: 200ms}}\n"
+    config = f"state: {{url: '{server.url}', timeout: {TIMEOUT_S:g}s}}\n"
     async with running_proxy(config, directory=tmp_path, demo=True) as running, aiohttp.ClientSession() as client:
         body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
         try:
-            began_s = time.monotonic()
             for _ in range(10):
+                began_s = time.monotonic()
                 async with client.post(f"{running.url}/v1/chat/completions", json=body) as answer:
                     assert answer.status == 200
-            assert time.monotonic() - began_s < 3
-            async with asyncio.timeout(10):
+                assert time.monotonic() - began_s < TIMEOUT_S, "it waited for the server"
+            async with asyncio.timeout(30):
                 while (await (await client.get(f"{running.url}/readyz")).json()).get("state") != "unavailable":
                     pass
             async with client.get(f"{running.url}/readyz") as answer:
@@ -138,7 +143,7 @@ async def test_a_wrong_password_is_told_at_the_start_and_never_shown(server: Red
     await server.say("CONFIG", "SET", "requirepass", "right-one")
     url = server.url.replace("redis://", "redis://:wrong-secret@")
     for wrong in (url, server.url):
-        state = RedisState(wrong)
+        state = RedisState(wrong, timeout_s=PATIENCE_S)
         with capture_logs() as lines:
             await state.start()
             await state.probe()
@@ -146,7 +151,7 @@ async def test_a_wrong_password_is_told_at_the_start_and_never_shown(server: Red
         [line] = [line for line in lines if line["event"] == "state.unavailable"]
         assert (line["log_level"], line["problem"], state.problem) == ("error", "refused", "refused")
         assert "secret" not in str(lines)
-    config = f"state: {{url: '{url}'}}\n"
+    config = f"state: {{url: '{url}', timeout: {PATIENCE_S:g}s}}\n"
     async with running_proxy(config, directory=tmp_path) as running, aiohttp.ClientSession() as client:
         async with client.get(f"{running.url}/readyz") as answer:
             assert (await answer.json())["state_problem"] == "refused"
@@ -209,7 +214,7 @@ async def test_under_load_every_answer_is_a_value_a_miss_or_a_failure_while_the_
                 return
 
     before = 10**9
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for number in range(20):
             group.create_task(use(number))
         await busy.wait()

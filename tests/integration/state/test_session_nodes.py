@@ -24,11 +24,11 @@ def config_of(server: RedisServer, upstream: FakeUpstream) -> str:
         "models": [{"name": "m1"}],
     }
     routing = {"session-affinity": True}
-    return json.dumps({"openai-compatibility": [provider], "routing": routing, "state": {"url": server.url}})
+    return json.dumps({"openai-compatibility": [provider], "routing": routing, "state": server.section})
 
 
 async def key_used(node: RunningProxy, upstream: FakeUpstream, session: str) -> str:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client:
         headers = {"X-Session-ID": session}
         async with client.post(f"{node.url}/v1/chat/completions", json=CHAT, headers=headers) as response:
             assert response.status == 200
@@ -39,7 +39,7 @@ async def key_used(node: RunningProxy, upstream: FakeUpstream, session: str) -> 
 async def written(node: RunningProxy) -> None:
     """Wait until the node has told the server what it has bound."""
     bindings = node.proxy.gateway.state.pool.health.sessions
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while bindings._writing:  # noqa: ASYNC110 - the tasks are not only its own
             await asyncio.sleep(0)
 

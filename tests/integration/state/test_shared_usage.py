@@ -17,7 +17,6 @@ from host.credentials.records import Credential
 from host.management.error_events import ErrorEvents
 from host.management.records import Records
 from host.management.shared_usage import SharedUsage
-from host.state.redis import RedisState
 from host.state.store import StateError, StateUnavailable
 from host.tasks import TaskGroup
 from pluginabi.payloads.usage import UsageHandleRequest
@@ -46,7 +45,7 @@ class Node:
             lambda: Config(usage_statistics_enabled=True, redis_usage_queue_retention_seconds=retention_s)
         )
         self.records.is_shared = True
-        self.state = RedisState(server.url, clock=lambda: time.time() + ahead_s)
+        self.state = server.state(clock=lambda: time.time() + ahead_s)
         self.tasks = TaskGroup("node")
         self.pool = CredentialPool([ACCOUNT])
         self.usage = SharedUsage(
@@ -73,7 +72,7 @@ class Node:
 
 async def filled(client: Redis, count: int) -> list[str]:
     """The models in the queue, once there are so many."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found := await client.lrange(QUEUE, 0, -1)) < count:  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0)
     return [json.loads(record)["model"] for record in found]
@@ -100,7 +99,7 @@ async def test_J23_a_program_takes_records_from_the_list_with_the_servers_own_au
 
 
 async def test_J25_who_listens_on_the_channel_gets_records_instead_of_the_list(server: RedisServer, client: Redis):
-    async with Node(server) as node, client.pubsub(ignore_subscribe_messages=True) as listener, asyncio.timeout(10):
+    async with Node(server) as node, client.pubsub(ignore_subscribe_messages=True) as listener, asyncio.timeout(30):
         await listener.subscribe(QUEUE)
         assert await listener.get_message(timeout=5) is None
         node.used("m1")
@@ -195,7 +194,7 @@ async def test_from_a_server_that_is_full_what_it_has_is_taken_and_what_it_refus
 async def test_the_management_api_of_any_node_gives_out_the_usage_of_all(server: RedisServer, tmp_path: Path):
     config = json.dumps(
         {
-            "state": {"url": server.url},
+            "state": server.section,
             "usage-statistics-enabled": True,
             "remote-management": {"secret-key": "manage-all"},
         }
@@ -207,7 +206,7 @@ async def test_the_management_api_of_any_node_gives_out_the_usage_of_all(server:
         running_proxy(config, directory=one, demo=True) as first,
         running_proxy(config, directory=two, demo=True) as second,
         aiohttp.ClientSession(headers={"X-Management-Key": "manage-all"}) as client,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         async with client.post(f"{first.url}/v1/chat/completions", json=CHAT) as answer:
             assert answer.status == 200
@@ -231,13 +230,13 @@ async def test_J25_failed_attempts_are_published_with_how_their_credential_does_
         provider = {"name": "acme", "base-url": f"{upstream.url}/v1", "models": [{"name": "m-bad"}, {"name": "m-good"}]}
         provider["api-key-entries"] = [{"api-key": "sk-upstream-secret"}]
         config = json.dumps(
-            {"state": {"url": server.url}, "usage-statistics-enabled": True, "openai-compatibility": [provider]}
+            {"state": server.section, "usage-statistics-enabled": True, "openai-compatibility": [provider]}
         )
         await listener.subscribe("jackfield:errors")
         async with (
             running_proxy(config, directory=tmp_path) as proxy,
             aiohttp.ClientSession() as session,
-            asyncio.timeout(20),
+            asyncio.timeout(60),
         ):
             for model, status in (("m-good", 200), ("m-bad", 429)):
                 async with session.post(f"{proxy.url}/v1/chat/completions", json={**CHAT, "model": model}) as answer:

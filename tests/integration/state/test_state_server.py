@@ -22,9 +22,9 @@ HOLDER = "import sys; print('up', flush=True); sys.stdin.read()"
 async def server(tmp_path: Path) -> AsyncIterator[StateServer]:
     server = StateServer(tmp_path)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.start()
-            yield server
+        yield server
     finally:
         await server.stop()
 
@@ -47,14 +47,15 @@ async def pid_of(server: StateServer) -> int:
 
 async def back(server: StateServer, *, instead_of: int) -> int:
     """The process id of the server that answers now, once it is another one."""
-    while True:
-        try:
-            found = await pid_of(server)
-        except RedisConnectionError:
-            found = instead_of
-        if found != instead_of:
-            return found
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                found = await pid_of(server)
+            except RedisConnectionError:
+                found = instead_of
+            if found != instead_of:
+                return found
+            await asyncio.sleep(0)
 
 
 def keeper_of(pid: int) -> int:
@@ -64,7 +65,7 @@ def keeper_of(pid: int) -> int:
 async def test_what_it_knows_is_kept_and_nothing_of_it_is_left_behind(tmp_path: Path):
     for expected in (None, b"1"):
         server = StateServer(tmp_path)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.start()
             assert await asked(server, "GET", "k") == expected
             await asked(server, "SET", "k", "1")
@@ -109,7 +110,7 @@ async def test_it_stays_for_a_worker_that_outlives_the_parent_and_ends_with_it(t
     server = StateServer(tmp_path)
     worker = None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.start()
             worker = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-S", "-c", HOLDER),
@@ -143,7 +144,7 @@ async def test_the_socket_of_a_run_that_was_killed_as_a_whole_is_removed_and_not
     for noted, gone in ((foreign, False), (left, True)):
         (tmp_path / "runtime").write_text(str(noted))
         server = StateServer(tmp_path)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.start()
             await server.stop()
         assert noted.exists() is not gone
@@ -170,10 +171,11 @@ async def test_a_second_one_waits_until_the_first_has_saved(
     second = StateServer(tmp_path)
     starting = asyncio.create_task(second.start())
     try:
-        await heard.warned.wait()
-        assert await asked(server, "PING")
-        await server.stop()
-        await starting
+        async with asyncio.timeout(60):
+            await heard.warned.wait()
+            assert await asked(server, "PING")
+            await server.stop()
+            await starting
         assert await asked(second, "GET", "k") == b"1"
     finally:
         starting.cancel()
@@ -185,7 +187,7 @@ async def test_a_file_that_cannot_be_read_is_set_aside_and_the_reason_is_told_wh
 ):
     (tmp_path / "dump.rdb").write_bytes(b"REDIS0009 and then nothing of the kind")
     server = StateServer(tmp_path)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await server.start()
         assert (tmp_path / "dump.broken").exists()
         await server.stop()

@@ -14,7 +14,7 @@ from host.config.model import Config, State
 from host.state import redis as shared
 from host.state.opening import StateSetupError, open_state
 from host.state.store import SharedState
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.redis_server import PATIENCE_S, RedisServer, redis_server
 
 
 @pytest.fixture
@@ -49,9 +49,11 @@ async def tls_in_front_of(server: RedisServer, authority: trustme.CA, *names: st
 
 
 @contextlib.asynccontextmanager
-async def started(url: str, ca_file: Path | None = None) -> AsyncIterator[tuple[SharedState, str]]:
+async def started(
+    url: str, ca_file: Path | None = None, *, timeout_s: float = PATIENCE_S
+) -> AsyncIterator[tuple[SharedState, str]]:
     """Shared state after its first attempt, and what the log says of it."""
-    state = open_state(Config(state=State(url=url, ca_file=str(ca_file or ""))))
+    state = open_state(Config(state=State(url=url, ca_file=str(ca_file or ""), timeout=f"{timeout_s:g}s")))
     with capture_logs() as lines:
         await state.start()
     try:
@@ -84,8 +86,9 @@ async def test_a_server_is_used_whose_certificate_the_given_authority_signed_and
         async with started(f"rediss://127.0.0.1:{port}/0", tmp_path / "own.pem") as (state, said):
             assert (state.available, state.problem) == (False, "untrusted")
             assert "127.0.0.1" in said
-    # TLS to a port that expects plain words.
-    async with started(f"rediss://127.0.0.1:{server.port}/0", tmp_path / "own.pem") as (state, said):
+    # TLS to a port that expects plain words, and goes on waiting for them.
+    mute = f"rediss://127.0.0.1:{server.port}/0"
+    async with started(mute, tmp_path / "own.pem", timeout_s=0.5) as (state, said):
         assert (state.available, state.problem) == (False, "unreachable")
         assert "redis://" in said
 
