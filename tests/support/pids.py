@@ -1,8 +1,20 @@
-"""Processes known by their number only: when they end."""
+"""Processes known by their number only: which there are below one, and when they end."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable
+from pathlib import Path
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`; one that ends meanwhile has none."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *descendants(int(child))]
+    return found
 
 
 def end_of(pid: int) -> Awaitable[None]:
@@ -17,7 +29,7 @@ async def _wait(descriptor: int) -> None:
     loop, gone = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, gone.set)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await gone.wait()
     finally:
         loop.remove_reader(descriptor)

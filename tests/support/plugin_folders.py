@@ -37,7 +37,10 @@ def write_greeter(
     target = folder if folder.exists() else hidden
     target.mkdir(parents=True, exist_ok=True)
     program = _PROGRAM.format(prelude=prelude, epilogue=epilogue, plugin_id=plugin_id, says=says)
-    (target / "main.py").write_text(program, encoding="utf-8")
+    # Whole, and without anything beside it: somebody may watch the folder.
+    draft = plugins.parent / f".{plugin_id}-main"
+    draft.write_text(program, encoding="utf-8")
+    draft.rename(target / "main.py")
     command = f"id = {plugin_id!r}\nversion = '1.0.0'\ncommand = ['{{python}}', '-S', 'main.py']\n"
     if target is hidden or toml:
         (target / "plugin.toml").write_text(command + toml, encoding="utf-8")

@@ -22,7 +22,8 @@ from host.config.load import LoadedConfig, parse_config
 from host.config.model import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 15.0
+WAIT_S = 60.0
+"""A bound, not an expectation: a crowded machine needs many times what a process takes to start on a quiet one."""
 CONFIG_NAME = "config.yaml"
 
 
@@ -91,26 +92,32 @@ class ServeProcess:
 
     async def line(self, wanted: Callable[[str], bool], *, after: int = 0) -> str:
         """The first line of stderr from number `after` on that `wanted` accepts, as soon as it is written."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines[after:] if wanted(line)), None)
-
-        async with asyncio.timeout(WAIT_S), self._news:
-            await self._news.wait_for(lambda: found() is not None)
-        line = found()
-        assert line is not None
-        return line
+        return self.lines[await self._past(wanted, after) - 1]
 
     async def event(self, name: str, *, after: int = 0, **fields: Any) -> dict[str, Any]:
         """The first log entry with this event name and these fields."""
+        entry = _log_entry(self.lines[await self.past_event(name, after=after, **fields) - 1])
+        assert entry is not None
+        return entry
+
+    async def past_event(self, name: str, *, after: int = 0, **fields: Any) -> int:
+        """As `event`: for `after`, of what is written later than this entry."""
 
         def wanted(line: str) -> bool:
             entry = _log_entry(line)
             return entry is not None and entry["event"] == name and fields.items() <= entry.items()
 
-        entry = _log_entry(await self.line(wanted, after=after))
-        assert entry is not None
-        return entry
+        return await self._past(wanted, after)
+
+    async def _past(self, wanted: Callable[[str], bool], after: int) -> int:
+        def found() -> int | None:
+            return next((at for at, line in enumerate(self.lines[after:], after + 1) if wanted(line)), None)
+
+        async with asyncio.timeout(WAIT_S), self._news:
+            await self._news.wait_for(lambda: found() is not None)
+        past = found()
+        assert past is not None
+        return past
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -1,6 +1,5 @@
 """A directory with a configuration file, a fake provider and a client of whatever is served."""
 
-import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,12 +45,6 @@ def provider(upstream: FakeUpstream, *models: str) -> list[dict[str, Any]]:
 def enabled(*plugin_ids: str) -> dict[str, Any]:
     """A value for `plugins`."""
     return {"enabled": True, "configs": {plugin_id: {"enabled": True} for plugin_id in plugin_ids}}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @pytest.fixture

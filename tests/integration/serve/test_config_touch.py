@@ -28,10 +28,10 @@ async def test_debug_lines_are_switched_on_and_off_without_a_restart(
 ) -> None:
     switched: list[bool] = []
     monkeypatch.setattr("host.app.set_debug", switched.append)
-    async with running_proxy("port: 0\n", directory=tmp_path) as running, asyncio.timeout(10):
+    async with running_proxy("port: 0\n", directory=tmp_path) as running, asyncio.timeout(60):
         for text in ("port: 0\ndebug: true\n", "port: 0\ndebug: true\nrequest-retry: 1\n", "port: 0\n"):
             running.config_file.write_text(text)
-            assert await running.proxy.reload_config() is True
+            await running.reload()
     assert switched == [True, False]
 
 
@@ -56,7 +56,7 @@ async def test_after_a_refused_edit_the_text_in_force_is_news_again(tmp_path: Pa
     async with running_proxy("port: 0\n", directory=tmp_path) as running:
         reloader = Reloader(running.proxy, watch_plugins=False)
         running.config_file.write_text("prot: 0\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await running.proxy.reload_config() is False
             running.config_file.write_text("port: 0\n")
             assert reloader.is_news(running.config_file)
@@ -68,7 +68,7 @@ async def test_an_auth_directory_that_cannot_be_used_is_refused_and_the_one_in_f
     async with running_proxy("port: 0\n", directory=tmp_path) as running:
         (tmp_path / "file").write_text("")
         running.config_file.write_text("port: 0\nauth-dir: file\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await running.proxy.reload_config() is False
         assert "auth-dir" in running.proxy.applier.status.problems[0]
         assert running.proxy.credential_parts.directory.directory == str(tmp_path / "auths")

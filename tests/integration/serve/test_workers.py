@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, TCPConnector
 
-from tests.support.pids import end_of
+from tests.support.pids import descendants, end_of
 from tests.support.proxy import ServeProcess, run_command, serve_process
 
 CONFIG = """
@@ -107,11 +107,11 @@ async def test_two_workers_serve_one_port_share_state_and_answer_for_each_other(
         await served.event("proxy.ready", after=lines)
         assert {status for status, _ in await one_each(url, asked=10)} == {200}
 
-        children = all_children(served.pid)
-        assert len(children) >= 3, "two workers and the state server"
+        ends = [end_of(pid) for pid in descendants(served.pid)]
+        assert len(ends) >= 3, "two workers and the state server"
         served.send(signal.SIGTERM)
         assert await served.exit_code() == 0
-        assert [pid for pid in children if alive(pid)] == []
+        await asyncio.gather(*ends)
 
 
 async def test_everything_ends_with_a_parent_that_was_killed_and_the_next_start_finds_what_was_kept(directory: Path):
@@ -120,7 +120,7 @@ async def test_everything_ends_with_a_parent_that_was_killed_and_the_next_start_
     async with serve_process(config, "--demo", wait_ready=False) as served:
         await ready(served)
         sockets = state_directory(served.pid)
-        ends = [end_of(pid) for pid in all_children(served.pid)]
+        ends = [end_of(pid) for pid in descendants(served.pid)]
         assert len(ends) >= 4, "two workers, the state server and its keeper"
         served.send(signal.SIGKILL)
         await asyncio.gather(*ends)
@@ -130,7 +130,7 @@ async def test_everything_ends_with_a_parent_that_was_killed_and_the_next_start_
     async with serve_process(config, "--demo", wait_ready=False) as served:
         await ready(served)
         # Now all at once, as when the machine runs out of memory: nobody has time to tidy up, and nobody is left.
-        family = all_children(served.pid)
+        family = descendants(served.pid)
         ends = [end_of(pid) for pid in family]
         for pid in (served.pid, *family):
             with contextlib.suppress(ProcessLookupError):
@@ -152,12 +152,6 @@ async def test_a_worker_that_cannot_start_ends_everything_with_its_reason(direct
         assert any("`tls.enable` is true and `tls.cert` is missing" in line for line in served.lines)
 
 
-def all_children(pid: int) -> list[int]:
-    """Processes that descend from `pid`."""
-    own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [*own, *(grandchild for child in own for grandchild in all_children(child))]
-
-
 def child_of(pid: int, worker: str) -> int:
     """The process of a worker."""
     return child_with(pid, f"--worker\0{worker}:")
@@ -165,12 +159,12 @@ def child_of(pid: int, worker: str) -> int:
 
 def child_with(pid: int, text: str) -> int:
     """The first descendant that was started with arguments like this."""
-    return next(child for child in all_children(pid) if text in Path(f"/proc/{child}/cmdline").read_text())
+    return next(child for child in descendants(pid) if text in command_of(child))
 
 
-def alive(pid: int) -> bool:
+def command_of(pid: int) -> str:
+    """Empty when it has ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
