@@ -77,7 +77,7 @@ class FakeUpstream:
 
     async def request(self, number: int = 0) -> Recorded:
         """The request with this number (from 0), as soon as it has arrived."""
-        async with self._arrived, asyncio.timeout(10):
+        async with self._arrived, asyncio.timeout(60):
             await self._arrived.wait_for(lambda: len(self.requests) > number)
         return self.requests[number]
 

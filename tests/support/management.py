@@ -111,7 +111,7 @@ async def managed_proxy(
     with file.open("w", encoding="utf-8") as out:
         YAML().dump(config, out)
     async with running_proxy(file.read_text(), directory=directory) as running:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
             managed = Managed(running, Api(running.proxy.management_url or running.url, session), directory)
             await managed.settled()
             yield managed

@@ -28,7 +28,7 @@ class Command:
     async def line(self, wanted: str) -> str:
         """The next line with these words."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while line := (await self.process.stdout.readline()).decode():
                 if wanted in line:
                     return line.strip()
@@ -36,7 +36,7 @@ class Command:
 
     async def ended(self) -> tuple[int, str, str]:
         """Exit code, and what was left to print."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             out, err = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, out.decode(), err.decode()

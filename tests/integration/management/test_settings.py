@@ -148,7 +148,7 @@ async def test_a_key_that_is_there_twice_is_named_with_its_address(directory: Pa
 
 
 async def test_an_index_means_the_same_key_when_the_list_changes_before_the_edit_has_its_turn(directory: Path) -> None:
-    async with managed_proxy(directory, openai_compatibility=COMPAT) as managed, asyncio.timeout(10):
+    async with managed_proxy(directory, openai_compatibility=COMPAT) as managed, asyncio.timeout(60):
         ask = Client(managed)
         listed = (await ask("GET", "/openai-compatibility"))["openai-compatibility"]
         editing = managed.running.proxy.applier.editing

@@ -99,7 +99,8 @@ async def test_the_log_is_read_from_where_it_was_left_and_goes_to_files_as_well(
         file = directory / "logs" / "jackfield.log"
         assert '"path":"/request-retry"' in file.read_text() and file.stat().st_mode & 0o777 == 0o600
         assert (await api.call("DELETE", "/logs")).json["success"]
-        assert file.read_text() == ""
+        # Whoever watches the configuration may have said something since.
+        assert "/request-retry" not in file.read_text()
         assert "/request-retry" not in str((await api.get("/logs")).json["lines"])
         await api.call("PUT", "/logging-to-file", json={"value": False})
         await managed.settled()
