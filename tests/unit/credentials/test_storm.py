@@ -141,7 +141,7 @@ async def test_in_the_end_memory_and_disk_agree_on_a_token_that_still_works(
     bench = await Bench(tmp_path, provider.refresh, tasks, parsers=parsers).opened(account=1)
     storm = Storm(bench, provider, FullDisk(monkeypatch), chance)
     storm.disk.is_full = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(6):
             await storm.run(people=12)
             await tasks.join()

@@ -1,5 +1,6 @@
 """A plugin's section: what is shown, and what an edit leaves alone."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,9 @@ def test_a_file_that_is_broken_already_is_not_written(file: Path) -> None:
 
 
 def test_an_edit_that_changes_nothing_does_not_touch_the_file(file: Path) -> None:
-    before = file.stat().st_mtime_ns
+    os.utime(file, ns=(1, 1))
     change(file, patch({"a": 1}))
-    assert file.stat().st_mtime_ns == before
+    assert file.stat().st_mtime_ns == 1
 
 
 def test_switching_on_also_sets_the_switch_for_all(tmp_path: Path) -> None:
