@@ -9,12 +9,14 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
+
+from host.observe.pieces import pieces_of
 
 EVENTS: Final = (
     "access.body_unreadable",
@@ -239,8 +241,6 @@ def _redact_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
 
 RECENT_LINES: Final = 2000
 """Kept in memory for the management API."""
-_WHOLE_BYTES: Final = 4096
-"""What arrives in one piece at the other end of a pipe (PIPE_BUF of Linux): several workers write into the same one."""
 
 
 class LogSink:
@@ -295,7 +295,7 @@ class LogSink:
         """Write what is pending. A closed or broken stream loses lines, never a request."""
         if not self._pending:
             return
-        pieces = list(_pieces(self._pending))
+        pieces = list(pieces_of(self._pending))
         now_s = time.time()
         self.recent.extend((now_s, line) for line in self._pending)
         self.written += len(self._pending)
@@ -322,21 +322,6 @@ class LogSink:
     def _flush_scheduled(self) -> None:
         self._scheduled = False
         self.flush()
-
-
-def _pieces(lines: Iterable[str]) -> Iterator[str]:
-    """Lines to be written at once, so that none is torn apart by those of another process; a longer one is alone."""
-    gathered: list[str] = []
-    size_bytes = 0
-    for line in lines:
-        length_bytes = 1 + (len(line) if line.isascii() else len(line.encode("utf-8", "replace")))
-        if gathered and size_bytes + length_bytes > _WHOLE_BYTES:
-            yield "\n".join(gathered) + "\n"
-            gathered, size_bytes = [], 0
-        gathered.append(line)
-        size_bytes += length_bytes
-    if gathered:
-        yield "\n".join(gathered) + "\n"
 
 
 class RequestLine(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="event", tag="http.request"):

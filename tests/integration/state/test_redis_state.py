@@ -142,9 +142,9 @@ async def test_a_message_reaches_other_nodes_and_not_its_sender(server: RedisSer
 async def test_a_subscription_that_leads_nowhere_is_made_anew_though_all_else_is_well(server: RedisServer):
     heard = asyncio.Event()
     async with relay_to(server.port) as relay:
-        deaf, other = RedisState(relay.url), server.state()
+        deaf, other = RedisState(relay.url, timeout_s=2.0), server.state()
         deaf.subscribe("t", lambda message: heard.set())
-        async with running(deaf), running(other), asyncio.timeout(10):
+        async with running(deaf), running(other), asyncio.timeout(30):
             await relay.subscribing.wait()
             for link in relay.links:
                 if link.subscribes:
