@@ -147,6 +147,7 @@ class Proxy:
         await self.shared.start()
         # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
         await self._listen()
+        self._stack.callback(self.access.close)
         try:
             await self.credential_parts.open()
         except OSError as error:
@@ -155,18 +156,18 @@ class Proxy:
         if (problem := self._listener_problem(self.config, self.registry.snapshot)) is not None:
             raise StartError(problem)
         self._ready.set()
+        self.access.open()
         await self._watch_for_changes()
         log.info("proxy.ready", url=self.url, plugins=len(self.registry.snapshot.plugins))
 
     async def stop(self) -> None:
         """Stop accepting, let requests finish for `shutdown-timeout`, stop plugins; safe at any time after creation."""
         self._draining = True
-        self._ready.clear()
         await self._stack.aclose()
 
     def request_reload(self) -> None:
         """Read configuration and plugin files anew, in the background (SIGHUP); while starting they are read anyway."""
-        if self._ready.is_set():
+        if self._ready.is_set() and not self._draining:
             self.reloader.trigger(reload_plugins=True)
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
@@ -240,7 +241,7 @@ class Proxy:
         self.callbacks.models = self.gateway.models
         self._listen_to_calls()
         access = Access(invoker=self.invoker, state=lambda: self.gateway.state, trace=self.trace)
-        self.access = Door(access, self._ready)
+        self.access = Door(access)
         tasks = TaskGroup("management")
         self._stack.push_async_callback(tasks.stop)
         self.applier = ConfigApplier(self._apply, tasks)

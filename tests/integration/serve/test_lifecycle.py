@@ -6,16 +6,19 @@ import os
 import signal
 import socket
 import ssl
+from typing import Any
 
 import aiohttp
 import pytest
 import trustme
 
+from host.door import Door
+from host.pipeline.access import AccessDenied
 from tests.integration.serve.conftest import CHAT, Site, enabled
 from tests.support.pids import descendants, end_of
 from tests.support.plugin_folders import write_greeter
 from tests.support.ports import reserved_port
-from tests.support.proxy import serve_process
+from tests.support.proxy import running_proxy, serve_process
 from tests.support.upstream_servers import ScriptedServer, ServerConnection
 
 FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
@@ -214,6 +217,36 @@ async def test_sigterm_stops_accepting_lets_a_running_stream_end_and_exits_with_
                 script.go_on.set()
                 assert first + await response.read() == FIRST + REST
             assert await served.exit_code() == 0
+
+
+async def test_a_request_that_comes_while_the_proxy_begins_to_stop_is_answered(client: aiohttp.ClientSession) -> None:
+    stopping, go_on = asyncio.Event(), asyncio.Event()
+
+    async def first_of_what_stops() -> None:
+        stopping.set()
+        await go_on.wait()
+
+    async with running_proxy(demo=True) as running, asyncio.timeout(10):
+        running.proxy._stack.push_async_callback(first_of_what_stops)
+        stop = asyncio.create_task(running.proxy.stop())
+        await stopping.wait()
+        async with client.post(f"{running.url}/v1/chat/completions", json={**CHAT, "model": "echo"}) as response:
+            assert response.status == 200
+        go_on.set()
+        await stop
+
+
+async def test_who_waits_for_a_proxy_that_stops_before_it_is_up_is_told_so() -> None:
+    door = Door(Any)  # type: ignore[arg-type]  # nobody is let in
+    asked = door.authenticate(
+        request_id="r", method="GET", path="/", headers={}, query={}, client_address="", read_body=Any, times_s=None
+    )
+    waiting = asyncio.create_task(asked)
+    await asyncio.sleep(0)
+    door.close()
+    with pytest.raises(AccessDenied) as refused:
+        await waiting
+    assert (refused.value.body.http_status, refused.value.body.code) == (503, "shutdown")
 
 
 async def test_a_stream_that_outlasts_the_shutdown_timeout_ends_with_an_error_event(
