@@ -46,12 +46,16 @@ REQUEST_FAULT_CODES: Final = frozenset(
 REQUEST_FAULT_TYPES: Final = frozenset(
     {"invalid_request", "invalid_request_error", "bad_request_error", "invalid_prompt"}
 )
+MISSING_STATUSES: Final = frozenset({404, 405, 501})
+"""How upstreams say that they have no such endpoint."""
 _CREDENTIAL_STATUSES: Final = frozenset({401, 403, 404, 408})
 """OpenAI says `invalid_request_error` for a wrong key and an unknown model too: the status knows better."""
 MODEL_FAULT_CODES: Final = frozenset(
     {"model_not_found", "model_not_supported", "unsupported_model", "model_not_available", "model_unavailable"}
 )
 _INVALID_GRANT: Final = "invalid_grant"
+_REFUSED_CODES: Final = frozenset({_INVALID_GRANT, "API_KEY_INVALID"})
+"""The credential is refused, whatever the status: Google says 400 to a key that it does not know, or not any more."""
 PASSING: Final = frozenset({"quota", "credential_quota", "challenge", "transient", "unreachable", "failed"})
 """Reasons that pass by themselves, about which an upstream may know better than our guess."""
 _CONNECTING: Final = frozenset({"connect", "tls", "proxy"})
@@ -130,9 +134,9 @@ def classify(
     if error.retryable is False:
         return _stop(error)
     code, kind, param = _fields_of(error)
-    if error.http_status in REQUEST_FAULT_STATUSES and (code in MODEL_FAULT_CODES or error.scope == "model"):
+    if _is_model_fault(error, code):
         return _model_fault(error)
-    if error.scope == "request" and error.retryable is None:
+    if error.scope == "request" and error.retryable is None and code not in _REFUSED_CODES:
         return _stop(error)
     if error.retryable is None and _is_request_fault(error, code, kind, param):
         return _stop(error)
@@ -143,6 +147,13 @@ def classify(
 
 def _stop(error: ErrorBody) -> Verdict:
     return Verdict(rotate=False, fault="request", reason="request", status=error.http_status)
+
+
+def _is_model_fault(error: ErrorBody, code: str) -> bool:
+    status = error.http_status
+    if status == 403:
+        return code in MODEL_FAULT_CODES  # a project that may not use one model: nothing is wrong with its others
+    return status in REQUEST_FAULT_STATUSES and (code in MODEL_FAULT_CODES or error.scope == "model")
 
 
 def _model_fault(error: ErrorBody) -> Verdict:
@@ -177,21 +188,23 @@ def _connection_fault(error: ErrorBody, transient_s: float) -> Verdict:
 
 def _by_status(error: ErrorBody, code: str, transient_s: float, may_be_missing: bool) -> Verdict:
     status, hint_s = error.http_status, hint_of(error)
-    whole = error.scope == "credential" and status != 404
+    whole = (error.scope == "credential" and status != 404) or code in _REFUSED_CODES
     fault: Fault = "credential"
     least_s, backoff = 0.0, False
     if _is_challenge(error):
         fault, reason, least_s, backoff = "quota", "challenge", CHALLENGE_MIN_S, True
-    elif status == 401 or code == _INVALID_GRANT:
+    elif status == 401 or code in _REFUSED_CODES:
         # A key that is refused comes back when somebody mends it, not when a limit is reset.
         reason, hint_s = _INVALID_GRANT if code == _INVALID_GRANT else "unauthorized", 0.0
         least_s = UNAUTHORIZED_COOLDOWN_S
     elif status in (402, 403):
         reason, least_s = "payment_required", PAYMENT_COOLDOWN_S
+    elif may_be_missing and status in MISSING_STATUSES and code not in MODEL_FAULT_CODES:
+        # A count endpoint may be missing where the model is not, unless the upstream says that it is the model.
+        fault, reason, hint_s = "model", "not_found", 0.0
     elif status == 404:
         fault, reason, hint_s = "model", "not_found", 0.0
-        # A count endpoint may be missing where the model is not, unless the upstream says that it is the model.
-        least_s = 0.0 if may_be_missing and code not in MODEL_FAULT_CODES else NOT_FOUND_COOLDOWN_S
+        least_s = NOT_FOUND_COOLDOWN_S
     elif status == 429:
         fault, reason, backoff = "quota", "credential_quota" if whole else "quota", True
     elif error.retryable and status in REQUEST_FAULT_STATUSES:
@@ -240,7 +253,7 @@ def _is_request_fault(error: ErrorBody, code: str, kind: str, param: str) -> boo
     if status in (402, 429) or error.scope in ("model", "credential", "provider", "connection"):
         # A 404 that complains about a part of the request: what it names is not stored anywhere.
         return status == 404 and kind in REQUEST_FAULT_TYPES and param not in ("", "model")
-    if code in MODEL_FAULT_CODES or code == _INVALID_GRANT:
+    if code in MODEL_FAULT_CODES or code in _REFUSED_CODES:
         return False
     if status in REQUEST_FAULT_STATUSES or code in REQUEST_FAULT_CODES:
         return status != 401 or kind != "authentication_error"
@@ -263,12 +276,6 @@ def hint_of(error: ErrorBody) -> float:
     return min(wanted / 1000.0, MAX_RETRY_AFTER_S) if wanted is not None and wanted > 0 else 0.0
 
 
-class _Inner(Struct, kw_only=True):
-    code: Any = None
-    type: Any = None
-    param: Any = None
-
-
 class _Outer(Struct, kw_only=True):
     error: Any = None
     code: Any = None
@@ -278,7 +285,7 @@ class _Outer(Struct, kw_only=True):
     body: Any = None
 
 
-_OUTER: Final = msgspec.json.Decoder(_Outer)
+_OUTER: Final = msgspec.json.Decoder(_Outer | list[_Outer])
 _UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -287,19 +294,31 @@ def _fields_of(error: ErrorBody) -> tuple[str, str, str]:
     if error.body is UNSET:
         return error.code, "", ""
     try:
-        outer = _OUTER.decode(error.body.to_bytes())
+        found = _OUTER.decode(error.body.to_bytes())
     except _UNDECODABLE:
         return error.code, "", ""
+    if isinstance(found, list) and not found:
+        return error.code, "", ""
+    # Where Gemini answers an OpenAI request, the error stands in a list.
+    outer = found[0] if isinstance(found, list) else found
     top = {"code": outer.code, "type": outer.type, "param": outer.param}
     # `invalid_grant` and its kind stand in `error` itself (RFC 6749 section 5.2).
     first = {"code": outer.error} if isinstance(outer.error, str) else outer.error
     code = kind = param = ""
     for place in (first, top, _member(outer.response), _member(outer.body)):
         if isinstance(place, dict):
-            code = code or _text(place.get("code"))
+            code = code or _text(place.get("code")) or _google_reason(place.get("details"))
             kind = kind or _text(place.get("type"))
             param = param or _text(place.get("param"))
     return code or error.code, kind, param
+
+
+def _google_reason(details: Any) -> str:
+    """The reason of Google's ErrorInfo, which says more than the status does."""
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and (reason := _text(detail.get("reason"))):
+            return reason
+    return ""
 
 
 def _member(value: Any) -> Any:

@@ -2,11 +2,13 @@
 
 import re
 
+import msgspec
 import pytest
 
 from host.credentials.classify import ErrorRule, classify, hint_of
 from pluginabi.body import Body
 from pluginabi.errors import ErrorBody
+from pluginapi.upstream import upstream_error
 
 
 def error(status: int, **fields) -> ErrorBody:
@@ -17,6 +19,17 @@ def error(status: int, **fields) -> ErrorBody:
 
 GOOGLE_RETRY = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "31s"}
 STORED_ITEM_GONE = {"error": {"message": "Item not found", "type": "invalid_request_error", "param": "input"}}
+KEY_REFUSED = {
+    "error": {
+        "code": 400,
+        "status": "INVALID_ARGUMENT",
+        "details": [
+            {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "locale": "en-US"},
+            {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"},
+        ],
+    }
+}
+BAD_FIELD = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": 7}, "?", None]}}
 MODEL_GONE = {"error": {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}}
 
 
@@ -48,6 +61,11 @@ MODEL_GONE = {"error": {"type": "invalid_request_error", "param": "model", "code
         ("F11", error(404, scope="model", body=STORED_ITEM_GONE), False, 0, "request"),
         ("F11", error(404, body=STORED_ITEM_GONE), False, 0, "request"),
         ("404", error(404, scope="model", body=MODEL_GONE), True, 12 * 3600, "not_found"),
+        ("400", error(400, scope="request", body=KEY_REFUSED), True, 1800, "unauthorized"),
+        ("400", error(400, scope="request", body=[KEY_REFUSED]), True, 1800, "unauthorized"),
+        ("400", error(400, scope="request", body=BAD_FIELD), False, 0, "request"),
+        ("400", error(400, scope="request", body=[]), False, 0, "request"),
+        ("403", error(403, scope="credential", body=MODEL_GONE), True, 12 * 3600, "model_not_supported"),
         ("F9", error(403, headers={"cf-mitigated": ["challenge"]}), True, 10, "challenge"),
         ("12.2", error(400, body={"error": "invalid_grant"}), True, 1800, "invalid_grant"),
         ("12.2", error(500, body={"error": {"status": "UNKNOWN"}}), True, 60, "transient"),
@@ -73,8 +91,17 @@ def test_the_text_of_a_message_decides_nothing():
     assert classify(told) == classify(error(500))
 
 
-def test_an_endpoint_that_is_missing_says_nothing_about_the_model():
-    assert classify(error(404), may_be_missing=True).cooldown_s == 0
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_an_endpoint_that_is_missing_says_nothing_about_the_model(status):
+    verdict = classify(error(status), may_be_missing=True)
+    assert (verdict.rotate, verdict.rests) == (True, False)
+
+
+def test_an_upstream_that_refuses_a_key_as_a_bad_request_refuses_it_for_all_models():
+    refused = classify(upstream_error(400, {}, msgspec.json.encode(KEY_REFUSED), protocol="gemini").body)
+    assert (refused.fault, refused.whole_credential, refused.quota) == ("credential", True, False)
+    forbidden = classify(error(403, scope="credential", body=MODEL_GONE))
+    assert (forbidden.fault, forbidden.whole_credential) == ("model", False)
 
 
 def test_a_model_that_such_an_endpoint_does_not_know_is_a_missing_model():
