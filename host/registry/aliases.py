@@ -33,15 +33,23 @@ def merged(own: Sequence[AliasRule], common: Sequence[AliasRule]) -> tuple[Alias
 
 
 def renamed(infos: Iterable[ModelInfo], rules: Sequence[AliasRule]) -> tuple[ModelRow, ...]:
-    """The models as clients see them: an aliased one only under its aliases, unless one of its rules says `fork`."""
+    """The models as clients see them: an aliased one only under its aliases, unless one of its rules says `fork`.
+
+    Where an alias is the name of another model, requests for it go to the alias's, whichever is listed first; what
+    lists show of it stays.
+    """
+    by_alias = {rule.alias.lower(): rule for rule in rules}
     by_name: dict[str, list[AliasRule]] = {}
     for rule in rules:
         by_name.setdefault(canonical(rule.name), []).append(rule)
     rows: dict[str, ModelRow] = {}
     for info in infos:
-        found = by_name.get(info.id.lower(), ())
-        if not found or any(rule.fork for rule in found):
-            rows.setdefault(info.id.lower(), ModelRow(client=info.id, upstreams=(info.id,), info=info))
+        name = info.id.lower()
+        found = by_name.get(name, ())
+        if (hiding := by_alias.get(name)) is not None:
+            rows[name] = of_rule(_aliased(info, hiding), client=info.id, info=info)
+        elif not found or any(rule.fork for rule in found):
+            rows.setdefault(name, ModelRow(client=info.id, upstreams=(info.id,), info=info))
         for rule in found:
             rows.setdefault(rule.alias.lower(), _aliased(info, rule))
     return tuple(rows.values())

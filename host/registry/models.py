@@ -41,7 +41,8 @@ class ModelSource:
     provider: str
     rows: tuple[ModelRow, ...] = ()
     patterns: tuple[str, ...] = ()
-    """Names it serves that are not listed (lower case, `*` is any run); a listed model of anybody wins."""
+    """Names it serves that it does not list (lower case, `*` is any run). What anybody lists it serves only where the
+    list is of its own provider, and the name the provider's own."""
     prefix: str = ""
     excluded: tuple[str, ...] = ()
 
@@ -180,7 +181,8 @@ class ModelRegistry:
         base = base.strip()
         if is_auto(base) and (newest := self._newest()) is not None:
             base, model = newest, newest if suffix is None else f"{newest}({suffix})"
-        offers = self.offers(base) or self._by_pattern(base)
+        offers = self.offers(base)
+        offers = (*offers, *self._by_pattern(base, offers)) if offers else self._by_pattern(base)
         if not offers and suffix is not None:
             offers, full = self.offers(model), model.strip()
             if offers:
@@ -192,13 +194,18 @@ class ModelRegistry:
         providers = tuple(sorted(counts, key=lambda provider: (-counts[provider], provider)))
         return Resolution(model=model, base=base, suffix=suffix, providers=providers, offers=offers)
 
-    def _by_pattern(self, base: str) -> tuple[Offer, ...]:
+    def _by_pattern(self, base: str, listed: Sequence[Offer] = ()) -> tuple[Offer, ...]:
+        """Who serves the model by pattern, beside those who list it."""
         found: list[Offer] = []
         if len(base) > MAX_NAME:
             return ()
+        wanted = {(offer.source.provider, key) for offer in listed for key in offer.keys}
+        known = {offer.source.id for offer in listed}
         for source in self.catalogue.patterned:
             name = self._without_prefix(base, source.prefix)
-            if name and matches(name, source.patterns) and not matches(name, source.excluded):
+            if not name or source.id in known or (listed and (source.provider, canonical(name)) not in wanted):
+                continue
+            if matches(name, source.patterns) and not matches(name, source.excluded):
                 found.append(source.offer(name))
         return tuple(found)
 

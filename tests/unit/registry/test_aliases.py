@@ -147,6 +147,34 @@ def test_C27_rules_that_can_have_no_effect_are_left_out_and_an_alias_counts_once
     assert [(it.name, it.alias) for it in sanitised(given)] == [("n", "A")]
 
 
+@pytest.mark.parametrize("order", [("n", "m"), ("m", "n")])
+def test_3_3_an_alias_that_is_also_the_name_of_a_model_leads_to_its_target_whatever_is_listed_first(order):
+    found = registry(account(), listed=Listed({"gem": infos(*order)}), gem=[rule("n", "m")])
+    assert (upstreams(found, "m(high)"), [info.id for info in found.list()]) == (["n(high)"], ["m"])
+
+
+def test_3_3_such_an_alias_may_lead_to_a_model_that_is_not_listed():
+    found = registry(account(), listed=Listed({"gem": infos("m")}), gem=[rule("preview", "M")])
+    assert (upstreams(found, "m"), [info.id for info in found.list()]) == (["preview"], ["m"])
+
+
+def test_two_names_may_change_places():
+    found = registry(account(), listed=Listed({"gem": infos("a", "b")}), gem=[rule("a", "b"), rule("b", "a")])
+    assert [upstreams(found, name) for name in ("a", "b")] == [["b"], ["a"]]
+
+
+def test_a_key_without_a_list_serves_what_another_key_of_its_provider_lists_as_the_providers_own():
+    """Not what is somebody's other name for something, nor what only another provider is known to have."""
+    vendors = {"model_patterns": ("gem-*",)}
+    open_one = key("open", excluded_models=("gem-8",), **vendors)
+    listing = key("listing", (("gem-9", "gem-9"), ("gem-8", "gem-8"), ("gem-7", "gem-fast")), **vendors)
+    other = key("other", (("gem-6", "gem-6"),), provider="other")
+    found = registry(open_one, listing, other)
+    expected = {"gem-9": ["gem", "gem"], "gem-8": ["gem"], "gem-fast": ["gem"], "gem-6": ["other"]}
+    assert {name: [it.source.provider for it in found.resolve(name).offers] for name in expected} == expected
+    assert upstreams(found, "gem-9(high)") == ["gem-9(high)", "gem-9(high)"]
+
+
 def test_own_and_common_rules_are_merged_by_alias():
     found = merged((rule("n", "A"),), (rule("o", "a"), rule("o", "b")))
     assert [(it.name, it.alias) for it in found] == [("n", "A"), ("o", "b")]
