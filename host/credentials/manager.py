@@ -205,6 +205,8 @@ class CredentialManager:
             if known.secret != record.secret:
                 # Also when somebody put another token into the file: the refusal was of the old one.
                 renewed.add(credential_id)
+                if known.auth_kind == record.auth_kind == "apikey":
+                    reset.add(credential_id)  # another key is another account, or one of it with limits of its own
                 self._renewed_s[credential_id] = self.monotonic()
         removed = old.keys() - new.keys()
         for credential_id in removed:

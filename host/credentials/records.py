@@ -195,7 +195,7 @@ class CredentialChange:
     touched: frozenset[str] = frozenset()
     """Only secrets, times or notes differ: no list of models and no plan has to be made anew."""
     reset: frozenset[str] = frozenset()
-    """Of all these: whose health starts from scratch (switched off or on, removed, come back)."""
+    """Of all these: whose health starts from scratch (switched off or on, removed, come back, another API key)."""
     refreshed: frozenset[str] = frozenset()
     """Of all these: whose token is another one, which lifts what a 401 has blocked."""
 

@@ -21,7 +21,7 @@ class Search:
     """Which credentials a request has tried. Round 0 admits everybody, round n those whose limit is n or more."""
 
     __slots__ = (
-        *("attempted", "failure", "helped", "is_open", "no_free_plan", "only", "policy", "round", "skipped"),
+        *("attempted", "failure", "is_last", "is_open", "no_free_plan", "only", "policy", "round", "skipped"),
         *("tried", "verdict"),
     )
 
@@ -44,8 +44,8 @@ class Search:
         """The latest one of an attempt."""
         self.verdict: Verdict | None = None
         """On it."""
-        self.helped = False
-        """A provider's plugin was asked for one more round, and there is none after that."""
+        self.is_last = False
+        """There is no round after this one: a plugin was asked for it, or wants nobody to be tried any more."""
 
     @property
     def is_full(self) -> bool:

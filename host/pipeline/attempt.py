@@ -97,13 +97,16 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
             # What an upstream said is worth more to the client than that nobody is left to ask.
             if search.failure is None:
                 raise
+            search.is_last = search.is_last or not isinstance(refusal, RequestError)
             raise search.failure from refusal
         if ex.state.pool.is_switched_off(lane.credential):
             search.leave_out(lane.credential.id)
             continue
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
-        if lane.prepare is not None and _rests(ex, lane, *lane.upstreams):
+        if lane.prepare is not None and (
+            _rests(ex, lane, *lane.upstreams) or ex.state.pool.is_switched_off(lane.credential)
+        ):
             continue  # since it was picked
         for number, upstream in enumerate(lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane)):
             if number and (_rests(ex, lane, upstream) or ex.state.pool.is_switched_off(lane.credential)):
@@ -321,7 +324,7 @@ def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportEr
     return classify(
         to_error_body(error),
         transient_s=ex.state.policy.transient_s,
-        may_be_missing=ex.method == COUNT or ex.source in OPTIONAL_ENDPOINTS,
+        may_be_missing=ex.method == COUNT or lane.input_format in OPTIONAL_ENDPOINTS,
         rules=lane.credential.error_rules,
     )
 
@@ -334,6 +337,9 @@ def mark_failed(
         tell_failure(ex, lane, error, verdict)
         return  # a plugin that a router chose has no credential that could rest
     pool, credential = ex.state.pool, lane.credential
+    if credential.auth_kind == "apikey" and _was_replaced(ex, lane):
+        tell_failure(ex, lane, error, verdict)
+        return  # another key has its name by now
     body = to_error_body(error)
     rest_s = pool.failed(credential, key, verdict, cause=cause_of(body.http_status, body.code, body.message))
     if verdict.fault == "credential":
@@ -347,6 +353,12 @@ def mark_failed(
     tell_failure(ex, lane, error, verdict, rest_s=rest_s, rests_for=reason)
     if rest_s and ex.trace is not None:
         ex.trace.record("cooldown", credential=credential.id, model=model, seconds=round(rest_s, 3), reason=reason)
+
+
+def _was_replaced(ex: Execution, lane: Lane) -> bool:
+    attempt = ex.last_attempt
+    began_s = attempt.started_s if attempt is not None and attempt.lane is lane else ex.started_s
+    return ex.state.manager.renewed_since(lane.credential.id, began_s)
 
 
 def mark_succeeded(ex: Execution, attempt: Attempt) -> None:

@@ -26,11 +26,9 @@ async def another_round(
 ) -> bool:
     """Whether there is one after a round ended with `error`; returns when it may begin. Cancelling it ends the wait."""
     verdict = search.verdict
-    if verdict is not None and (not verdict.rotate or verdict.fault == "plugin"):
+    if search.is_last or (verdict is not None and (not verdict.rotate or verdict.fault == "plugin")):
         return False
     body = to_error_body(error)
-    if search.helped:
-        return False
     fresh = search.is_full
     search.next_round()
     pool = ex.state.pool
@@ -68,7 +66,7 @@ async def _plugin_helps(invoker: Invoker, ex: Execution, plan: Plan, search: Sea
     hooks = ex.state.plugins.bindings.get(EXHAUSTED)
     if not hooks:
         return False
-    search.helped = True
+    search.is_last = True
     for provider in plan.providers:
         view = ex.state.plugins.executor_of_provider(provider)
         binding = ex.state.plugins.binding(view.plugin_id, EXHAUSTED) if view is not None else None

@@ -10,7 +10,7 @@ from host.credentials.policy import RoutingPolicy
 from host.credentials.provenance import TTL_S, made_by_answer, made_by_event, references_in
 from host.credentials.retry import Search
 from host.pipeline.execution import Attempt, BoundSession, Execution
-from host.pipeline.state import Lane, Plan
+from host.pipeline.state import COUNT, Lane, Plan
 
 RESPONSES: Final = "openai-response"
 
@@ -110,8 +110,9 @@ def _usable(ex: Execution, plan: Plan, search: Search, credential_id: str) -> La
 
 
 def bind_session(ex: Execution, lane: Lane) -> None:
-    """From now on the session's requests go to this credential."""
-    if ex.session is not None:
+    """From now on the session's requests go to this credential. Counting tokens follows a session and never moves it:
+    not every upstream can count, and what is in its cache is the conversation."""
+    if ex.session is not None and ex.method != COUNT:
         ex.state.pool.health.sessions.put(ex.session.key, lane.credential.id, ttl_s=ex.state.policy.affinity_ttl_s)
 
 
@@ -125,7 +126,7 @@ def prolong_session(ex: Execution, lane: Lane) -> None:
 
 def unbind_session(ex: Execution, credential_id: str) -> None:
     """The credential failed: the session's next request is free to go elsewhere."""
-    if ex.session is not None:
+    if ex.session is not None and ex.method != COUNT:
         sessions = ex.state.pool.health.sessions
         sessions.drop(ex.session.key, credential_id)
         if ex.session.fallback:

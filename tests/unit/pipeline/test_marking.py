@@ -255,6 +255,32 @@ async def test_12_4_another_token_ends_what_the_refusal_of_the_old_one_has_block
     assert resting(w) == {}
 
 
+async def test_an_api_key_that_came_in_the_place_of_another_starts_with_a_clean_record():
+    """In a file it keeps the name of the one before; a limit of that account says nothing about the new one."""
+    w, manager = world_of_a_file(executor(lambda _: PluginError("no", http_status=429, retry_after_ms=3_600_000)))
+    manager.set_source("f", [replace(of_file("old"), auth_kind="apikey")])
+    w.gateway.state = build_state(Config(), w.gateway.state.plugins, previous=w.gateway.state, manager=manager)
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    manager.set_source("f", [replace(of_file("old"), auth_kind="apikey", note="mine")])
+    assert resting(w) == {"m": 3600}
+    manager.set_source("f", [replace(of_file("new"), auth_kind="apikey")])
+    assert resting(w) == {}
+
+
+async def test_a_failure_of_an_api_key_is_nothing_to_the_one_that_came_in_its_place():
+    def execute(_):
+        manager.set_source("f", [replace(of_file("new"), auth_kind="apikey")])
+        return PluginError("unpaid", http_status=402)
+
+    w, manager = world_of_a_file(executor(execute))
+    manager.set_source("f", [replace(of_file("old"), auth_kind="apikey")])
+    w.gateway.state = build_state(Config(), w.gateway.state.plugins, previous=w.gateway.state, manager=manager)
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert (resting(w), w.gateway.state.pool.health.tallies.of("f.json")) == ({}, (0, 0))
+
+
 async def test_a_plugin_that_a_router_chose_has_nothing_that_could_rest():
     to_itself = ModelRouteResponse(target_kind="self")
     hooks = {

@@ -1,12 +1,14 @@
 """executor.prepare: a credential is made ready before its first request."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from msgspec import Raw
 
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
+from host.credentials.pool import CredentialPool
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.payloads.common import CredentialRecord
 from pluginabi.payloads.credentials import CredentialSourceResponse
@@ -66,6 +68,21 @@ async def test_a_credential_that_was_limited_while_it_was_made_ready_is_not_used
     w = world(upstream, config=compat_config(keys=("k1", "k2")))
     await w.gateway.execute(client_request())
     assert order(upstream) == ["prepare", "prepare", "execute"]
+
+
+async def test_a_credential_that_was_switched_off_while_it_was_made_ready_is_not_used():
+    def prepare(request):
+        if len(upstream.seen(PREPARE)) == 1:
+            pool = w.gateway.state.pool
+            credential = pool.by_handle[request.credential.handle]
+            others = [replace(it, disabled=it is credential) for it in pool.credentials]
+            CredentialPool(others, health=pool.health).settle()
+
+    upstream = preparing(prepare)
+    w = world(upstream, config=compat_config(keys=("k1", "k2")))
+    await w.gateway.execute(client_request())
+    assert order(upstream) == ["prepare", "prepare", "execute"]
+    assert len({it.credential.handle for it in upstream.seen(PREPARE)}) == 2
 
 
 async def test_a_credential_that_cannot_be_prepared_rests_and_the_next_one_is_tried():

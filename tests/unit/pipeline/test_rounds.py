@@ -257,6 +257,20 @@ async def test_a_schedulers_veto_is_final():
     assert len(scheduler.seen("scheduler.pick")) == 1
 
 
+async def test_a_schedulers_veto_after_a_failure_is_final_too():
+    """The upstream's error is the answer; nobody is tried again against the scheduler's word."""
+
+    def pick(seen):
+        return None if seen.attempt is None else PluginError("enough", http_status=403)
+
+    scheduler = FakePlugin(id="s", hooks={"scheduler.pick": pick})
+    upstream = failing(http_status=503, retry_after_ms=2_000)
+    config = compat_config(keys=("k1", "k2"), request_retry=3, max_retry_interval="30s")
+    w = world(scheduler, upstream, config=config)
+    assert (await refused(w)).body.http_status == 503
+    assert (len(scheduler.seen("scheduler.pick")), len(upstream.seen(EXECUTE)), w.slept_s) == (2, 1, [])
+
+
 def helper(answer) -> FakePlugin:
     """An executor with a limit, and an opinion about what to do then."""
     plugin = failing(http_status=429, retry_after_ms=60_000)

@@ -9,6 +9,7 @@ from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, Rou
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.errors import RequestError
+from host.pipeline.request import Operation
 from host.pipeline.state import build_state
 from host.state.bindings import SharedBindings
 from host.state.memory import MemoryStore
@@ -172,6 +173,19 @@ async def test_a_session_whose_credential_failed_is_free_to_go_elsewhere():
         with pytest.raises(PluginError):
             await ask(w)
     assert len({seen.credential.handle for seen in upstream.seen(EXECUTE)}) == 3
+
+
+async def test_counting_tokens_follows_a_session_and_never_moves_it():
+    """An upstream may lack the endpoint: the conversation stays where the upstream has it in its cache."""
+    upstream = executor(answering(), count=lambda _: PluginError("no such endpoint", http_status=404))
+    w = sticky(upstream)
+    counted = client_request(headers={"X-Session-ID": "s"}, operation=Operation.COUNT)
+    bound = await ask(w)
+    for _ in range(2):
+        with pytest.raises(PluginError):
+            await w.gateway.execute(counted)
+        assert upstream.seen("executor.count_tokens")[-3].credential.handle == bound
+        assert await ask(w) == bound
 
 
 async def test_a_scheduler_comes_before_a_session_and_may_leave_it_to_the_session():
