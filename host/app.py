@@ -244,7 +244,7 @@ class Proxy:
         self.access = Door(access)
         tasks = TaskGroup("management")
         self._stack.push_async_callback(tasks.stop)
-        self.applier = ConfigApplier(self._apply, tasks)
+        self.applier = ConfigApplier(self._apply, tasks, several=self._worker.several)
         self.management = management(self._management_parts(tasks))
         self._stack.callback(self.management.close)
         self._stack.push_async_callback(self.credential_parts.close)

@@ -70,7 +70,7 @@ class PluginActions:
         return {
             "plugins_enabled": plugins.enabled,
             "plugins_dir": plugins.dir,
-            "config": msgspec.to_builtins(self._applier.status),
+            "config": self._applier.status.shown(),
             "plugins": sorted(rows, key=lambda row: (row["state"] in _UNUSABLE, row["id"])),
         }
 

@@ -1,10 +1,12 @@
 """Applies configurations one at a time, the newest wins, and says how the last one went (spec credentials 7.6)."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,7 +22,7 @@ Apply = Callable[[LoadedConfig], Awaitable[str | None]]
 
 
 class ConfigStatus(Struct, frozen=True, kw_only=True):
-    """How the newest configuration fared. `generation` counts configurations as they are read or saved."""
+    """How the newest configuration fared. `generation` grows with each configuration that is read or saved."""
 
     state: Literal["applied", "applying", "failed"] = "applying"
     generation: int = 0
@@ -29,12 +31,21 @@ class ConfigStatus(Struct, frozen=True, kw_only=True):
     applied_at: str = ""
     problems: Sequence[str] = ()
     """Why the newest one is not in force, with file and line."""
+    content: str = ""
+    """Digest of the text that was applied last, for the other workers only: the text has secrets."""
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON has it."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found if self.content else {name: value for name, value in found.items() if name != "content"}
 
 
 class ConfigApplier:
     """Owns the order of configurations. `stamp` numbers them; an application with an older number does nothing."""
 
-    def __init__(self, apply: Apply, tasks: TaskGroup) -> None:
+    def __init__(self, apply: Apply, tasks: TaskGroup, *, several: bool = False) -> None:
+        """`several`: other processes number the same file, and their numbers are compared with ours."""
+        self._several = several
         self.status = ConfigStatus()
         self.editing = asyncio.Lock()
         """One edit of the file at a time: held from reading it until the new content is stamped."""
@@ -50,7 +61,7 @@ class ConfigApplier:
 
     def stamp(self) -> int:
         """The number of the configuration that is read, or was written, right now."""
-        self._last_stamp += 1
+        self._last_stamp = max(self._last_stamp + 1, int(time.time() * 1000) if self._several else 0)
         return self._last_stamp
 
     def submit(self, loaded: LoadedConfig, generation: int) -> None:
@@ -75,6 +86,9 @@ class ConfigApplier:
                 problem = await self._apply(loaded)
             finally:
                 self._note("failed" if problem else "applied", generation, [problem] if problem else ())
+                if problem is None and self._several:
+                    digest = hashlib.sha256(loaded.text.encode("utf-8", "surrogatepass")).hexdigest()
+                    self.status = replace(self.status, content=digest)
             return problem is None
 
     async def settled(self) -> None:

@@ -17,6 +17,8 @@ from host.worker import ASKED_BY_A_WORKER
 _ROW: Final = ("state", "reason", "pid", "restarts", "rss_bytes", "generation")
 """What a row says of each worker."""
 
+_STATES: Final = ("applied", "applying", "failed")
+"""The worst last."""
 _LINE_TIME: Final = re.compile(r'"time":"([^"]+)"')
 
 Document = dict[str, Any]
@@ -97,7 +99,23 @@ def _all_plugins(number: int, own: Document, others: PeerAnswers) -> Document:
         for row in other.document["plugins"]:
             elsewhere.setdefault(row["id"], []).append((other.worker, row))
     rows = [_joined(number, row, elsewhere.get(row["id"], ())) for row in own["plugins"]]
-    return {**own, "plugins": rows}
+    config = _config_of_all([own["config"], *(other.document["config"] for other in others)])
+    return {**own, "config": config, "plugins": rows}
+
+
+def _config_of_all(statuses: Sequence[Mapping[str, Any]]) -> Document:
+    """How the newest configuration fared everywhere. What all have applied is as new as the newest of them says: who
+    read the same text a moment earlier has the same."""
+    worst = max(statuses, key=lambda it: (_STATES.index(it["state"]), it["generation"]))
+    applied = [it["applied_generation"] for it in statuses]
+    are_same = len({it.get("content") for it in statuses}) == 1
+    return {
+        **{name: value for name, value in worst.items() if name != "content"},
+        "generation": max(it["generation"] for it in statuses),
+        "applied_generation": max(applied) if are_same else min(applied),
+        "applied_at": max(it["applied_at"] for it in statuses),
+        "problems": list(dict.fromkeys(problem for it in statuses for problem in it["problems"])),
+    }
 
 
 def _one_plugin(number: int, own: Document, others: PeerAnswers) -> Document:

@@ -1,6 +1,7 @@
 """Configurations are applied one at a time, and the newest wins."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -50,6 +51,15 @@ async def test_M137_I12_a_late_reload_with_an_older_generation_is_ignored(tasks:
         await tasks.join()
     assert target.applied == [2]
     assert (applier.status.state, applier.status.applied_generation) == ("applied", newer)
+
+
+async def test_numbers_of_several_processes_follow_each_other_as_their_configurations_do(tasks: TaskGroup) -> None:
+    one, other = (ConfigApplier(Target(), tasks, several=True) for _ in range(2))
+    now_ms = int(time.time() * 1000)
+    found = [one.stamp(), one.stamp(), other.stamp()]
+    assert now_ms <= found[0] < found[1] and found[2] >= found[0]
+    assert await one.apply(config(1), found[0]) and await other.apply(config(1), found[2])
+    assert one.status.content == other.status.content != ""
 
 
 async def test_of_those_that_wait_only_the_newest_is_applied(tasks: TaskGroup) -> None:

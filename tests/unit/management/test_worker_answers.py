@@ -14,11 +14,11 @@ import host.peers
 from host.config.model import Config, RemoteManagement
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
-from host.management.calls import Call
+from host.management.calls import Call, reply
 from host.management.masks import Masks
 from host.management.peers import Answer, MetricsGatherer, for_all_workers
 from host.management.records import Records
-from host.management.table import Endpoint
+from host.management.table import Endpoint, Handler
 from host.management.usage import UsageEndpoints
 from host.observe.logfile import LogFiles
 from host.peers import ControlPeers
@@ -58,6 +58,38 @@ async def answered(endpoint: Endpoint, **query: str) -> Any:
     answer = await endpoint.handler(call(**query))
     assert isinstance(answer, web.Response) and isinstance(answer.body, bytes)
     return msgspec.json.decode(answer.body)
+
+
+def status(state: str, generation: int, applied: int, content: str, *problems: str) -> dict[str, Any]:
+    facts = {"state": state, "generation": generation, "applied_generation": applied, "content": content}
+    return {**facts, "applied_at": str(applied), "problems": list(problems)}
+
+
+def saying(document: Any) -> Handler:
+    async def handle(call: Call) -> web.Response:
+        return reply(document)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ([("applied", 7, 7, "b"), ("applied", 6, 6, "b"), ("applied", 8, 8, "b")], ("applied", 8, 8)),
+        ([("applied", 7, 7, "b"), ("applied", 5, 5, "a"), ("applied", 8, 8, "b")], ("applied", 8, 5)),
+        ([("applied", 7, 7, "b"), ("applying", 8, 5, "a"), ("applied", 8, 8, "b")], ("applying", 8, 5)),
+        ([("applied", 7, 7, "b"), ("applying", 8, 5, "a"), ("failed", 6, 4, "a", "why")], ("failed", 8, 4)),
+    ],
+)
+async def test_a_configuration_is_in_force_when_it_is_with_all_workers(
+    statuses: list[Any], expected: tuple[str, int, int]
+) -> None:
+    own, *others = ({"plugins": [], "config": status(*it)} for it in statuses)
+    fanned = next(for_all_workers(iter([Endpoint("GET", "/plugins", saying(own))]), Others(others)))
+    found = (await answered(fanned))["config"]
+    assert (found["state"], found["generation"], found["applied_generation"]) == expected
+    assert "content" not in found
+    assert found["problems"] == (["why"] if expected[0] == "failed" else [])
 
 
 async def test_usage_of_all_workers_comes_by_time_and_what_is_too_much_waits_for_the_next_call() -> None:
