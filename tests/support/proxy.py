@@ -80,6 +80,8 @@ class ServeProcess:
     url: str = ""
     _readers: list[asyncio.Task[None]] = field(default_factory=list)
     _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _is_over: bool = False
+    """Nothing more comes."""
 
     @property
     def pid(self) -> int:
@@ -113,11 +115,18 @@ class ServeProcess:
         def found() -> int | None:
             return next((at for at, line in enumerate(self.lines[after:], after + 1) if wanted(line)), None)
 
-        async with asyncio.timeout(WAIT_S), self._news:
-            await self._news.wait_for(lambda: found() is not None)
+        try:
+            async with asyncio.timeout(WAIT_S), self._news:
+                await self._news.wait_for(lambda: found() is not None or self._is_over)
+        except TimeoutError as error:
+            error.add_note(self._said())
+            raise
         past = found()
-        assert past is not None
+        assert past is not None, f"it has ended without that; {self._said()}"
         return past
+
+    def _said(self) -> str:
+        return "the latest it said:\n" + "\n".join(self.lines[-30:])
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -139,6 +148,10 @@ class ServeProcess:
         while line := await stream.readline():
             async with self._news:
                 into.append(line.decode("utf-8", "replace").rstrip("\n"))
+                self._news.notify_all()
+        if into is self.lines:
+            async with self._news:
+                self._is_over = True
                 self._news.notify_all()
 
 
