@@ -67,10 +67,11 @@ def is_credential_file(path: str) -> bool:
 
 def prepare_directory(directory: str) -> None:
     """Make the auth directory where it is missing. Raises OSError when it is no directory, or cannot be read."""
-    if not os.path.isdir(directory):
-        if os.path.exists(directory):
-            raise NotADirectoryError(f"{directory} is no directory")
-        os.makedirs(directory, mode=DIRECTORY_MODE)
+    try:
+        # Another worker may be making it in this moment.
+        os.makedirs(directory, mode=DIRECTORY_MODE, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(f"{directory} is no directory") from None
     os.scandir(directory).close()
 
 

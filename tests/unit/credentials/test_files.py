@@ -24,6 +24,27 @@ def test_H123_a_name_has_to_end_with_json_in_any_case():
     assert files.checked_name(" X.JSON ") == "X.JSON"
 
 
+@pytest.mark.parametrize("place", ["auths", "deep/auths"])
+def test_a_directory_that_another_process_makes_in_the_same_moment_is_used(tmp_path, monkeypatch, place):
+    mkdir = os.mkdir
+
+    def slower(path, mode=0o777):
+        mkdir(path, mode)  # the other one
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", slower)
+    files.prepare_directory(str(tmp_path / place))
+    assert stat.S_IMODE((tmp_path / place).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "nowhere"])
+def test_what_is_no_directory_is_not_taken_for_one(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to("gone")
+    with pytest.raises(NotADirectoryError):
+        files.prepare_directory(str(tmp_path / place))
+
+
 def test_a_written_file_is_whole_and_for_its_owner_only_whatever_the_mask(tmp_path):
     target = tmp_path / "new" / "a.json"
     before = os.umask(0)
