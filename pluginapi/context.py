@@ -48,6 +48,9 @@ class CallbackPort(Protocol):
         self, method: str, params: Payload, *, timeout_ms: int | None = None
     ) -> tuple[Payload, ItemSource]: ...
 
+    def detached(self) -> "Context":
+        """What `Context.detached` answers."""
+
 
 LogSink = Callable[[str, str, Mapping[str, Any]], None]
 """`sink(level, event, fields)`; must not block and must not raise."""
@@ -84,6 +87,9 @@ class NoHost:
         self, method: str, params: Payload, *, timeout_ms: int | None = None
     ) -> tuple[Payload, ItemSource]:
         raise host_error("permission_denied", f"{method}: this call has no host to ask")
+
+    def detached(self) -> "Context":
+        return Context()
 
 
 def _drop(level: str, event: str, fields: Mapping[str, Any]) -> None:
@@ -169,6 +175,14 @@ class Context:
     def auth(self) -> Auth:
         """host.auth.*: credential files (permissions `auth.read`, `auth.write`)."""
         return Auth(self._port)
+
+    def detached(self) -> "Context":
+        """A context for the plugin's own work, valid until the plugin ends: `kv`, `http`, `auth` and `log`, with the
+        permissions the plugin has then. It belongs to no call: no request id, no deadline, no `model`.
+
+        Whoever starts a task with it ends that task in `plugin_shutdown`; afterwards callbacks get `parent_closed`.
+        """
+        return self._port.detached()
 
     def run_sync(self, work: Coroutine[Any, Any, R]) -> R:
         """Await a callback from a `@blocking` hook: `ctx.run_sync(ctx.kv.get("seen"))`.

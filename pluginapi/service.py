@@ -126,6 +126,18 @@ class PluginService:
             cancelled=port.cancelled,
         )
 
+    def detached_context(self) -> Context:
+        """A context that belongs to no call."""
+        assert self._session is not None
+        port = CallPort(self, self._session, None)
+        return Context(
+            plugin_id=self._plugin_id,
+            port=port,
+            log=port.log,
+            permissions=self._dispatcher.permissions,
+            cancelled=port.cancelled,
+        )
+
     def log(self, frame: Log) -> None:
         """Send a log line; from any thread."""
         if threading.get_ident() == self._thread_id:
@@ -147,18 +159,27 @@ class CallPort:
 
     __slots__ = ("_call", "_service", "_session")
 
-    def __init__(self, service: PluginService, session: Session, call: IncomingCall) -> None:
+    def __init__(self, service: PluginService, session: Session, call: IncomingCall | None) -> None:
+        """`call` None: on behalf of the plugin itself."""
         self._service = service
         self._session = session
         self._call = call
 
     def log(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         """A `LogSink`."""
-        self._service.log(Log(level=level, event=event, fields=fields, parent=self._call.id))
+        self._service.log(Log(level=level, event=event, fields=fields, parent=self._parent))
 
     def cancelled(self) -> asyncio.Event:
         """The signal for `Context.cancelled`."""
-        return self._call.cancelled
+        return self._call.cancelled if self._call is not None else asyncio.Event()
+
+    def detached(self) -> Context:
+        """See `CallbackPort`."""
+        return self._service.detached_context()
+
+    @property
+    def _parent(self) -> int | None:
+        return self._call.id if self._call is not None else None
 
     async def call(self, method: str, params: Payload, *, timeout_ms: int | None = None) -> Payload:
         """See `CallbackPort`."""
@@ -181,7 +202,7 @@ class CallPort:
     ) -> tuple[Any, IncomingStream | None]:
         try:
             outgoing = self._session.start_call(
-                method, params, timeout_ms=timeout_ms, parent=self._call.id, stream=stream
+                method, params, timeout_ms=timeout_ms, parent=self._parent, stream=stream
             )
             reply = await outgoing.reply()
             return frozen(decode_result(method, reply.result, plugin_id="host")), reply.items

@@ -233,10 +233,12 @@ class InlinePort:
     The parent's deadline needs no timer here, it ends the plugin's code and with it the callback.
     """
 
-    __slots__ = ("_callbacks", "_context", "_watch", "scope")
+    __slots__ = ("_alone", "_callbacks", "_context", "_watch", "scope")
 
-    def __init__(self, callbacks: HostCallbacks, scope: CallScope, watch: LoopWatch) -> None:
+    def __init__(self, callbacks: HostCallbacks, scope: CallScope, watch: LoopWatch, alone: CallScope) -> None:
+        """`alone`: what the plugin does on its own is served under it."""
         self.scope: Final = scope
+        self._alone: Final = alone
         self._callbacks: Final = callbacks
         self._watch: Final = watch
         self._context: Context | None = None
@@ -253,6 +255,13 @@ class InlinePort:
             deadline_s=scope.deadline_s,
         )
         return self._context
+
+    def detached(self) -> Context:
+        """As `pluginapi.CallbackPort.detached`."""
+        port = InlinePort(self._callbacks, self._alone, self._watch, self._alone)
+        context = port.open_context()
+        port.forget_context()
+        return context
 
     def forget_context(self) -> None:
         """The two know each other: without this every call would leave work for the garbage collector."""

@@ -97,6 +97,8 @@ class InProcessPlugin:
         self._driver: Final = Driver(watch)
         self._code: PluginCode | None = None
         self._dispatcher: Dispatcher | None = None
+        self._alone = CallScope(plugin_id=source.plugin_id, method="")
+        """Of what the plugin does on its own, until it is unloaded."""
         self._successor: PluginHandle | None = None
         self._idle: asyncio.Event | None = None
         """Set when no call runs any more; there once somebody waits for that."""
@@ -188,9 +190,11 @@ class InProcessPlugin:
             raise LoadError(f"{self._source.manifest.entry}() failed: {type(error).__name__}: {error}") from error
         hooks.register(self._manager, plugin, name=self._registered_name)
         self._dispatcher = dispatcher
+        self._alone = CallScope(plugin_id=self.plugin_id, method="")
         self.hello = Hello(capabilities=dispatcher.capabilities, inputs=dispatcher.inputs, on_error=dispatcher.on_error)
 
     def _unload(self) -> None:
+        self._alone.close()
         hooks.unregister(self._manager, name=self._registered_name)
         if self._dispatcher is not None:
             self._dispatcher.close()
@@ -216,6 +220,7 @@ class InProcessPlugin:
         finally:
             scope.close()
         assert isinstance(reply.result, RegisterResponse)
+        self._alone.permissions = scope.permissions
         return reply.result
 
     async def _run_in(
@@ -238,7 +243,7 @@ class InProcessPlugin:
     async def _run(
         self, dispatcher: Dispatcher, method: str, params: Payload, *, scope: CallScope, timeout_s: float | None
     ) -> Reply:
-        port = InlinePort(self._callbacks, scope, self._watch)
+        port = InlinePort(self._callbacks, scope, self._watch, self._alone)
         self.in_flight += 1
         answer: DispatchReply | None = None
         try:

@@ -4,6 +4,7 @@ A request is counted when it comes in and settled when it is over. Several hosts
 limits (see `counters`). A request that a plugin makes on behalf of a client's counts its tokens, and nothing else.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from pluginapi import (
     RequestCompleteRequest,
     RequestInterceptRequest,
     RequestInterceptResponse,
+    ShutdownRequest,
     Usage,
     serve,
 )
@@ -65,9 +67,13 @@ class ClientLimits(Guard):
         self._counters = Counters(epoch, clock)
         self._slots = Slots(epoch)
         self._open: dict[str, Admission] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        """Renews the slots of requests that run, until the plugin ends."""
 
-    async def plugin_register(self, request: RegisterRequest) -> RegisterResponse | None:
+    async def plugin_register(self, request: RegisterRequest, ctx: Context) -> RegisterResponse | None:
         self._configure()
+        keeping = self._slots.keep(ctx.detached(), lambda: self._settings.concurrency_lease)
+        self._keeper = asyncio.create_task(keeping, name=f"{self.id}:slots")
         return None
 
     async def plugin_reconfigure(self, request: RegisterRequest) -> RegisterResponse | None:
@@ -75,9 +81,16 @@ class ClientLimits(Guard):
         self._configure()
         return None
 
+    async def plugin_shutdown(self, request: ShutdownRequest) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait((keeper,))
+
     def _configure(self) -> None:
         self._settings = settings_of(self.config)
         self._rules = named(self._settings.rules)
+        self._slots.lease_changed()
 
     async def request_intercept_before(
         self, request: RequestInterceptRequest, ctx: Context

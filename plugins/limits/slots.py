@@ -1,6 +1,7 @@
 """How many requests run at once: a request holds one of the numbered slots of its subject.
 
-Slots are keys with a lease, so that those of a host that vanished are free again after it. What stands under a key says
+Slots are keys with a lease, so that those of a host that vanished are free again after it; `keep` renews those of
+requests that run. What stands under a key says
 whose it is: nobody frees or renews a slot that went to somebody else meanwhile. While the shared store is away each
 host fills its own share of them.
 """
@@ -11,12 +12,15 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pluginapi import Context, PluginError, PluginTransportError
 from plugins.limits.epoch import STORE_AWAY, Epoch
 
 MAX_DOUBTFUL = 1000
+LOOKS_PER_LEASE = 6
+"""A slot is renewed when a third of its lease is over, so two attempts may fail before it ends."""
 FREED_AT_ONCE = 20
 """A request tidies up so much at most: it must not wait for all that an outage left behind."""
 
@@ -43,6 +47,7 @@ class Slots:
         self._mark = ""
         self._held: set[Slot] = set()
         self._local: dict[str, int] = {}
+        self._lease_changed = asyncio.Event()
         self._doubtful: deque[tuple[str, str]] = deque(maxlen=MAX_DOUBTFUL)
         """Key and mark of slots that nobody holds and that may be taken in the store all the same."""
 
@@ -97,6 +102,19 @@ class Slots:
             if error.body.code != STORE_AWAY:
                 raise
 
+    async def keep(self, ctx: Context, lease_s: Callable[[], int]) -> None:
+        """Renew what is held, requests coming or not. Runs until it is cancelled; `ctx` outlives the calls."""
+        while True:
+            self._lease_changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(lease_s() / LOOKS_PER_LEASE):
+                    await self._lease_changed.wait()
+            await self._tidy(ctx, lease_s())
+
+    def lease_changed(self) -> None:
+        """What `keep` asks for may be another one than before."""
+        self._lease_changed.set()
+
     async def _fill(self, ctx: Context, slot: Slot, *, limit: int, lease_s: int) -> bool:
         """Take the first key that is free; whether there was one."""
         mark = secrets.token_hex(8)
@@ -132,7 +150,7 @@ class Slots:
         now_s = self._monotonic()
         due = [slot for slot in self._held if slot.key and slot.renew_at_s <= now_s]
         for slot in due:
-            slot.renew_at_s = now_s + lease_s / 3
+            slot.renew_at_s = now_s + lease_s / LOOKS_PER_LEASE
         doubtful = [self._doubtful.popleft() for _ in range(min(FREED_AT_ONCE, len(self._doubtful)))]
         for failed in await asyncio.gather(
             *(self._renew(ctx, slot, lease_s) for slot in due),
@@ -143,6 +161,15 @@ class Slots:
                 raise failed
 
     async def _renew(self, ctx: Context, slot: Slot, lease_s: int) -> None:
+        key, mark = slot.key, slot.mark
+        try:
+            await self._renew_held(ctx, slot, lease_s)
+        finally:
+            if slot not in self._held:
+                # Its request ended meanwhile, and freed it perhaps before it was renewed.
+                self._doubtful.append((key, mark))
+
+    async def _renew_held(self, ctx: Context, slot: Slot, lease_s: int) -> None:
         asked_s = self._monotonic()
         if asked_s < slot.ends_s and await ctx.kv.expire(slot.key, lease_s * 1000):
             _leased(slot, asked_s, lease_s)

@@ -28,11 +28,15 @@ class Demo(Plugin):
 
     async def plugin_register(self, request, ctx):
         self.greeting = request.config.get("greeting", "none")
+        self.own = ctx.detached()
 
     async def model_route(self, request, ctx):
         command = request.requested_model
         if command == "kv":
             return ModelRouteResponse(reason=str(await ctx.kv.get("k")))
+        if command == "own kv":
+            self.own.log.info("on its own")
+            return ModelRouteResponse(reason=str(await self.own.kv.get("k")))
         if command == "refuse":
             raise PluginError("no quota", http_status=429, code="rate_limited")
         if command == "exit":
@@ -75,6 +79,9 @@ async def test_a_plugin_of_the_sdk_serves_over_every_carrier(plugins, within, ho
     assert (caught.value.code, caught.value.http_status) == ("rate_limited", 429)
     await within(route(plugin, "kv"))
     assert [method for method, _ in host.asked] == ["host.kv.get"]
+    await within(route(plugin, "own kv"))
+    assert [method for method, _ in host.asked] == ["host.kv.get"] * 2
+    await within(host.logged("on its own"))
     reply = await within(execute_stream(plugin, "any"))
     assert [item.body.value() async for item in reply.items] == [{"n": 0}, {"n": 1}, {"n": 2}]
     await within(plugin.stop())

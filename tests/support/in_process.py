@@ -44,6 +44,9 @@ class DirectPort:
         result = await self._host.answer(method, params)
         return result, _Items(self._host.script(method).items)
 
+    def detached(self) -> Context:
+        return Context(port=self)
+
 
 class _Items:
     usage: Usage | None = None

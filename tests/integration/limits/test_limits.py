@@ -1,17 +1,20 @@
 """Client limits in a running proxy: what SDKs see, and what two nodes on one Redis server grant together."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import anthropic
 import openai
 from aiohttp import ClientSession
+from redis.asyncio import Redis
 
 from host.state.redis import RedisState
-from tests.support.proxy import RunningProxy, running_proxy
-from tests.support.redis_server import redis_server
+from tests.support.fake_upstream import Behaviour, running_upstream
+from tests.support.proxy import RunningProxy, running_proxy, serve_process
+from tests.support.redis_server import RedisServer, redis_server
 
 CONFIG = """
 api-keys: [{{key: key-ann, name: ann}}, {{key: key-bob, name: bob}}]
@@ -120,3 +123,60 @@ async def test_two_nodes_share_a_limit_and_never_exceed_it_while_the_server_is_a
                 assert first.proxy.ready()[1]["state"] == "available"
 
             await in_one_minute(check)
+
+
+ONE_AT_ONCE = """
+port: 0
+api-keys: [{{key: key-ann, name: ann}}]
+state: {{url: "{state}"}}
+openai-compatibility:
+  - {{name: up, base-url: "{upstream}/v1", api-key-entries: [{{api-key: k}}], models: [{{name: slow}}]}}
+plugins:
+  configs:
+    limits:
+      enabled: true
+      concurrency-lease: 3
+      rules: [{{concurrency: 1}}]
+"""
+
+
+@contextlib.asynccontextmanager
+async def slot_events(server: RedisServer) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Waits for what the server does to a slot next: `expire`, `expired`."""
+    async with Redis.from_url(server.url) as client, client.pubsub() as events:
+        await client.config_set("notify-keyspace-events", "Egx")
+        await events.psubscribe("__keyevent@0__:*")
+
+        async def until(name: str) -> None:
+            async with asyncio.timeout(30):
+                async for message in events.listen():
+                    is_it = message["type"] == "pmessage" and message["channel"].endswith(f":{name}".encode())
+                    if is_it and b"slot:" in message["data"]:
+                        return
+
+        yield until
+
+
+async def test_a_stream_longer_than_its_lease_keeps_its_slot_on_an_idle_node_until_that_node_dies(tmp_path: Path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    async with redis_server(tmp_path) as server, running_upstream() as upstream, slot_events(server) as until:
+        upstream.behave("slow", Behaviour(hang_after_events=1))
+        config = ONE_AT_ONCE.format(state=server.url, upstream=upstream.url)
+        (one / "config.yaml").write_text(config)
+        async with (
+            serve_process(one / "config.yaml") as first,
+            running_proxy(config, directory=two, demo=True) as second,
+            ClientSession(headers={"authorization": "Bearer key-ann"}) as client,
+        ):
+            url = f"{first.url}/v1/chat/completions"
+            async with client.post(url, json={**CHAT, "model": "slow", "stream": True}) as running:
+                assert running.status == 200
+                # Taking it is the first; the third renewal after it comes when the lease it was taken with is over.
+                for _ in range(4):
+                    await until("expire")
+                assert await granted([second], "key-ann", asked=1) == 0
+                first.process.kill()
+                while not await granted([second], "key-ann", asked=1):
+                    await until("expired")

@@ -168,6 +168,50 @@ async def test_whose_lease_ran_out_frees_and_renews_nobody_elses_slot():
         assert host.kv["slot:s:0"] == held[1].mark
 
 
+async def test_the_slot_of_a_request_that_runs_is_renewed_though_nobody_else_comes():
+    host, renewed = FakeHost(), asyncio.Event()
+
+    def renew(params: Any) -> Any:
+        renewed.set()
+        return host._kv(params)
+
+    host.on("host.kv.expire", renew)
+    async with limits({"concurrency": 1}, host=host, **{"concurrency-lease": 3600}) as client:
+        await client.plugin.reconfigure({"rules": [{"concurrency": 1}], "concurrency-lease": 1}, permissions=("kv",))
+        await client.ask()
+        async with asyncio.timeout(10):
+            await renewed.wait()
+        assert {call.parent for call in host.calls if call.method == "host.kv.expire"} == {None}
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "limits:slots"]
+
+
+async def test_a_slot_whose_request_ends_while_it_is_renewed_is_free_again():
+    host = FakeHost()
+    renewing, ended, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def renew(params: Any) -> Any:
+        renewing.set()
+        await ended.wait()
+        # As a store that does the one thing after the other: the key is gone, and so it is taken anew.
+        return host._kv(params)
+
+    async with limits({"concurrency": 1}, host=host, **{"concurrency-lease": 1}) as client:
+        host.on("host.kv.expire", renew)
+        request_id = await client.ask()
+        async with asyncio.timeout(10):
+            await renewing.wait()
+            await client.end(request_id)
+
+            def free(params: Any) -> Any:
+                freed.set()
+                return host._kv(params)
+
+            host.on("host.kv.delete", free)
+            ended.set()
+            await freed.wait()
+        assert not [key for key in host.kv if key.startswith("slot:")]
+
+
 async def test_a_client_that_leaves_before_the_usage_is_known_has_used_its_input():
     async with limits({"tokens-per-minute": 100}, {"budget": 20.0}, prices=PRICED) as client:
         request_id = await client.ask(size=80)

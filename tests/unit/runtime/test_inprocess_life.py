@@ -123,6 +123,28 @@ class P(Plugin):
         assert author.log == ["answered", "shutdown"]
 
 
+async def test_what_a_plugin_does_on_its_own_outlives_its_calls_and_ends_with_the_plugin(tmp_path: Path, within: Any):
+    code = """
+class P(Plugin):
+    async def plugin_register(self, request, ctx):
+        self.own = ctx.detached()
+    async def model_route(self, request, ctx):
+        return ModelRouteResponse(reason=repr([await self.own.kv.increment("n"), self.own.request_id]))
+"""
+    async with started(tmp_path, code, permissions=["kv"]) as plugin:
+        assert plugin._dispatcher is not None
+        author: Any = plugin._dispatcher.plugin
+        assert (await route(plugin)).value.reason == "[1, '']"
+        assert await within(author.own.kv.increment("n")) == 2
+        with pytest.raises(PluginError) as caught:
+            await within(author.own.model.execute("m", {}))
+        assert caught.value.code == "parent_closed"
+        await plugin.reconfigure(RegisterRequest(permissions=[]))
+    with pytest.raises(PluginError) as caught:
+        await within(author.own.kv.increment("n"))
+    assert caught.value.code == "parent_closed"
+
+
 async def test_calls_that_come_late_go_to_the_successor(tmp_path: Path):
     old_code = "class P(Plugin):\n    async def model_route(self, request): ...\n"
     new_code = "class P(Plugin):\n    async def model_route(self, request): return ModelRouteResponse(reason='new')\n"
