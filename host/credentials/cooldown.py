@@ -7,7 +7,7 @@ ends by itself, through a queue of expiries; nobody has to look at all credentia
 import heapq
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 from weakref import WeakValueDictionary
@@ -199,6 +199,7 @@ class CooldownBook:
             if not is_same:
                 return state.until_s - now_s  # what it rests for longer is also what ends that rest
             until_s = state.until_s
+            verdict = replace(verdict, exact=verdict.exact or state.exact)
         state.restored = False
         self._fill(state, verdict, now_s, until_s, cause)
         return until_s - now_s

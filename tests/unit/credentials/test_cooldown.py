@@ -93,6 +93,15 @@ def test_a_time_that_the_upstream_named_outlasts_a_success_of_the_same_moment(de
     assert desk.rests()
 
 
+def test_a_guess_that_changes_nothing_about_such_a_time_does_not_make_it_one(desk):
+    desk.fail(503, retry_after_ms=300_000)
+    desk.turn(1)
+    assert desk.fail(500) == 299
+    desk.succeed(began=2)
+    assert desk.rests()
+    assert desk.fail(503, retry_after_ms=5_000) == 299
+
+
 @pytest.mark.parametrize("how", [{"began": 0}, {"began": 5, "quota_left": True}])
 def test_a_time_that_the_upstream_named_ends_with_the_first_evidence_against_it(desk, how):
     desk.fail(retry_after_ms=60_000)
