@@ -7,6 +7,7 @@ caller, so that sessions of different callers never meet.
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -166,7 +167,7 @@ def _first_texts(body: _Body) -> tuple[str, str, str]:
         or _parts_text(body.system_instruction)
     ):
         found["system"] = text
-    for item in (*_items(body.messages), *_items(body.contents), *_items(body.input)):
+    for item in chain.from_iterable(map(_items, (body.messages, body.contents, body.input))):
         role = _ROLES.get(str(item.get("role")), "")
         if role and role not in found and (text := _text(item.get("content")) or _parts_text(item)):
             found[role] = text
