@@ -122,7 +122,7 @@ class CredentialPool:
         self.policy: Final = policy or RoutingPolicy()
         self.health: Final = health or Health()
         self.book: Final = self.health.book
-        self._providers = tuple(sorted({it.provider for it in self.credentials if not it.disabled}))
+        self._providers = tuple(sorted({it.provider for it in self.credentials if not it.is_off}))
         self._ready: dict[tuple[int, tuple[tuple[str, ...], ...]], Tier] = {}
 
     @property
@@ -131,7 +131,7 @@ class CredentialPool:
         return self.book.clock
 
     def providers(self) -> tuple[str, ...]:
-        """Sorted provider keys with a credential that is not disabled; cooldowns do not matter."""
+        """Sorted provider keys with a credential that is not switched off; cooldowns do not matter."""
         return self._providers
 
     def tier(self, members: Members, models: Sequence[tuple[str, ...]]) -> Tier:
@@ -146,11 +146,11 @@ class CredentialPool:
 
     def settle(self) -> None:
         """This pool is in force from now on. Drop from the health of the process what no longer matters: of credentials
-        that are gone or disabled, and blocks that the configuration does not want any more."""
+        that are gone or off, and blocks that the configuration does not want any more."""
         self.health.pool = self
         for credential_id, _ in self.book.all_states():
             credential = self.by_id.get(credential_id)
-            if credential is None or credential.disabled:
+            if credential is None or credential.is_off:
                 self.book.reset(credential_id)
             elif not self.policy.cools(credential):
                 self.book.lift_unless_forced(credential_id)
@@ -331,14 +331,16 @@ class CredentialPool:
         """What a request's credential is by now; None when it is none any more: removed, switched off, or another one
         that came in its place. Results of earlier requests say nothing about that."""
         known = (self.health.pool or self).by_id.get(credential.id)
-        if known is None or known.disabled or known.created_at_s != credential.created_at_s:
+        if known is credential:
+            return known
+        if known is None or known.is_off or known.created_at_s != credential.created_at_s:
             return None
         return known
 
     def is_switched_off(self, credential: Credential) -> bool:
         """Whether an operator has switched it off since the request began: nothing new is begun with it."""
         known = (self.health.pool or self).by_id.get(credential.id)
-        return known is not None and known.disabled
+        return known is not None and known is not credential and known.is_off
 
     def succeeded(self, credential: Credential) -> bool:
         """Count a success; whether it is still one of ours."""

@@ -155,6 +155,11 @@ class Credential:
     refresh_error: RefreshError | None = None
 
     @property
+    def is_off(self) -> bool:
+        """Whether an operator has switched it off: a configured key has no such member and excludes every model."""
+        return self.disabled or "*" in self.excluded_models
+
+    @property
     def is_free_plan(self) -> bool:
         """Whether its account pays nothing, and therefore may not do everything that the provider offers."""
         return self.attributes.get("plan_type", "").strip().lower() == "free"

@@ -38,6 +38,6 @@ class Cooldowns:
     def _usable(self, credential_id: str) -> Credential | None:
         pool = self._state().pool
         credential = pool.by_id.get(credential_id)
-        if credential is None or credential.disabled or not pool.policy.cools(credential):
+        if credential is None or credential.is_off or not pool.policy.cools(credential):
             return None
         return credential

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from host.config.model import CompatKey, CompatProvider, Config, ModelEntry
+from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.credentials.manager import CredentialManager
@@ -191,6 +191,33 @@ async def test_nothing_new_is_begun_with_a_credential_that_was_switched_off_mean
     with pytest.raises(PluginError) as raised:
         await w.gateway.execute(client_request())
     assert (len(upstream.seen("executor.execute")), raised.value.http_status) == (1, 503)
+
+
+def gemini_keys(*, off: bool = False) -> Config:
+    keys = [
+        ProviderKey(api_key=name, models=[ModelEntry(name="m")], excluded_models=["*"] if off else [])
+        for name in ("k1", "k2")
+    ]
+    return Config(gemini_api_key=keys)
+
+
+async def test_1_10_a_configured_key_that_is_switched_off_is_not_tried_again_and_comes_back_with_a_clean_record():
+    def apply(config: Config) -> None:
+        w.gateway.state = build_state(config, snapshot(upstream), previous=w.gateway.state)
+
+    def execute(_):
+        apply(gemini_keys(off=True))
+        return PluginError("no", http_status=429, retry_after_ms=60_000)
+
+    upstream = executor(execute, providers=["gemini"])
+    w = world(upstream, config=gemini_keys())
+    [first, second] = w.gateway.state.pool.credentials
+    w.gateway.state.pool.book.failed(second.id, "other", classify(ErrorBody(http_status=404)))
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert len(upstream.seen("executor.execute")) == 1
+    apply(gemini_keys())
+    assert (resting(w), {it.id for it in w.gateway.state.pool.credentials}) == ({}, {first.id, second.id})
 
 
 async def test_12_4_a_refusal_of_a_token_that_somebody_replaced_meanwhile_is_no_refusal_of_the_new_one():
