@@ -74,7 +74,10 @@ def faults(family: Family) -> list[Fault]:
     overload = {"openai": 500, "claude": 529, "gemini": 503}[family.name]
     # Gemini's protocol has no end marker: whatever ends cleanly is whole.
     ended = [Fault("ended late", Behaviour(end_after_events=late), 502, only_stream=True, is_late=True)]
-    return (ended if family is not GEMINI else []) + [
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+    unknown = {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT", "details": [info]}}
+    own = [Fault("key unknown", Behaviour(status=400, error=unknown), 400, "unauthorized", 1800)]
+    return (ended if family is not GEMINI else own) + [
         Fault("key refused", Behaviour(status=401), 401, "unauthorized", 1800),
         Fault("forbidden", Behaviour(status=403), 403, "payment_required", 1800),
         Fault("limit", Behaviour(status=429, headers={"Retry-After": str(RESET_S)}), 429, "quota", RESET_S),
