@@ -131,6 +131,7 @@ class CredentialParts:
     async def start(self) -> None:
         """Begin to refresh tokens and to watch the files; returns when a change is seen."""
         self._tasks.start(self.watcher.run(), name="credentials:watch")
+        self._tasks.start(self.watcher.poll(), name="credentials:poll")
         self._tasks.start(self.watcher.retry_waiting(), name="credentials:waiting")
         self._tasks.start(self.refresher.run(), name="credentials:refresh")
         self._tasks.start(self.renewer.run(), name="credentials:unwritten")

@@ -1,9 +1,14 @@
-"""Watching the auth directory: whatever changes in it takes effect, file by file."""
+"""Watching the auth directory: whatever changes in it takes effect, file by file.
+
+At once where the system tells of it, and within seconds where it does not: on network file systems it knows of its own
+machine's changes only, and it may have no watches left.
+"""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 from watchfiles import Change, awatch
@@ -21,16 +26,24 @@ RETRY_S: Final = 5.0
 SWAPPED: Final = "..data"
 """A mounted Kubernetes secret is links into this link, which is all that changes with it."""
 MAX_RETRY_S: Final = 60.0
+POLL_S: Final = 5.0
+"""Between two looks at what no event has told of."""
+_Signatures: TypeAlias = dict[str, tuple[int, int, int]]
+"""Path -> number, size and time of change of each file: another content has another one, but for rare cases in which an
+event tells."""
 
 
 class AuthDirWatcher:
     """Watches the directory that the configuration names, and the next one when it names another."""
 
-    def __init__(self, directory: AuthDirectory, *, retry_s: float = RETRY_S) -> None:
+    def __init__(self, directory: AuthDirectory, *, retry_s: float = RETRY_S, poll_s: float = POLL_S) -> None:
         self.tried = asyncio.Event()
         """Set once changes are seen, or the first attempt to see them has failed."""
         self._directory: Final = directory
         self._retry_s: Final = retry_s
+        self._poll_s: Final = poll_s
+        self._seen: _Signatures = {}
+        """Of the files when they were looked at last."""
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -41,6 +54,30 @@ class AuthDirWatcher:
                 reasons = "; ".join(str(error) for error in errors.exceptions)
                 log.warning("credential.watch_failed", path=self._directory.directory, reason=reasons)
                 await asyncio.sleep(self._retry_s)
+
+    async def poll(self) -> None:
+        """Look for changes until cancelled."""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                found = await asyncio.to_thread(self._signatures)
+            except OSError:
+                continue  # whoever watches says so
+            seen = self._seen
+            changed = {path for path, signature in found.items() if seen.get(path) != signature}
+            # Of a directory that is not used any more nothing is known, and what lies there stays where it is.
+            changed |= {path for path in seen if path not in found and self._directory.content(path) is not None}
+            self._seen = found
+            if changed:
+                await self._apply(changed)
+
+    def _signatures(self) -> _Signatures:
+        found: _Signatures = {}
+        for path in self._directory.paths():
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                found[path] = status.st_ino, status.st_size, status.st_mtime_ns
+        return found
 
     async def retry_waiting(self) -> None:
         """Ask plugins again about the files they could not be asked about, until cancelled.
@@ -88,7 +125,9 @@ class AuthDirWatcher:
     async def _catch_up(self) -> None:
         """What changed between reading the files and watching them was seen by nobody."""
         known = {record.path for record in self._directory.manager.credentials if record.path}
-        await self._refresh({*await asyncio.to_thread(self._directory.paths), *known, *self._directory.problems})
+        found = await asyncio.to_thread(self._signatures)
+        await self._refresh({*found, *known, *self._directory.problems})
+        self._seen = found
 
     async def _apply(self, paths: Iterable[str]) -> None:
         paths = list(paths)
