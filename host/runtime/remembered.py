@@ -5,6 +5,7 @@ proxy whose only door it is would stand open. The files lie beside the plugins' 
 write.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -40,7 +41,7 @@ def remember(plan: Plan, declared: Declared) -> None:
         if path.is_file() and path.read_bytes() == data:
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staged = path.with_suffix(".new")
+        staged = path.with_suffix(f".{os.getpid()}.new")  # each worker has the same plugins
         staged.write_bytes(data)
         staged.replace(path)
     except OSError as error:

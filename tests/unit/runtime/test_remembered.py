@@ -1,9 +1,11 @@
 """A plugin that is down since the start keeps the hooks it declared the last time it ran."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from pluginabi.payloads.lifecycle import FrontendAuthRegistration, RegisterResponse
 from tests.support.runtime import Script, bench
@@ -61,3 +63,26 @@ async def test_what_it_says_now_replaces_what_it_said_then(remembered: Path):
         snapshot = await stage.registry.apply(stage.config(door={}))
         assert not snapshot.implementers(AUTH)
         assert snapshot.implementers("model.route")
+
+
+async def test_two_workers_that_start_the_same_plugin_do_not_take_the_file_from_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write, pid, others = Path.write_bytes, os.getpid(), []
+
+    def write_as_the_other_does_too(path: Path, data: bytes) -> int:
+        written = write(path, data)
+        others.append(path.with_name(path.name.replace(str(pid), str(pid + 1))))
+        write(others[-1], data)
+        others[-1].replace(path.with_name("door.json"))
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", write_as_the_other_does_too)
+    async with bench(tmp_path) as stage:
+        stage.process_plugin("door", Script(capabilities=(AUTH,), registration=EXCLUSIVE))
+        with capture_logs() as lines:
+            await stage.registry.apply(stage.config(door={}))
+    folder = tmp_path / "plugin-data" / ".declared"
+    assert len(others) == 1
+    assert [line for line in lines if line["event"] == "plugin.not_remembered"] == []
+    assert [it.name for it in folder.iterdir()] == ["door.json"]
