@@ -18,7 +18,7 @@ from tests.support.redis_server import RedisServer, redis_server
 
 CONFIG = """
 api-keys: [{{key: key-ann, name: ann}}, {{key: key-bob, name: bob}}]
-state: {{url: "{state}"}}
+state: {{url: "{state}", timeout: 30s}}
 plugins:
   configs:
     limits:
