@@ -9,7 +9,7 @@ from tests.chaos.scenario import FAULTS, Options, run_once
 
 SHORT = Options(streams=40, seconds=13.0, lead_s=1.5, strikes=1, host_core=None, other_core=None, ping_kill_ms=2000)
 """Not pinned, and nobody is taken for dead because the machine is busy."""
-AWAY_S = 10.0
+AWAY_S = 30.0
 """Generous: a restart that had to wait is still one."""
 MEMORY_MB = 10.0
 
