@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pluginapi import Context, PluginError
-from plugins.limits.epoch import STORE_AWAY, Epoch
+from plugins.limits.epoch import STORE_AWAY, WENT_BACK, Epoch
 
 MAX_WINDOWS: Final = 20_000
 _RESTORE_LOOKS: Final = 20
@@ -120,7 +120,7 @@ class Counters:
         ttl_ms = max(1, round((window.ends_s - self._clock() + _MARGIN_S) * 1000))
         mark = await self._epoch.current(ctx)
         if mark != window.mark:
-            await self._restore(ctx, key, window, mark, ttl_ms=ttl_ms)
+            await self._restore(ctx, key, window, mark, ttl_ms=ttl_ms, added=0)
         before, unsent, window.unsent = window.total, window.unsent, 0
         try:
             total = await ctx.kv.increment(key, amount + unsent, ttl_ms=ttl_ms)
@@ -128,30 +128,36 @@ class Counters:
             window.unsent += unsent
             raise
         if total - amount - unsent < before:
-            total = await self._explain_fall(ctx, key, window, mark, fallen=(before + amount + unsent, total))
+            total = await self._explain_fall(ctx, key, window, mark, fallen=(before, amount + unsent, total))
         window.total = total
         return total
 
-    async def _explain_fall(self, ctx: Context, key: str, window: Window, mark: str, *, fallen: tuple[int, int]) -> int:
-        """The count fell from one number to another: others gave back, or the store was emptied a moment ago."""
-        expected, total = fallen
+    async def _explain_fall(
+        self, ctx: Context, key: str, window: Window, mark: str, *, fallen: tuple[int, int, int]
+    ) -> int:
+        """The count fell: others gave back, or the store was emptied or went back a moment ago. `fallen`: what it was,
+        what was added, and what it is."""
+        before, added, total = fallen
         self._epoch.suspect()
         try:
             found = await self._epoch.current(ctx)
             if found == mark:
                 return total
             ttl_ms = max(1, round((window.ends_s - self._clock() + _MARGIN_S) * 1000))
-            await self._restore(ctx, key, window, found, ttl_ms=ttl_ms)
+            await self._restore(ctx, key, window, found, ttl_ms=ttl_ms, added=added)
             return await ctx.kv.increment(key, 0, ttl_ms=ttl_ms)
         except PluginError as error:
             if error.body.code != STORE_AWAY:
                 raise
             # Asked again with the next request; until then the higher number is believed.
             self._epoch.suspect()
-            return expected
+            return before + added
 
-    async def _restore(self, ctx: Context, key: str, window: Window, mark: str, *, ttl_ms: int) -> None:
-        """Raise the lost count to what this host last saw of it; one host at a time, each adds what is missing."""
+    async def _restore(self, ctx: Context, key: str, window: Window, mark: str, *, ttl_ms: int, added: int) -> None:
+        """Raise the lost count to what this host last saw of it; one host at a time, each adds what is missing.
+
+        `added`: what this host has put on the count that the store has now.
+        """
         async with window.restoring:
             if window.mark == mark:
                 return
@@ -161,7 +167,12 @@ class Counters:
                     if await ctx.kv.set(lock, True, ttl_ms=_RESTORE_LOCK_MS, only_if_absent=True):
                         break
                     await asyncio.sleep(_RESTORE_PAUSE_S)
-                missing = window.total - int(await ctx.kv.get(base, 0))
+                restored = await ctx.kv.get(base)
+                if restored is None and mark.startswith(WENT_BACK):
+                    # It has what it had saved.
+                    restored = max(0, int(await ctx.kv.get(key, 0)) - added)
+                    await ctx.kv.set(base, restored, ttl_ms=ttl_ms)
+                missing = window.total - int(restored or 0)
                 if missing > 0:
                     await ctx.kv.increment(key, missing, ttl_ms=ttl_ms)
                     await ctx.kv.set(base, window.total, ttl_ms=ttl_ms)

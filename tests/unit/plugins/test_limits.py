@@ -1,5 +1,6 @@
 """Client limits, rule by rule: what is granted, what a refusal says, and what is given back."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pluginabi.errors import ErrorBody, PluginError
 from pluginabi.frames import Usage
 from pluginapi.testing import FakeHost, PluginHarness
+from plugins.limits import epoch
 from plugins.limits.plugin import ClientLimits
 from plugins.limits.rules import Price, period_end_s
 from tests.support.limits import AWAY, NOON_S, Client, limits
@@ -170,6 +172,34 @@ async def test_a_store_that_was_emptied_unnoticed_grants_nothing_twice(before: i
         assert await granted_of(client, before) == before
         host.kv.clear()
         assert await granted_of(client, 20) == 10 - before
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4, 8])
+async def test_a_store_that_came_back_with_old_data_grants_nothing_twice(kept: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(epoch, "CHECK_EVERY_S", 0.0)
+    host = FakeHost()
+    rule = {"requests-per-minute": 10}
+    async with limits(rule, host=host) as one, limits(rule, host=host) as other:
+        assert await granted_of(one, kept) == kept
+        old = dict(host.kv)
+        assert await granted_of(other, 1) == 1
+        assert await granted_of(one, 8 - kept) == 8 - kept
+        for left in (1, 0):
+            host.kv.clear()
+            host.kv.update(old)
+            assert await granted_of(other, 1) == left
+            assert await granted_of(one, 5) == 0
+            assert await granted_of(other, 5) == 0
+
+
+async def test_questions_at_the_same_moment_are_no_sign_of_a_store_that_went_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(epoch, "CHECK_EVERY_S", 0.0)
+    host = FakeHost()
+    async with limits({"requests-per-minute": 50}, host=host) as client:
+        await client.ask()
+        mark = host.kv["epoch"]
+        await asyncio.gather(*(client.ask() for _ in range(20)))
+        assert host.kv["epoch"] == mark
 
 
 async def test_a_store_whose_loss_could_not_be_looked_into_grants_nothing_twice():
