@@ -200,7 +200,10 @@ class CredentialPool:
                 return search.allows(credentials[position])
 
             if strategy == "weighted-round-robin":
-                position = tier.balance(self.health.accounts, f"{cursor}#{number}").take(allowed)
+                # As below: only the first try of a round is a turn.
+                is_turn = not search.tried and search.admits_all_weighted(ready.members)
+                balance = tier.balance(self.health.accounts, f"{cursor}#{number}")
+                position = balance.take(None if is_turn else allowed)
             elif strategy == "fill-first":
                 position = first_allowed(ready, 0, allowed)
             else:

@@ -87,7 +87,11 @@ class Search:
 
     def admits_all(self, members: Members) -> bool:
         """Whether that is known of all of them without looking at each."""
-        if self.only or self.skipped or self.no_free_plan or (self.policy.by_weight and not members.all_weighted):
+        return self.admits_all_weighted(members) and (members.all_weighted or not self.policy.by_weight)
+
+    def admits_all_weighted(self, members: Members) -> bool:
+        """The same of those with a weight."""
+        if self.only or self.skipped or self.no_free_plan:
             return False
         limits, default = members.retries, self.policy.rounds
         return not self.round or all((default if it is None or it < 0 else it) >= self.round for it in limits)
@@ -109,12 +113,12 @@ def wait_before_round(
     """Seconds to wait before the next round, without jitter; None when there should be none.
 
     `status` and `hint_s` are those of the error that ended the last round, `free_in_s` says when the first credential
-    that takes part is free (0: now, None: never). `fresh`: a free one has not been tried in the last round.
+    that takes part is free (0: now, None: never). `fresh`: one that is free was not tried in the last round.
     """
     if status not in ROUND_STATUSES or free_in_s is None:
         return None
     wait_s = free_in_s
-    if not wait_s and not fresh and status == 429:
+    if not wait_s and not fresh and (status == 429 or hint_s):
         # Nobody rests because cooling is off: asking at once would only be told the same.
         wait_s = hint_s or _BLIND_WAIT_S * 2.0 ** (search.round - 1)
     return wait_s if wait_s <= search.policy.max_wait_s or not wait_s else None

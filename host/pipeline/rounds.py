@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from host.credentials.classify import PASSING, hint_of
+from host.credentials.pool import Exhausted
 from host.credentials.retry import MAX_WAITING, ROUND_STATUSES, Search, wait_before_round, with_jitter
 from host.errors import RequestError, to_error_body
 from host.pipeline.execution import Execution
@@ -29,9 +30,9 @@ async def another_round(
     if search.is_last or (verdict is not None and (not verdict.rotate or verdict.fault == "plugin")):
         return False
     body = to_error_body(error)
-    fresh = search.is_full
-    search.next_round()
     pool = ex.state.pool
+    fresh = search.is_full and not isinstance(pool.best(plan.tiers, search), Exhausted)
+    search.next_round()
     free_in_s = pool.free_in_s(plan.tiers, search)
     wait_s = wait_before_round(body.http_status, hint_of(body), free_in_s, fresh=fresh, search=search)
     if wait_s is None:

@@ -56,6 +56,16 @@ class Bench:
         return self.pool.failed(self.pool.by_id[name], model, verdict, cause=NO_CAUSE)
 
 
+def test_12_1_who_waited_for_a_round_takes_turns_by_weight_as_well():
+    bench = Bench([credential("a", weight=2), credential("b"), credential("c")], strategy="weighted-round-robin")
+    found = []
+    for _ in range(8):
+        waited = Search(bench.pool.policy)
+        waited.next_round(of_all=True)
+        found.append(bench.choose(waited, strategy="wrr"))
+    assert "".join(found) == "abcaabca"
+
+
 def test_D2_round_robin_goes_by_id():
     assert Bench(credentials("b", "a", "c")).ids(4) == "a b c a"
 

@@ -76,6 +76,16 @@ async def test_F15_with_cooling_off_a_limit_is_waited_out_as_long_as_the_upstrea
     assert all(0.005 <= wait <= 0.005 * 1.25 for wait in w.slept_s)
 
 
+@pytest.mark.parametrize(("status", "cap"), [(429, 1), (503, 0), (503, 1)])
+async def test_with_cooling_off_no_upstream_is_asked_again_before_the_time_that_it_named(status, cap):
+    upstream = failing(http_status=status, retry_after_ms=2_000)
+    rounds = {"request_retry": 2, "max_retry_interval": "30s", "max_retry_credentials": cap}
+    w = world(upstream, config=compat_config(disable_cooling=True, **rounds))
+    await refused(w)
+    assert len(upstream.seen(EXECUTE)) == 3
+    assert [2 <= wait <= 2.5 for wait in w.slept_s] == [True, True]
+
+
 async def test_F17_a_credentials_own_limit_of_rounds_beats_the_common_one():
     upstream = failing()
     config = Config(**{**_fields(named(a=0, b=None)), "request_retry": 2})
