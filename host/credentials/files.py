@@ -208,7 +208,7 @@ def with_members(data: bytes, changes: Mapping[str, Any], *, removed: Sequence[s
 
     Raises msgspec.DecodeError when `data` is no JSON object.
     """
-    members = _MEMBERS.decode(data)
+    members = _members_of(data)
     for name in removed:
         members.pop(name, None)
     for name, value in changes.items():
@@ -221,7 +221,14 @@ def with_value(data: bytes, path: Sequence[str], value: Any) -> bytes:
 
     Raises msgspec.DecodeError when `data` is no JSON object.
     """
-    return render(_set(_MEMBERS.decode(data), path, value))
+    return render(_set(_members_of(data), path, value))
+
+
+def _members_of(data: bytes) -> dict[str, Raw]:
+    try:
+        return _MEMBERS.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def _set(members: dict[str, Raw], path: Sequence[str], value: Any) -> dict[str, Raw]:

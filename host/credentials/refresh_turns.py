@@ -22,7 +22,7 @@ from host.credentials.auth_dir import AuthDirectory
 from host.credentials.manager import CredentialManager
 from host.credentials.records import Credential
 from host.credentials.virtual import KEPT_MEMBERS
-from host.state.store import SharedState, StateError
+from host.state.store import UNREADABLE, SharedState, StateError
 from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 
 if sys.platform != "win32":
@@ -143,7 +143,7 @@ class SharedTurns:
         try:
             data = await self._shared.store.get(FAILURES, record.id)
             failure = msgspec.msgpack.decode(data, type=_Failure) if data is not None else None
-        except (StateError, msgspec.MsgspecError):
+        except (StateError, *UNREADABLE):
             return
         if failure is not None and failure.token == _digest(record):
             body = ErrorBody(message=failure.message, code=failure.code, http_status=failure.http_status)

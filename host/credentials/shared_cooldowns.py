@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
+from math import isfinite
 from typing import Final, Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 
 from host.credentials.classify import PASSING, Verdict
 from host.credentials.cooldown import ALL_MODELS, Cause, CooldownBook, CoolState
-from host.state.store import SharedState, StateError, StateUnavailable
+from host.state.store import UNREADABLE, SharedState, StateError, StateUnavailable
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.credentials.cooldowns")
@@ -190,7 +191,7 @@ class SharedCooldowns:
     def _heard(self, message: bytes) -> None:
         try:
             rows = _ROWS.decode(message)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("cooldowns.unreadable", reason=str(error))
             return
         self._take_over(rows)
@@ -199,6 +200,8 @@ class SharedCooldowns:
         self._collect()
         now_s = self._wall()
         for told in rows:
+            if not isfinite(told.at_s + told.until_s + told.rest_s + told.cleared_s + told.guard_s):
+                continue
             known, row = self._rows.get(told.key), _bounded(told, now_s)
             if known is not None and row.origin and row.origin == known.origin and (known.ended or not row.ended):
                 continue  # known already, even when a clock was set since it was told
@@ -432,7 +435,7 @@ def _decoded(items: Mapping[str, bytes]) -> dict[Key, CooldownRow]:
     for data in items.values():
         try:
             row = _ROW.decode(data)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("cooldowns.unreadable", reason=str(error))
             continue
         found[row.key] = row

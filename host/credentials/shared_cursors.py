@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from host.credentials.ready import Members
 from host.credentials.select import Cursors
-from host.state.store import SharedState, StateError
+from host.state.store import UNREADABLE, SharedState, StateError
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.credentials.cursors")
@@ -146,7 +146,7 @@ class SharedCursors:
     def _hear_message(self, message: bytes) -> None:
         try:
             rows = _ROWS.decode(message)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("cursors.unreadable", reason=str(error))
             return
         for row in rows[:MAX_TOLD]:
@@ -217,7 +217,7 @@ def _latest(items: Mapping[str, bytes]) -> dict[str, CursorRow]:
     for data in items.values():
         try:
             rows = _ROWS.decode(data)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("cursors.unreadable", reason=str(error))
             continue
         for row in rows[:MAX_TOLD]:

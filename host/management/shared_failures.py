@@ -8,7 +8,7 @@ import structlog
 
 from host.management.failures import FailureTable
 from host.pipeline.access import is_loopback_name
-from host.state.store import SharedState
+from host.state.store import UNREADABLE, SharedState
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.management.shared_failures")
@@ -55,7 +55,7 @@ class SharedFailures(FailureTable):
     def _heard(self, message: bytes) -> None:
         try:
             told = msgspec.json.decode(message, type=_Told)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             log.warning("management.failures_unreadable", reason=str(error))
             return
         if told.machine not in ("", self._machine):

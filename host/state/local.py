@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from host.state.memory import MemoryStore
-from host.state.store import StateProblem, StateStore
+from host.state.store import UNREADABLE, StateProblem, StateStore
 from host.tasks import TaskGroup
 
 log = structlog.get_logger("host.state.local")
@@ -71,7 +71,7 @@ class LocalState:
         except OSError as error:
             log.error("state.unreadable", path=str(self._path), reason=str(error))
             return
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             aside = self._path.with_suffix(".broken")
             os.replace(self._path, aside)
             log.error("state.unreadable", path=str(self._path), reason=str(error), kept_as=str(aside))

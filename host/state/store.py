@@ -1,11 +1,17 @@
 """The interface of every state backend."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
+
+import msgspec
 
 StateProblem: TypeAlias = Literal["", "unreachable", "untrusted", "refused", "read-only", "full", "error"]
 """`untrusted`: its certificate is not one that it may have; `refused`: the user, the password, or what they may
 do; `full`: what is there can be read, nothing be added."""
+
+
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What decoders raise for bytes that are not what they should be: a text of theirs may be none."""
 
 
 class StateError(Exception):

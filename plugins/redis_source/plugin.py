@@ -146,7 +146,7 @@ class RedisSource(Plugin):
         answer = await self._answer_to(question, ctx)
         try:
             found = _MODELS.decode(answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PluginError(f"the coordinator's list of models cannot be read: {error}") from None
         return ModelListResponse(provider=self.id, models=found.models) if found is not None else None
 
@@ -251,7 +251,7 @@ def _client_of(url: str) -> Redis:
 def _response_of(data: bytes) -> CredentialSourceResponse | None:
     try:
         answer = _ANSWER.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PluginError(
             f"the coordinator's answer cannot be read: {error}", code="invalid_auth", http_status=502
         ) from None

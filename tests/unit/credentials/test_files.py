@@ -130,6 +130,12 @@ def test_setting_a_member_keeps_all_others_as_they_are_written():
     assert msgspec.json.decode(after, type=dict) == {"a": 1.1, "big": 123456789012345678901234567890, "t": "new"}
 
 
+def test_a_name_of_a_member_that_is_no_text_makes_it_no_object():
+    for change in (lambda data: files.with_members(data, {"a": 1}), lambda data: files.with_value(data, ["a"], 1)):
+        with pytest.raises(msgspec.DecodeError):
+            change(b'{"\xff": 1}')
+
+
 def test_setting_a_nested_value_makes_the_objects_on_the_way_and_keeps_their_other_members():
     after = files.with_value(b'{"n": {"x": 1.50}, "s": "text"}', ["n", "y", "z"], True)
     assert b"1.50" in after

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 
 from host.credentials.classify import Verdict
@@ -160,9 +161,29 @@ async def test_a_node_whose_clock_is_behind_can_end_what_another_one_set(world: 
     assert ahead.rest_s() == 58.0
 
 
-async def test_a_message_that_cannot_be_read_changes_nothing(pair: tuple[Node, Node]):
+def untrue(at_s: float, until_s: float, credential: bytes = b"abc") -> bytes:
+    encoded = msgspec.msgpack.encode(row(at_s, until_s, credential="abc"))
+    assert encoded.count(b"abc") == 1
+    return encoded.replace(b"abc", credential)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        b"\xc1 what",
+        untrue(1e6, 2e6, b"a\xff\xfe"),
+        untrue(float("nan"), 2e6),
+        untrue(1e6, float("nan")),
+        untrue(1e6, float("inf")),
+    ],
+)
+async def test_what_cannot_be_read_or_meant_changes_nothing(pair: tuple[Node, Node], world: World, what: bytes):
     one, two = pair
-    await one.publish("cooldown", b"\xc1 what")
+    two.known.add("abc")
+    await one.publish("cooldown", b"\x91" + what)
+    await world.store.set("cooldown", "x", what)
+    await two.comes_back()
+    assert two.rest_s("abc") == 0.0
     one.book.failed("a", "m", LIMIT)
     await one.settle()
     assert two.rest_s() == 100.0

@@ -26,13 +26,14 @@ async def test_what_was_stored_is_there_after_a_restart_with_what_is_left_of_its
     assert await second.store.increment("a", "n") == 4
 
 
-async def test_a_file_that_cannot_be_read_is_set_aside_and_counts_as_empty(tmp_path: Path):
+@pytest.mark.parametrize("content", [b"\xc1", b"\x91\x94\xa1\xff\xa1k\xc4\x011\xc0"])
+async def test_a_file_that_cannot_be_read_is_set_aside_and_counts_as_empty(tmp_path: Path, content: bytes):
     path = tmp_path / "values"
-    path.write_bytes(b"\xc1")
+    path.write_bytes(content)
     state = LocalState(path)
     await state.start()
     assert await state.store.items("a") == {}
-    assert path.with_suffix(".broken").read_bytes() == b"\xc1"
+    assert path.with_suffix(".broken").read_bytes() == content
 
 
 async def test_what_could_not_be_written_is_written_when_there_is_room_again(
