@@ -226,7 +226,7 @@ async def test_a_request_that_comes_while_the_proxy_begins_to_stop_is_answered(c
         stopping.set()
         await go_on.wait()
 
-    async with running_proxy(demo=True) as running, asyncio.timeout(10):
+    async with running_proxy(demo=True) as running, asyncio.timeout(60):
         running.proxy._stack.push_async_callback(first_of_what_stops)
         stop = asyncio.create_task(running.proxy.stop())
         await stopping.wait()

@@ -45,13 +45,13 @@ async def running(state: RedisState) -> AsyncIterator[None]:
 
 
 async def probed(state: RedisState, *, nodes: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while state.nodes != nodes:
             await state.probe()
 
 
 async def unavailable(state: RedisState) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while state.available:
             await state.probe()
 
@@ -161,7 +161,7 @@ async def test_what_was_missed_is_read_when_the_server_has_subscribed_this_node_
         state = RedisState(relay.url, timeout_s=5.0)
         state.subscribe("t", lambda message: None)
         state.on_available(lambda: is_subscribed.append(not relay.holds_subscriptions))
-        async with running(state), asyncio.timeout(10):
+        async with running(state), asyncio.timeout(30):
             await relay.subscribing.wait()
             for _ in range(10):
                 await state.store.get("a", "k")

@@ -127,7 +127,7 @@ async def test_one_that_cannot_save_and_so_takes_no_writes_says_how_many_share_i
     scope = CallScope(plugin_id="p", method="model.route", permissions=frozenset({"kv"}))
     await kv.increment(scope, KvIncrementRequest(key="n"))
     await server.say("BGSAVE")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await kv.increment(scope, KvIncrementRequest(key="n"))

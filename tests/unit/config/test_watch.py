@@ -14,7 +14,7 @@ from host.config import watch as config_watch
 from host.config.model import Config
 from host.reload import Reloader
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Proxy:

@@ -96,7 +96,7 @@ async def test_folders_are_watched_whole_ones_that_come_and_go_and_the_switch_it
 
     site.manager.on_change = told
     watcher = AuthDirWatcher(site.directory)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         tasks.start(watcher.run(), name="watch")
         await watcher.tried.wait()
         watcher.tried.clear()
@@ -141,7 +141,7 @@ async def test_a_mounted_secret_that_is_swapped_as_a_whole_takes_effect(tmp_path
     await site.opened()
     site.manager.on_change = lambda change: changed.set()
     watcher = AuthDirWatcher(site.directory)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         tasks.start(watcher.run(), name="watch")
         await watcher.tried.wait()
         assert site.manager.by_id["a.json"].note == "..one"
