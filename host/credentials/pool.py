@@ -317,7 +317,9 @@ class CredentialPool:
             return "without weight"
         if credential.id in search.tried:
             return "tried"
-        return "" if search.admits(credential) else "not for this request"
+        if search.admits(credential):
+            return ""
+        return self.withdrawn(credential) or "not for this request"
 
     def disprove(self, credential_id: str, model: str, *, age_s: float, seen_ago_s: float, headers: Headers) -> None:
         """A success ends what it disproves. `age_s`: how long ago the attempt began, `seen_ago_s`: was accepted."""
@@ -340,10 +342,22 @@ class CredentialPool:
             return None
         return known
 
-    def is_switched_off(self, credential: Credential) -> bool:
-        """Whether an operator has switched it off since the request began: nothing new is begun with it."""
-        known = (self.health.pool or self).by_id.get(credential.id)
-        return known is not None and known is not credential and known.is_off
+    def withdrawn(self, credential: Credential) -> str:
+        """Why nothing new may be begun with a credential of this pool: an operator took it away since the request
+        began. Empty when it may; always for one that stands for a plugin, or that a plugin handed out."""
+        now = self.health.pool
+        if now is self or now is None or credential.source_kind == "plugin" or credential.id not in self.by_id:
+            return ""
+        known = now.by_id.get(credential.id)
+        if known is credential:
+            return ""
+        if known is None:
+            return "removed"
+        if known.is_off:
+            return "disabled"
+        # What was there at the address that the request knows is no secret of the present record.
+        is_same = known.created_at_s == credential.created_at_s and known.base_url == credential.base_url
+        return "" if is_same else "replaced"
 
     def succeeded(self, credential: Credential) -> bool:
         """Count a success; whether it is still one of ours."""

@@ -21,7 +21,7 @@ class Search:
     """Which credentials a request has tried. Round 0 admits everybody, round n those whose limit is n or more."""
 
     __slots__ = (
-        *("attempted", "failure", "is_last", "is_open", "no_free_plan", "only", "policy", "round", "skipped"),
+        *("attempted", "failure", "gone", "is_last", "is_open", "no_free_plan", "only", "policy", "round", "skipped"),
         *("tried", "verdict"),
     )
 
@@ -37,6 +37,8 @@ class Search:
         """In this round."""
         self.skipped: frozenset[str] = _NOBODY
         """Providers that are not worth another try."""
+        self.gone: Callable[[Credential], str] | None = None
+        """Whose answer leaves a credential out; None while nobody was taken away since the request began."""
         self.attempted = 0
         """In this round."""
         self.round = 0
@@ -54,16 +56,18 @@ class Search:
 
     def note_tried(self, credential_id: str) -> None:
         """The credential was tried in this round; a second time counts for nothing."""
-        if credential_id not in self.tried:
-            self.leave_out(credential_id)
-            self.attempted += 1
-
-    def leave_out(self, credential_id: str) -> None:
-        """The credential is not tried in this round."""
+        if credential_id in self.tried:
+            return
+        self.attempted += 1
         if isinstance(self.tried, set):
             self.tried.add(credential_id)
         else:
             self.tried = {credential_id}
+        self.is_open = False
+
+    def leave_out(self, gone: Callable[[Credential], str]) -> None:
+        """Whoever `gone` gives a reason for is not tried any more, as long as it does."""
+        self.gone = gone
         self.is_open = False
 
     def skip(self, provider: str, skipped: bool = True) -> None:
@@ -83,6 +87,8 @@ class Search:
             return False
         if self.no_free_plan and credential.is_free_plan:
             return False
+        if self.gone is not None and self.gone(credential):
+            return False
         return not self.round or self.policy.rounds_of(credential) >= self.round
 
     def admits_all(self, members: Members) -> bool:
@@ -91,7 +97,7 @@ class Search:
 
     def admits_all_weighted(self, members: Members) -> bool:
         """The same of those with a weight."""
-        if self.only or self.skipped or self.no_free_plan:
+        if self.only or self.skipped or self.no_free_plan or self.gone:
             return False
         limits, default = members.retries, self.policy.rounds
         return not self.round or all((default if it is None or it < 0 else it) >= self.round for it in limits)

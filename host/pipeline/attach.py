@@ -19,7 +19,7 @@ class PoolAttacher:
     """Finds the credential behind a handle and signs with it: with its newest token, as long as it is usable.
 
     `current` knows a credential as it is now, `handed_out` one that a plugin handed out for an attempt. One that was
-    removed or switched off meanwhile still serves the requests that started with it.
+    removed or switched off meanwhile still serves the attempts that began with it.
     """
 
     __slots__ = ("_current", "_handed_out", "_max_signers", "_operators", "_plugins", "_pool", "_signers")

@@ -60,6 +60,10 @@ class ExecutorFailed(Exception):
         self.error: PluginError | PluginTransportError = error
 
 
+class Withdrawn(Exception):
+    """A credential was taken away while an attempt with it was prepared."""
+
+
 async def run_attempts(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, once: Once[T]) -> T:
     """The first answer of any lane, over as many rounds as the configuration allows. Raises ExecutorFailed with the
     last upstream error, or the selection's refusal when there was none.
@@ -99,29 +103,31 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
                 raise
             search.is_last = search.is_last or not isinstance(refusal, RequestError)
             raise search.failure from refusal
-        if ex.state.pool.is_switched_off(lane.credential):
-            search.leave_out(lane.credential.id)
+        if _is_withdrawn(ex, lane, search):
             continue
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
-        if lane.prepare is not None and (
-            _rests(ex, lane, *lane.upstreams) or ex.state.pool.is_switched_off(lane.credential)
-        ):
+        if lane.prepare is not None and (_rests(ex, lane, *lane.upstreams) or _is_withdrawn(ex, lane, search)):
             continue  # since it was picked
         for number, upstream in enumerate(lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane)):
-            if number and (_rests(ex, lane, upstream) or ex.state.pool.is_switched_off(lane.credential)):
+            if number and _is_withdrawn(ex, lane, search):
+                break
+            if number and _rests(ex, lane, upstream):
                 continue  # since the one before was tried
-            is_renewed = False
+            is_renewed, verdict = False, None
             while True:
                 try:
                     return await run_attempt(invoker, settler, ex, lane, upstream, plan.suffix, once)
+                except Withdrawn:
+                    _is_withdrawn(ex, lane, search)
+                    break
                 except ExecutorFailed as failed:
                     if not is_renewed and await _renewed(ex, lane, failed):
                         is_renewed = True
                         continue
                     verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
                     break
-            if verdict.whole_credential or verdict.whole_provider:
+            if verdict is None or verdict.whole_credential or verdict.whole_provider:
                 break
 
 
@@ -131,6 +137,16 @@ def _rests(ex: Execution, lane: Lane, *upstreams: str) -> bool:
     return all(book.block(credential_id, lane.key_of(upstream)) is not None for upstream in upstreams)
 
 
+def _is_withdrawn(ex: Execution, lane: Lane, search: Search) -> bool:
+    """Whether an operator took the credential away since the request began; it is in the trace then."""
+    pool = ex.state.pool
+    why = pool.withdrawn(lane.credential)
+    if why:
+        ex.record("withdrawn", credential=lane.credential.id, why=why)
+        search.leave_out(pool.withdrawn)
+    return bool(why)
+
+
 async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
     """Whether the upstream refused a token and there is a new one, which is worth one more try (spec 12.4)."""
     attempt, credential = ex.last_attempt, lane.credential
@@ -138,7 +154,7 @@ async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
         return False
     if not await ex.state.manager.refresh_now(credential.id, started_s=attempt.started_s):
         return False
-    if ex.state.pool.is_switched_off(credential):
+    if ex.state.pool.withdrawn(credential):
         return False
     ex.record("token_renewed", credential=credential.id)
     return True
@@ -181,8 +197,10 @@ async def run_routed(invoker: Invoker, settler: Settler, ex: Execution, lane: La
 async def run_attempt(
     invoker: Invoker, settler: Settler, ex: Execution, lane: Lane, upstream: str, suffix: str | None, once: Once[T]
 ) -> T:
-    """One attempt, prepared, run, and settled when it fails."""
+    """One attempt, prepared, run, and settled when it fails. Raises Withdrawn before anything was sent."""
     attempt = await prepare(invoker, ex, lane, upstream, suffix)
+    if ex.state.pool.withdrawn(lane.credential):
+        raise Withdrawn
     try:
         return await once(ex, attempt)
     except ExecutorFailed as failed:

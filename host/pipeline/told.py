@@ -114,6 +114,7 @@ def _reasons(ex: Execution, plan: Plan) -> Iterator[tuple[Credential, str, str]]
     """Why each candidate cannot be picked, best priority first: the credential, the reason, what is known of it."""
     pool, demands = ex.state.pool, ex.request.demands
     search = Search(ex.state.policy, only=demands.pinned_auth_id or ex.owner, no_free_plan=demands.disallow_free_auth)
+    search.leave_out(pool.withdrawn)
     if search.only and (place := pool.position_of(plan.tiers, search.only)) is not None:
         tier, position = place
         yield tier.ready.members.credentials[position], *_why_of(pool, tier, position, search)

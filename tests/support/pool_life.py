@@ -277,7 +277,7 @@ class Stage:
             lane.credential
             for lane in plan.lanes()
             if lane.credential.id not in tried
-            and not self.pool.is_switched_off(lane.credential)
+            and not state.pool.withdrawn(lane.credential)
             and (lane.credential.weight > 0 or not state.policy.by_weight)
             and (not number or state.policy.rounds_of(lane.credential) >= number)
             and any(state.pool.book.block(lane.credential.id, lane.key_of(it)) is None for it in lane.upstreams)
@@ -314,8 +314,8 @@ class Stage:
         most = state.policy.max_credentials
         if most and len(tried) > most:
             self.wrong.append(say + f"is number {len(tried)} of a round")
-        if self.pool.is_switched_off(credential):
-            self.wrong.append(say + "is switched off")
+        if why := state.pool.withdrawn(credential):
+            self.wrong.append(say + f"is {why}")
         if credential.weight <= 0 and state.policy.by_weight:
             self.wrong.append(say + "has no weight")
         if state.policy.rounds_of(credential) < made.round:
