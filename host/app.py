@@ -117,8 +117,7 @@ class Proxy:
         self._demo = demo
         self._worker = worker
         self._stack = AsyncExitStack()
-        self._ready = asyncio.Event()
-        self._applying = asyncio.Lock()
+        self._ready, self._applying = asyncio.Event(), asyncio.Lock()
         self._draining, self.has_read = False, True
         self._port = loaded.config.port
         self.sharing: Sharing | None = None
@@ -146,8 +145,8 @@ class Proxy:
             self.sharing = Sharing(self.shared, self.credential_parts, lambda: self.gateway.state, self.tasks)
         await self.shared.start()
         # The listener opens before the plugins are up, so that a health check sees "not ready" instead of nothing.
-        await self._listen()
-        self._stack.callback(self.access.close)
+        if not self._worker.replaces:
+            await self._listen()
         try:
             await self.credential_parts.open()
         except OSError as error:
@@ -155,6 +154,8 @@ class Proxy:
         await self.applier.apply(self._loaded, self.applier.stamp())
         if (problem := self._listener_problem(self.config, self.registry.snapshot)) is not None:
             raise StartError(problem)
+        if self._worker.replaces:
+            await self._listen()
         self._ready.set()
         self.access.open()
         await self._watch_for_changes()
@@ -351,6 +352,7 @@ class Proxy:
         self._port = runner.addresses[0][1]
         if own_listener:
             await self._listen_for_management(tls)
+        self._stack.callback(self.access.close)
 
     async def _listen_for_management(self, tls: ssl.SSLContext | None) -> None:
         listener = OwnListener(self.management.app.handle, reuse_port=self._worker.several)

@@ -31,7 +31,9 @@ def main() -> None:
 @CONFIG_OPTION
 @click.option("--watch", is_flag=True, help="Reload plugins when their files change (for development).")
 @click.option("--demo", is_flag=True, help="Serve the models `echo` and `demo-*` without any key or network.")
-@click.option("--worker", default="", hidden=True, help="Set by the parent of several workers: NUMBER/COUNT:PORT.")
+@click.option(
+    "--worker", default="", hidden=True, help="Set by the parent of several workers: NUMBER/COUNT:PORT[:again]."
+)
 @click.option("--worker-state", default="", hidden=True, help="Set by the parent: the state server it started.")
 def serve(config_path: str, watch: bool, demo: bool, worker: str, worker_state: str) -> None:
     """Run the proxy until SIGTERM or Ctrl-C; SIGHUP reloads configuration and plugins."""

@@ -63,12 +63,12 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _worker(text: str, state_url: str) -> Worker:
-    """`NUMBER/COUNT:PORT` as the parent writes it."""
+    """`NUMBER/COUNT:PORT`, and `:again` for a process in place of another, as the parent writes it."""
     if not text:
         return SOLO
     number, _, rest = text.partition("/")
-    count, _, port = rest.partition(":")
-    return Worker(int(number), int(count), int(port), state_url)
+    count, port, *again = rest.split(":")
+    return Worker(int(number), int(count), int(port), state_url, bool(again))
 
 
 async def _serve(loaded: LoadedConfig, *, config_path: Path, watch: bool, demo: bool, worker: Worker) -> int:

@@ -18,6 +18,8 @@ class Worker:
     """The port that the parent holds for all; 0: the configured one."""
     state_url: str = ""
     """The state server that the parent started; empty: the configured one."""
+    replaces: bool = False
+    """Another process had this number: the others serve until this one can."""
 
     @property
     def several(self) -> bool:

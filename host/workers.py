@@ -40,10 +40,14 @@ EXIT_START: Final = 69
 class _Worker:
     """One child and what keeps it alive."""
 
-    def __init__(self, number: int, command: Sequence[str], *, held: Sequence[int] = ()) -> None:
-        """`held`: descriptors that stay open as long as the child lives."""
+    def __init__(
+        self, number: int, command: Sequence[str], *, again: Sequence[str] = (), held: Sequence[int] = ()
+    ) -> None:
+        """`again`: the command for a child in place of one that has served, where it differs. `held`: descriptors
+        that stay open as long as the child lives."""
         self.number: Final = number
         self._command: Final = command
+        self._again: Final = again or command
         self._held: Final = held
         self.process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
@@ -71,7 +75,7 @@ class _Worker:
         try:
             # Its standard input tells it when this process is gone; a session of its own keeps Ctrl-C to the parent.
             process = self.process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *(self._again if self.ready.is_set() else self._command),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
@@ -150,10 +154,13 @@ async def serve_workers(config: Config, config_file: Path, *, count: int, argume
             # The server is there until the last worker is gone, even when this process is killed.
             state_url, held = server.url, (server.held,)
         base = [sys.executable, "-m", "host", "serve", "--config", str(config_file), *arguments]
-        workers = [
-            _Worker(number, [*base, "--worker", f"{number}/{count}:{port}", "--worker-state", state_url], held=held)
-            for number in range(1, count + 1)
-        ]
+        workers = []
+        for number in range(1, count + 1):
+            first, again = (
+                [*base, "--worker", f"{number}/{count}:{port}{suffix}", "--worker-state", state_url]
+                for suffix in ("", ":again")
+            )
+            workers.append(_Worker(number, first, again=again, held=held))
         scheme = "https" if config.tls.enable else "http"
         return await _supervise(workers, url=f"{scheme}://{config.host}:{port}", grace_s=grace_s)
 

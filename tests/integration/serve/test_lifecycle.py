@@ -6,14 +6,18 @@ import os
 import signal
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import trustme
 
+from host.app import Proxy
+from host.config.load import load_config
 from host.door import Door
 from host.pipeline.access import AccessDenied
+from host.worker import Worker
 from tests.integration.serve.conftest import CHAT, Site, enabled
 from tests.support.pids import descendants, end_of
 from tests.support.plugin_folders import write_greeter
@@ -234,6 +238,28 @@ async def test_a_request_that_comes_while_the_proxy_begins_to_stop_is_answered(c
             assert response.status == 200
         go_on.set()
         await stop
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+async def test_a_worker_in_place_of_another_takes_no_connections_before_it_can_serve_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaces: bool
+) -> None:
+    listen, can_serve = Proxy._listen, list[bool]()
+
+    async def noted(proxy: Proxy) -> None:
+        can_serve.append(proxy.applier.status.applied_generation > 0)
+        await listen(proxy)
+
+    monkeypatch.setattr(Proxy, "_listen", noted)
+    file = tmp_path / "config.yaml"
+    file.write_text("port: 0\n")
+    proxy = Proxy(load_config(file), config_path=file, watch=False, worker=Worker(2, 2, replaces=replaces))
+    try:
+        async with asyncio.timeout(10):
+            await proxy.start()
+    finally:
+        await proxy.stop()
+    assert can_serve == [replaces]
 
 
 async def test_who_waits_for_a_proxy_that_stops_before_it_is_up_is_told_so() -> None:
