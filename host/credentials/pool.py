@@ -366,8 +366,11 @@ class CredentialPool:
         self.health.tallies.succeeded(credential.id)
         return True
 
-    def failed(self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause) -> float:
-        """Count a failure and set the credential aside; returns for how many seconds.
+    def failed(
+        self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause, also: Iterable[str] = ()
+    ) -> float:
+        """Count a failure and set the credential aside; returns for how many seconds. `also`: further models that it
+        cannot serve for the same reason.
 
         What is in force now decides, not what was when the request began: a credential that was removed or switched off
         meanwhile leaves nothing behind.
@@ -378,6 +381,8 @@ class CredentialPool:
         self.health.tallies.failed(credential.id)
         if not (verdict.forced or (self.health.pool or self).policy.cools(known)):
             return 0.0
+        for each in also:
+            self.book.failed(credential.id, each, verdict, cause=cause)
         return self.book.failed(credential.id, model, verdict, cause=cause)
 
 

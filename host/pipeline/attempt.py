@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from host.pipeline.formats import MODEL_IN_BODY, OPTIONAL_ENDPOINTS
 from host.pipeline.intercept import intercept_after
 from host.pipeline.patch import apply_patch, is_object
 from host.pipeline.pick import NoCredential, pick, refuse_without_lanes
-from host.pipeline.readiness import make_ready
+from host.pipeline.readiness import make_ready, rests
 from host.pipeline.rounds import another_round
 from host.pipeline.sessions import prolong_session, unbind_session
 from host.pipeline.settle import CLIENT_GONE, Settler
@@ -107,12 +107,12 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
             continue
         if lane.prepare is not None and not await _ready(invoker, ex, lane, search):
             continue
-        if lane.prepare is not None and (_rests(ex, lane, *lane.upstreams) or _is_withdrawn(ex, lane, search)):
+        if lane.prepare is not None and (rests(ex, lane, *lane.upstreams) or _is_withdrawn(ex, lane, search)):
             continue  # since it was picked
         for number, upstream in enumerate(lane.upstreams if len(lane.upstreams) == 1 else usable_upstreams(ex, lane)):
             if number and _is_withdrawn(ex, lane, search):
                 break
-            if number and _rests(ex, lane, upstream):
+            if number and rests(ex, lane, upstream):
                 continue  # since the one before was tried
             is_renewed, verdict = False, None
             while True:
@@ -122,19 +122,13 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
                     _is_withdrawn(ex, lane, search)
                     break
                 except ExecutorFailed as failed:
-                    if not is_renewed and await _renewed(ex, lane, failed):
+                    if not is_renewed and await _renewed(ex, lane, failed.error):
                         is_renewed = True
                         continue
                     verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
                     break
             if verdict is None or verdict.whole_credential or verdict.whole_provider:
                 break
-
-
-def _rests(ex: Execution, lane: Lane, *upstreams: str) -> bool:
-    """Whether the credential can serve none of these models right now."""
-    book, credential_id = ex.state.pool.book, lane.credential.id
-    return all(book.block(credential_id, lane.key_of(upstream)) is not None for upstream in upstreams)
 
 
 def _is_withdrawn(ex: Execution, lane: Lane, search: Search) -> bool:
@@ -147,12 +141,17 @@ def _is_withdrawn(ex: Execution, lane: Lane, search: Search) -> bool:
     return bool(why)
 
 
-async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
-    """Whether the upstream refused a token and there is a new one, which is worth one more try (spec 12.4)."""
+async def _renewed(
+    ex: Execution, lane: Lane, error: PluginError | PluginTransportError, *, began_s: float | None = None
+) -> bool:
+    """Whether the upstream refused a token and there is a new one, which is worth one more try (spec 12.4). `began_s`:
+    when it was sent; as a rule that is when the latest attempt began."""
     attempt, credential = ex.last_attempt, lane.credential
-    if failed.error.http_status != 401 or isinstance(failed.error, PluginTransportError) or attempt is None:
+    if began_s is None and attempt is not None:
+        began_s = attempt.started_s
+    if error.http_status != 401 or isinstance(error, PluginTransportError) or began_s is None:
         return False
-    if not await ex.state.manager.refresh_now(credential.id, started_s=attempt.started_s):
+    if not await ex.state.manager.refresh_now(credential.id, started_s=began_s):
         return False
     if ex.state.pool.withdrawn(credential):
         return False
@@ -162,22 +161,29 @@ async def _renewed(ex: Execution, lane: Lane, failed: ExecutorFailed) -> bool:
 
 async def _ready(invoker: Invoker, ex: Execution, lane: Lane, search: Search) -> bool:
     """Whether the executor has the credential ready; a failure counts like one of the attempt itself."""
-    try:
-        await make_ready(invoker, ex, lane)
-    except (PluginError, PluginTransportError) as error:
-        failed = ExecutorFailed(error)
-        failed.__cause__ = error
-        _note_failure(ex, lane, lane.keys[0], search, failed)
-        return False
-    return True
+    began_s, is_renewed = time.monotonic(), False
+    while True:
+        try:
+            await make_ready(invoker, ex, lane)
+        except (PluginError, PluginTransportError) as error:
+            if not is_renewed and await _renewed(ex, lane, error, began_s=began_s):
+                is_renewed = True
+                continue
+            failed = ExecutorFailed(error)
+            failed.__cause__ = error
+            _note_failure(ex, lane, lane.keys[0], search, failed, also=lane.keys[1:])
+            return False
+        return True
 
 
-def _note_failure(ex: Execution, lane: Lane, key: str, search: Search, failed: ExecutorFailed) -> Verdict:
+def _note_failure(
+    ex: Execution, lane: Lane, key: str, search: Search, failed: ExecutorFailed, *, also: Sequence[str] = ()
+) -> Verdict:
     """Mark a failure on its credential. Raises it when nobody else may be tried."""
     verdict = verdict_on(ex, lane, failed.error)
     search.failure, search.verdict = failed, verdict
     search.note_tried(lane.credential.id)
-    mark_failed(ex, lane, key, verdict, failed.error)
+    mark_failed(ex, lane, key, verdict, failed.error, also=also)
     if not verdict.rotate:
         raise failed
     if verdict.whole_provider:
@@ -332,7 +338,7 @@ def usable_upstreams(ex: Execution, lane: Lane) -> tuple[str, ...]:
     health = ex.state.pool.health
     start = health.pool_cursors.next(f"{lane.credential.id}:{lane.model}") % len(lane.upstreams)
     turned = lane.upstreams[start:] + lane.upstreams[:start]
-    return tuple(name for name in turned if not _rests(ex, lane, name))
+    return tuple(name for name in turned if not rests(ex, lane, name))
 
 
 def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportError) -> Verdict:
@@ -348,9 +354,16 @@ def verdict_on(ex: Execution, lane: Lane, error: PluginError | PluginTransportEr
 
 
 def mark_failed(
-    ex: Execution, lane: Lane, key: str, verdict: Verdict, error: PluginError | PluginTransportError
+    ex: Execution,
+    lane: Lane,
+    key: str,
+    verdict: Verdict,
+    error: PluginError | PluginTransportError,
+    *,
+    also: Sequence[str] = (),
 ) -> None:
-    """Let the credential rest as the verdict says. `key`: the canonical name of the upstream's model."""
+    """Let the credential rest as the verdict says. `key`: the canonical name of the upstream's model; `also`: of
+    further ones that it is true of."""
     if verdict.fault == "plugin" or (ex.route is not None and ex.route.lane is lane):
         tell_failure(ex, lane, error, verdict)
         return  # a plugin that a router chose has no credential that could rest
@@ -359,7 +372,8 @@ def mark_failed(
         tell_failure(ex, lane, error, verdict)
         return  # another key has its name by now
     body = to_error_body(error)
-    rest_s = pool.failed(credential, key, verdict, cause=cause_of(body.http_status, body.code, body.message))
+    cause = cause_of(body.http_status, body.code, body.message)
+    rest_s = pool.failed(credential, key, verdict, cause=cause, also=also)
     if verdict.fault == "credential":
         pool.health.ready.pop(credential.id, None)
     if ex.session is not None and verdict.fault not in ("request", "connection"):

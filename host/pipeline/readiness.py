@@ -14,8 +14,15 @@ MAX_READY: Final = 32_768
 """Credentials that plugins hand out come without end: the oldest are forgotten, and made ready once more."""
 
 
+def rests(ex: Execution, lane: Lane, *upstreams: str) -> bool:
+    """Whether the credential can serve none of these models right now."""
+    book, credential_id = ex.state.pool.book, lane.credential.id
+    return all(book.block(credential_id, lane.key_of(upstream)) is not None for upstream in upstreams)
+
+
 async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
-    """Return once the plugin has the credential ready: asked once per credential as it is and generation of the plugin.
+    """Return once the plugin has the credential ready: asked once per credential as it is and generation of the plugin;
+    or once the credential rests, because it could not be made ready for another request, say.
 
     Requests for the same credential wait for each other, and for a refresh of its token. Raises what the plugin raised.
     Cancelling it cancels the call; the next request asks again.
@@ -29,7 +36,7 @@ async def make_ready(invoker: Invoker, ex: Execution, lane: Lane) -> None:
     if health.ready.get(credential_id) == state:
         return
     async with ex.state.manager.exclusive(credential_id):
-        if health.ready.get(credential_id) == state:
+        if health.ready.get(credential_id) == state or rests(ex, lane, *lane.upstreams):
             return
         shown = shown_credential(ex.state.manager, lane.credential, lane.handle, binding)
         assert shown is not None

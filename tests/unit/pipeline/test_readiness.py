@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from msgspec import Raw
 
+from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, Routing
 from host.credentials.classify import classify
 from host.credentials.cooldown import NO_CAUSE
 from host.credentials.pool import CredentialPool
@@ -55,6 +56,44 @@ async def test_requests_of_the_same_moment_wait_for_one_preparation():
         go_on.set()
         await requests
     assert order(upstream) == ["prepare", "execute", "execute"]
+
+
+async def test_who_waited_for_a_preparation_that_failed_does_not_try_it_once_more():
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def prepare(_):
+        if len(upstream.seen(PREPARE)) > 1:
+            return None
+        entered.set()
+        await go_on.wait()
+        return PluginError("no project", http_status=403)
+
+    upstream = preparing(prepare)
+    w = world(upstream, config=compat_config(keys=("k1", "k2"), routing=Routing(strategy="fill-first")))
+    requests = asyncio.create_task(both(w))
+    async with asyncio.timeout(5):
+        await entered.wait()
+        first = w.gateway.state.pool.by_handle[upstream.seen(PREPARE)[0].credential.handle]
+        # Nothing that waits lies between a request's beginning and the preparation.
+        assert [it["credential"] for it in w.decisions("picked", "r1")] == [first.id]
+        go_on.set()
+        await requests
+    assert order(upstream) == ["prepare", "prepare", "execute", "execute"]
+
+
+async def test_a_credential_that_cannot_be_made_ready_rests_for_every_model_of_a_pool():
+    def prepare(_):
+        return PluginError("no project", http_status=403) if len(upstream.seen(PREPARE)) == 1 else None
+
+    upstream = preparing(prepare)
+    keys, models = [CompatKey(api_key="k1"), CompatKey(api_key="k2")], [ModelEntry(name=it, alias="m") for it in "dg"]
+    provider = CompatProvider(name="acme", base_url="https://a.test", api_key_entries=keys, models=models)
+    w = world(upstream, config=Config(openai_compatibility=[provider]))
+    for _ in range(3):
+        await w.gateway.execute(client_request())
+    assert order(upstream) == ["prepare", "prepare", "execute", "execute", "execute"]
+    failed = w.gateway.state.pool.by_handle[upstream.seen(PREPARE)[0].credential.handle].id
+    assert w.gateway.state.pool.health.tallies.of(failed) == (0, 1)
 
 
 async def test_a_credential_that_was_limited_while_it_was_made_ready_is_not_used():
@@ -187,3 +226,18 @@ async def test_12_4_with_the_new_token_the_request_succeeds_and_nothing_rests():
     assert len({seen.credential.handle for seen in upstream.seen(EXECUTE)}) == 1
     assert w.gateway.state.pool.book.empty
     assert len(w.decisions("token_renewed")) == len(w.decisions("picked")) == 1
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_12_4_a_token_that_is_refused_when_it_is_made_ready_is_renewed_as_well(succeeds):
+    def prepare(_):
+        return PluginError("old token", http_status=401) if len(upstream.seen(PREPARE)) == 1 else None
+
+    upstream = preparing(prepare)
+    w = world(upstream, config=compat_config(keys=("k1", "k2")))
+    w.gateway.state.manager.refresher = renewing = Renewing(succeeds=succeeds)
+    await w.gateway.execute(client_request())
+    assert order(upstream) == ["prepare", "prepare", "execute"]
+    assert len(renewing.asked) == 1
+    assert len({it.credential.handle for it in upstream.seen(PREPARE)}) == (1 if succeeds else 2)
+    assert w.gateway.state.pool.book.empty is succeeds
