@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -17,9 +18,10 @@ from msgspec import Raw
 
 from host.config.model import Config, config_path
 from host.credentials import files
-from host.credentials.files import FileContent
-from host.credentials.finish import uninterrupted
+from host.credentials.files import FileContent, Overtaken
+from host.credentials.finish import uninterrupted, unless_overtaken
 from host.credentials.manager import CredentialManager
+from host.credentials.newer import NewerTokens
 from host.credentials.parse import (
     InvalidCredential,
     ParseSettings,
@@ -29,8 +31,7 @@ from host.credentials.parse import (
 )
 from host.credentials.plugin_port import AuthPlugins, Claimed
 from host.credentials.records import Credential, CredentialChange
-from host.credentials.takeover import carried, refused_claims
-from host.credentials.unwritten import Unwritten, token_of, with_unwritten
+from host.credentials.takeover import refused_claims
 from host.credentials.virtual import records_of_plugin
 from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.credentials import AuthParseRequest
@@ -56,10 +57,7 @@ class AuthDirectory:
         """Set when `directory` has become another one; whoever watches it clears it."""
         self.has_waiting = asyncio.Event()
         """Set while there are files whose plugin could not be asked."""
-        self.unwritten: Final[dict[str, Unwritten]] = {}
-        """By the id of the credential."""
-        self.has_unwritten: Final = asyncio.Event()
-        """Set when there is something new in it."""
+        self.newer: Final = NewerTokens()
         self.is_loaded = False
         """Whether there are records of the files yet: plugins register before that."""
         self._waiting: set[str] = set()
@@ -112,7 +110,7 @@ class AuthDirectory:
         await self._scan(self._settings)
 
     async def _scan(self, settings: ParseSettings) -> None:
-        self._contents = await asyncio.to_thread(_read_all, settings)
+        self._contents = await asyncio.to_thread(files.read_all, settings.auth_dir, subfolders=settings.subfolders)
         self._made_of.clear()
         self._contested.clear()
         self._providers = None
@@ -152,7 +150,7 @@ class AuthDirectory:
         async with self._applying, AsyncExitStack() as locks:
             for path in wanted:
                 await locks.enter_async_context(self._lock(path))
-            found = await asyncio.to_thread(_read_some, wanted)
+            found = await asyncio.to_thread(files.read_some, wanted)
             changed, removed = [], []
             for path, content in found.items():
                 known = self._contents.get(path)
@@ -177,9 +175,13 @@ class AuthDirectory:
     async def put(self, path: str, edit: Callable[[bytes | None], bytes]) -> tuple[Credential, ...]:
         """Write what `edit` makes of the file as it is on disk, or of None when there is none. Raises as `store`, and
         what `edit` raises."""
-        async with self._lock(path):
+
+        async def attempt() -> tuple[Credential, ...]:
             present = await asyncio.to_thread(files.read_bytes, path)
-            return await self._store(path, edit(present))
+            return await self._store(path, edit(present), over=present)
+
+        async with self._lock(path):
+            return await unless_overtaken(attempt)
 
     async def undo(self, path: str, written: bytes, before: bytes | None) -> None:
         """Put back what stood in a file (None: there was none) before something was written, whether it can be used or
@@ -187,14 +189,17 @@ class AuthDirectory:
         async with self._lock(path):
             if await asyncio.to_thread(files.read_bytes, path) != written:
                 return
-            await uninterrupted(self._undo(path, before))
+            await uninterrupted(self._undo(path, written, before))
         await self.refresh([path])
 
-    async def _undo(self, path: str, before: bytes | None) -> None:
+    async def _undo(self, path: str, written: bytes, before: bytes | None) -> None:
         if before is None:
             await self._discard(path)
             return
-        await asyncio.to_thread(files.write, path, before)
+        try:
+            await asyncio.to_thread(files.write, path, before, over=written)
+        except Overtaken:
+            return
         if files.content_of(path, before).members is None:
             self.manager.set_source(path, ())
 
@@ -205,15 +210,17 @@ class AuthDirectory:
 
         `note` adds to its records what the file does not say. `refreshed`: their token was renewed.
         """
-        async with self._lock(path):
-            present = await asyncio.to_thread(files.read_bytes, path)
-            if present is None:
-                raise FileNotFoundError(path)
+
+        async def attempt() -> tuple[Credential, ...]:
+            present = await asyncio.to_thread(files.present, path)
             try:
                 data = edit(present)
             except msgspec.DecodeError as error:
                 raise InvalidCredential(f"the file is no JSON object: {error}") from None
-            return await self._store(path, data, note=note, refreshed=refreshed)
+            return await self._store(path, data, note=note, refreshed=refreshed, over=present)
+
+        async with self._lock(path):
+            return await unless_overtaken(attempt)
 
     async def renew(
         self,
@@ -229,35 +236,45 @@ class AuthDirectory:
         raise; the record is not taken over then.
         """
         path = known.path
+
+        async def attempt() -> None:
+            present = await asyncio.to_thread(files.present, path)
+            await uninterrupted(self._renew(known, await edit(present), make, over=present))
+
         async with self._lock(path):
-            present = await asyncio.to_thread(files.read_bytes, path)
-            if present is None:
-                raise FileNotFoundError(path)
-            data = await edit(present)
-            await uninterrupted(self._renew(known, data, make))
+            await unless_overtaken(attempt)
 
     async def discard(self, path: str) -> bool:
         """Delete a file and drop its records; False when it was gone already. Raises OSError."""
         async with self._lock(path):
             return await uninterrupted(self._discard(path))
 
-    async def check(self, path: str, data: bytes) -> tuple[Credential, ...]:
-        """The records that a file with this content would have. Raises InvalidCredential."""
-        return await self._records(_usable(files.content_of(path, data)))
-
     async def _store(
-        self, path: str, data: bytes, *, note: Note | None = None, refreshed: bool = False
+        self,
+        path: str,
+        data: bytes,
+        *,
+        note: Note | None = None,
+        refreshed: bool = False,
+        over: bytes | None = None,
     ) -> tuple[Credential, ...]:
         content = _usable(files.content_of(path, data))
         records = await self._records(content)
         self._check_ids(path, records)
-        return await uninterrupted(self._put(content, data, records, note, refreshed))
+        return await uninterrupted(
+            self._put(content, partial(files.write, path, data, over=over), records, note, refreshed)
+        )
 
     async def _put(
-        self, content: FileContent, data: bytes, records: Sequence[Credential], note: Note | None, refreshed: bool
+        self,
+        content: FileContent,
+        write: Callable[[], bool],
+        records: Sequence[Credential],
+        note: Note | None,
+        refreshed: bool,
     ) -> tuple[Credential, ...]:
         path = content.path
-        await asyncio.to_thread(files.write, path, data)
+        await asyncio.to_thread(write)
         # The watcher finds nothing new in the file then.
         self._contents[path] = content
         records = self._carried(content, records)
@@ -277,14 +294,18 @@ class AuthDirectory:
         self.manager.set_sources({path: records}, refreshed=renewed)
         return self.manager.records_of(path)
 
-    async def _renew(self, known: Credential, data: bytes | None, make: Callable[[Credential], Credential]) -> None:
+    async def _renew(
+        self, known: Credential, data: bytes | None, make: Callable[[Credential], Credential], *, over: bytes
+    ) -> None:
         path = known.path
+        if data is None:
+            self.newer.note_replaced(known)
         if data is not None:
-            await asyncio.to_thread(files.write, path, data)
+            await asyncio.to_thread(files.write, path, data, over=over)
             content = files.content_of(path, data)
             self._contents[path] = content
             self._made_of[path] = content.digest
-            self.unwritten.pop(known.id, None)
+            self.newer.forget(known.id)
         current = self.manager.by_id.get(known.id)
         if current is not None:
             self.manager.update(make(current), refreshed=True)
@@ -399,33 +420,8 @@ class AuthDirectory:
     def _carried(self, content: FileContent, records: Sequence[Credential]) -> tuple[Credential, ...]:
         """The records with what the host knows of their earlier versions."""
         same_content = self._made_of.get(content.path) == content.digest
-        found = []
-        for record in records:
-            known = self.manager.by_id.get(record.id)
-            if known is None or known.path != record.path:
-                found.append(record)
-                continue
-            record = carried(record, known, same_content=same_content)
-            pending = self.unwritten.get(record.id)
-            if pending is not None and pending.token == token_of(record):
-                record = with_unwritten(record, known, pending)
-            elif pending is not None and not same_content:
-                del self.unwritten[record.id]
-            found.append(record)
-        return tuple(found)
-
-    def pending(self, known: Credential, changes: Mapping[str, Any], removed: Sequence[str]) -> Unwritten:
-        """These changes of a record's file, and those that could not be written before."""
-        before = self.unwritten.get(known.id)
-        if before is None:
-            return Unwritten(changes=changes, removed=tuple(removed), token=token_of(known))
-        gone = {*before.removed, *removed} - changes.keys()
-        return Unwritten(changes={**before.changes, **changes}, removed=tuple(sorted(gone)), token=before.token)
-
-    def note_unwritten(self, credential_id: str, pending: Unwritten) -> None:
-        """To be written later."""
-        self.unwritten[credential_id] = pending
-        self.has_unwritten.set()
+        by_id = self.manager.by_id
+        return tuple(self.newer.carried(record, by_id.get(record.id), same_content=same_content) for record in records)
 
     def _check_ids(self, path: str, records: Sequence[Credential]) -> None:
         for record in records:
@@ -444,7 +440,7 @@ class AuthDirectory:
 
     def _forget(self, path: str) -> None:
         for record in self.manager.records_of(path):
-            self.unwritten.pop(record.id, None)
+            self.newer.forget(record.id)
         self._contents.pop(path, None)
         self._made_of.pop(path, None)
         self._contested.discard(path)
@@ -478,13 +474,3 @@ def _usable(content: FileContent) -> FileContent:
 def _members(content: FileContent) -> Mapping[str, Any]:
     assert content.members is not None, "asked for the members of a file that cannot be used"
     return content.members
-
-
-def _read_all(settings: ParseSettings) -> dict[str, FileContent]:
-    files.prepare_directory(settings.auth_dir)
-    found = (files.read(path) for path in files.scan(settings.auth_dir, subfolders=settings.subfolders))
-    return {content.path: content for content in found if content is not None}
-
-
-def _read_some(paths: Sequence[str]) -> dict[str, FileContent | None]:
-    return {path: files.read(path) for path in paths}

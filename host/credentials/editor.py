@@ -77,7 +77,8 @@ class CredentialEditor:
 
     async def upload(self, name: str, data: bytes) -> tuple[Credential, ...]:
         """Store a file of the operator, as written; its records take effect at once. 400 when it cannot be used."""
-        return await self._store(self._path(name), data)
+        path = self._path(name)
+        return await self._stored(path, self._directory.store(path, data))
 
     async def save_for_plugin(self, name: str, members: Mapping[str, Any]) -> tuple[str, tuple[Credential, ...]]:
         """Store a file for a plugin; returns its path. A masked text means what stands there now (400 when nothing
@@ -87,15 +88,19 @@ class CredentialEditor:
         harmless may change (403).
         """
         path = self._path(name)
-        content = self._directory.content(path)
-        known = content.members if content is not None else None
-        try:
-            document = unmasked(members, known)
+
+        def edit(present: bytes | None) -> bytes:
+            # As the file is by then: a refresh may have brought another token meanwhile.
+            known = files.content_of(path, present).members if present is not None else None
+            try:
+                document = unmasked(members, known)
+            except KeyError:
+                raise CredentialError(400, f"invalid auth json: {MASK} stands for a secret that is not there") from None
             if document != members and _leads_elsewhere(document, known or {}):
                 raise CredentialError(403, "only harmless members of an auth file can change while others are masked")
-        except KeyError:
-            raise CredentialError(400, f"invalid auth json: {MASK} stands for a secret that is not there") from None
-        return path, await self._store(path, files.render(document))
+            return files.render(document)
+
+        return path, await self._stored(path, self._directory.put(path, edit))
 
     async def delete(self, name: str) -> None:
         """Delete a file and everything made of it. 404 when there is none, 409 for one credential of several."""
@@ -104,7 +109,7 @@ class CredentialEditor:
         if known is not None and known.source_kind == "virtual" and known.file_name.lower() != plain.lower():
             raise CredentialError(409, VIRTUAL_TEXT)
         if known is None or not known.path:
-            known = self._by_file_name(plain)
+            known = self.by_file_name(plain)
         path = known.path if known is not None else self._path(plain)
         try:
             existed = await self._directory.discard(path)
@@ -169,15 +174,13 @@ class CredentialEditor:
         be written; when it says no, nothing is (409). Raises CredentialError 500. Cancelling it stores nothing before
         that, and everything afterwards: a refresh may have used up the tokens that stood there.
         """
-        stored: list[_Stored] = []
         try:
             documents = await self._login_documents(provider, records)
             if not admit():
                 raise CredentialError(409, "the login was cancelled")
-            return await uninterrupted(self._store_logins(documents, stored))
+            return await uninterrupted(self._store_logins(documents))
         except (InvalidCredential, InvalidName, OSError) as error:
             log.warning("credential.login_not_saved", provider=provider, reason=str(error))
-            await uninterrupted(self._roll_back(stored))
             raise CredentialError(500, "Failed to save authentication tokens") from None
 
     async def _login_documents(self, provider: str, records: Sequence[CredentialRecord]) -> dict[str, dict[str, Any]]:
@@ -190,12 +193,16 @@ class CredentialEditor:
             found[path] = await self.wished(record, provider, stored_document(record, provider=provider))
         return found
 
-    async def _store_logins(
-        self, documents: Mapping[str, Mapping[str, Any]], stored: list[_Stored]
-    ) -> tuple[Credential, ...]:
+    async def _store_logins(self, documents: Mapping[str, Mapping[str, Any]]) -> tuple[Credential, ...]:
+        """All of them, or none when it raises."""
+        stored: list[_Stored] = []
         found: list[Credential] = []
-        for path, document in documents.items():
-            found += await self._store_login(path, document, stored)
+        try:
+            for path, document in documents.items():
+                found += await self._store_login(path, document, stored)
+        except (InvalidCredential, OSError):
+            await self._roll_back(stored)
+            raise
         return tuple(found)
 
     async def _store_login(
@@ -245,7 +252,7 @@ class CredentialEditor:
         plain = name.strip()
         if not plain:
             raise CredentialError(400, "name is required")
-        known = self._manager.by_id.get(plain) or self._by_file_name(plain)
+        known = self._manager.by_id.get(plain) or self.by_file_name(plain)
         if known is None:
             raise CredentialError(404, "auth file not found")
         if auth_index and known.auth_index != auth_index.strip():
@@ -254,7 +261,11 @@ class CredentialEditor:
             raise CredentialError(409, VIRTUAL_TEXT)
         return known
 
-    def _by_file_name(self, name: str) -> Credential | None:
+    def by_file_name(self, name: str) -> Credential | None:
+        """A credential of the file with this name; in another case only when no file has exactly this one."""
+        exact = self._directory.path_known_as(name)
+        if exact is not None:
+            return next(iter(self._manager.records_of(exact)), None)
         folded = name.lower()
         return next((it for it in self._manager.credentials if it.path and it.file_name.lower() == folded), None)
 
@@ -267,9 +278,9 @@ class CredentialEditor:
         except InvalidName as error:
             raise CredentialError(400, str(error)) from None
 
-    async def _store(self, path: str, data: bytes) -> tuple[Credential, ...]:
+    async def _stored(self, path: str, storing: Awaitable[tuple[Credential, ...]]) -> tuple[Credential, ...]:
         try:
-            return await self._directory.store(path, data)
+            return await storing
         except InvalidCredential as error:
             raise CredentialError(400, f"invalid auth json: {error}") from None
         except OSError as error:

@@ -22,6 +22,10 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 
 
+class Overtaken(Exception):
+    """Somebody else has written a file since it was read."""
+
+
 class InvalidName(Exception):
     """A name is no name of a credential file; the message is for the caller."""
 
@@ -113,6 +117,14 @@ def read_bytes(path: str) -> bytes | None:
         return file.read(MAX_FILE_BYTES + 1)
 
 
+def present(path: str) -> bytes:
+    """As `read_bytes`, of a file that has to be there. Raises FileNotFoundError, and other OSError."""
+    found = read_bytes(path)
+    if found is None:
+        raise FileNotFoundError(path)
+    return found
+
+
 def read(path: str) -> FileContent | None:
     """The content of a file; None when there is none. What cannot be used is content with a problem."""
     try:
@@ -120,6 +132,18 @@ def read(path: str) -> FileContent | None:
     except OSError as error:
         return FileContent(path, b"", None, f"cannot be read: {error.strerror}")
     return content_of(path, data) if data is not None else None
+
+
+def read_all(directory: str, *, subfolders: bool) -> dict[str, FileContent]:
+    """The content of every file of a directory, which is made where it is missing. Raises OSError."""
+    prepare_directory(directory)
+    found = (read(path) for path in scan(directory, subfolders=subfolders))
+    return {content.path: content for content in found if content is not None}
+
+
+def read_some(paths: Sequence[str]) -> dict[str, FileContent | None]:
+    """As `read`, for each of these."""
+    return {path: read(path) for path in paths}
 
 
 def content_of(path: str, data: bytes) -> FileContent:
@@ -135,10 +159,11 @@ def content_of(path: str, data: bytes) -> FileContent:
         return FileContent(path, digest, None, f"is no JSON object: {error}")
 
 
-def write(path: str, data: bytes) -> bool:
+def write(path: str, data: bytes, *, over: bytes | None = None) -> bool:
     """Write a file, whole or not at all; False when it already says the same and was left alone. Raises OSError.
 
-    The content goes into a temporary file in the same directory, to disk, and then takes the file's name.
+    The content goes into a temporary file in the same directory, to disk, and then takes the file's name. `over`: what
+    the file has to say until then. Raises Overtaken when it does not: another process writes it too, or an editor.
     """
     target = os.path.realpath(path)
     if _says(target, data):
@@ -152,6 +177,8 @@ def write(path: str, data: bytes) -> bool:
             out.write(data)
             out.flush()
             os.fsync(out.fileno())
+        if over is not None and read_bytes(target) != over:
+            raise Overtaken(path)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
@@ -165,13 +192,13 @@ def _says(path: str, data: bytes) -> bool:
     try:
         if os.stat(path).st_mode & 0o777 != FILE_MODE:
             return False
-        present = Path(path).read_bytes()
+        known = Path(path).read_bytes()
     except OSError:
         return False
-    if present == data:
+    if known == data:
         return True
     try:
-        return bool(msgspec.json.decode(present) == msgspec.json.decode(data))
+        return bool(msgspec.json.decode(known) == msgspec.json.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 

@@ -1,9 +1,14 @@
 """What has begun to change files is brought to its end, whoever goes away."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import errno
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
+from host.credentials.files import Overtaken
+
+WRITE_ATTEMPTS: Final = 5
+"""At changing a file that others change at the same time."""
 T = TypeVar("T")
 
 
@@ -18,3 +23,13 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # what it raises now is nobody's any more
         raise
+
+
+async def unless_overtaken(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Read, change and write again what somebody else has written in between. Raises OSError when that never ends."""
+    for _ in range(WRITE_ATTEMPTS):
+        try:
+            return await attempt()
+        except Overtaken:
+            continue
+    raise OSError(errno.EBUSY, "others keep changing it")

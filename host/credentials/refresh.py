@@ -303,6 +303,9 @@ class Refresher:
             return
         if record.refresh_error is not None:
             at_least_s = max(at_least_s, min(record.refresh_error.at_s, now_s) + FAILURE_S)
+        if record.last_refreshed_at_s is not None:
+            # Also by another process: with a short-lived token the two would not let each other rest.
+            at_least_s = max(at_least_s, min(record.last_refreshed_at_s, now_s) + INEFFECTIVE_S)
         self._due[credential_id] = at_s = max(at_s, at_least_s)
         heapq.heappush(self._heap, (at_s, credential_id))
         self._woken.set()

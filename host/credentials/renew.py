@@ -96,19 +96,19 @@ class Renewer:
 
     async def write_again(self) -> None:
         """Write the new tokens that could not be written before."""
-        for credential_id in list(self._directory.unwritten):
+        for credential_id in list(self._directory.newer.unwritten):
             known = self._manager.by_id.get(credential_id)
             if known is None:
-                self._directory.unwritten.pop(credential_id, None)
+                self._directory.newer.unwritten.pop(credential_id, None)
             else:
                 await self._keep(known, lambda current: current, {}, ())
 
     async def run(self) -> None:
         """Write again and again what could not be written, until cancelled."""
         while True:
-            await self._directory.has_unwritten.wait()
+            await self._directory.newer.has_unwritten.wait()
             await asyncio.sleep(self._retry_s)
-            self._directory.has_unwritten.clear()
+            self._directory.newer.has_unwritten.clear()
             await self.write_again()
 
     async def amend(self, credential_id: str, change: CredentialRecord) -> None:
@@ -159,7 +159,7 @@ class Renewer:
 
         async def edit(present: bytes) -> bytes | None:
             # Only now: whoever had the file before may have written what was pending, and newer tokens too.
-            pending = self._directory.pending(known, changes, removed)
+            pending = self._directory.newer.pending(known, changes, removed)
             if not pending.changes:
                 return None
             current, is_file = self._manager.by_id.get(known.id, known), known.source_kind == "file"
@@ -181,9 +181,9 @@ class Renewer:
             log.warning("credential.not_written", credential=known.id, reason="its file is gone")
         except (OSError, msgspec.DecodeError) as error:
             log.error("credential.not_written", credential=known.id, path=known.path, reason=str(error))
-            pending = self._directory.pending(known, changes, removed)
+            pending = self._directory.newer.pending(known, changes, removed)
             if pending.changes and not self._has_other(known, of_token):
-                self._directory.note_unwritten(known.id, pending)
+                self._directory.newer.note_unwritten(known.id, pending)
         current = self._manager.by_id.get(known.id)
         if current is not None and not self._has_other(known, of_token):
             self._manager.update(make(current), refreshed=True)

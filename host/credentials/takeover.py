@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from host.credentials.records import Credential
+from host.credentials.secret import SecretDocument
 from host.credentials.unwritten import with_token_of
+from host.credentials.virtual import KEPT_MEMBERS
 
 Claim: TypeAlias = tuple[str, Sequence[Credential]]
 """The path of a file, and the records that it is about to have."""
@@ -55,3 +57,11 @@ def carried(new: Credential, known: Credential, *, same_content: bool) -> Creden
     if new.source_kind != "virtual" or known.last_refreshed_at_s is None:
         return new
     return with_token_of(replace(new, metadata=known.metadata), known)
+
+
+def with_successor(new: Credential, known: Credential) -> Credential:
+    """A virtual record whose file still has the token before: with the one that took its place in memory, beside what
+    the operator has written."""
+    tokens = {name: value for name, value in known.metadata.reveal().items() if name not in KEPT_MEMBERS}
+    own = {name: value for name, value in new.metadata.reveal().items() if name in KEPT_MEMBERS}
+    return with_token_of(replace(new, metadata=SecretDocument({**tokens, **own})), known)

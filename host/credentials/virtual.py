@@ -47,6 +47,7 @@ _DECIDED_ATTRIBUTES: Final = frozenset(
     }
 )
 """Attributes that the host makes, whatever a plugin says."""
+_TOLD_FIELDS: Final = ("label", "prefix", "proxy_url")
 _HEADER_ATTRIBUTE: Final = "header:"
 
 
@@ -196,9 +197,15 @@ def plugin_record(credential: Credential) -> CredentialRecord:
 
 
 def renewed_members(credential: Credential, record: CredentialRecord) -> dict[str, Any]:
-    """The members of a credential's file that a plugin's answer changes; empty fields keep what there is."""
-    known = credential.metadata.reveal()
-    given = given_members(record)
+    """The members of a credential's file that a plugin's answer changes; empty fields keep what there is.
+
+    Fields and attributes that say what the plugin was told say nothing: they are how the host reads the file, its
+    configuration included, and not what stands there.
+    """
+    known, told = credential.metadata.reveal(), plugin_record(credential)
+    attributes = {name: value for name, value in record.attributes.items() if told.attributes.get(name) != value}
+    fields = {name: "" for name in _TOLD_FIELDS if getattr(record, name) == getattr(told, name)}
+    given = given_members(msgspec.structs.replace(record, attributes=attributes, **fields))
     return {name: value for name, value in given.items() if name != "type" and known.get(name) != value}
 
 

@@ -112,7 +112,7 @@ class AuthFileEndpoints:
     async def _download(self, call: Call) -> web.Response:
         """The file as it is, secrets included: the one answer that has them, and every such call is logged."""
         name = call.argument("name").strip()
-        known = self._by_file_name(name)
+        known = self._editor.by_file_name(name)
         path = known.path if known is not None else self._directory.path_of(_plain_name(name))
         content = await asyncio.to_thread(files.read_bytes, path)
         if content is None:
@@ -172,7 +172,7 @@ class AuthFileEndpoints:
         return reply({**answer, "failed": failed}, status=207) if failed else reply(answer)
 
     async def _delete_one(self, name: str) -> None:
-        if name not in self._manager.by_id and self._by_file_name(name) is None:
+        if name not in self._manager.by_id and self._editor.by_file_name(name) is None:
             _plain_name(name)
         with _as_answers():
             await self._editor.delete(name)
@@ -208,7 +208,7 @@ class AuthFileEndpoints:
 
     def _check_writable(self, name: str, fields: Mapping[str, Raw]) -> None:
         """What PATCH may set: what the operator says in a file, and what a plugin put there that is no secret."""
-        known = self._by_file_name(name) or self._manager.by_id.get(name)
+        known = self._manager.by_id.get(name) or self._editor.by_file_name(name)
         content = self._directory.content(known.path) if known is not None and known.path else None
         present = content.members if content is not None and content.members is not None else {}
         for field in fields:
@@ -250,14 +250,10 @@ class AuthFileEndpoints:
         plain = name.strip()
         if not plain:
             raise ManagementError(400, "name is required")
-        known = self._manager.by_id.get(plain) or self._by_file_name(plain) or self._manager.by_index(plain)
+        known = self._manager.by_id.get(plain) or self._editor.by_file_name(plain) or self._manager.by_index(plain)
         if known is None:
             raise ManagementError(404, "auth file not found")
         return known
-
-    def _by_file_name(self, name: str) -> Credential | None:
-        folded = name.strip().lower()
-        return next((it for it in self._manager.credentials if it.path and it.file_name.lower() == folded), None)
 
 
 def _shown_model(info: ModelInfo) -> dict[str, str]:

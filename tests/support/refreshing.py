@@ -80,9 +80,9 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full, write = True, files.write
 
-        def attempt(path: str, data: bytes) -> bool:
+        def attempt(path: str, data: bytes, **options: Any) -> bool:
             if self.is_full:
                 raise OSError(28, "No space left on device")
-            return write(path, data)
+            return write(path, data, **options)
 
         monkeypatch.setattr(files, "write", attempt)

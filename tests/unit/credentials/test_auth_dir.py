@@ -115,7 +115,7 @@ async def test_the_stored_content_is_checked_first_then_written_and_known_to_the
 async def test_B18_what_the_watcher_brings_is_not_written_and_what_is_stored_is_written_once(site, monkeypatch):
     written: list[str] = []
     real = files.write
-    monkeypatch.setattr(files, "write", lambda path, data: written.append(path) or real(path, data))
+    monkeypatch.setattr(files, "write", lambda path, data, **rest: written.append(path) or real(path, data, **rest))
     path = site.put("a.json", api_key="k")
     await site.opened()
     await site.directory.refresh([path])

@@ -294,10 +294,10 @@ async def test_a_change_whose_caller_goes_away_is_made_as_a_whole_before_the_nex
     await site.opened()
     writing, go_on, write = threading.Event(), threading.Event(), files.write
 
-    def slowly(path: str, data: bytes) -> bool:
+    def slowly(path: str, data: bytes, **options: Any) -> bool:
         writing.set()
         assert go_on.wait(10)
-        return write(path, data)
+        return write(path, data, **options)
 
     monkeypatch.setattr(files, "write", slowly)
     async with asyncio.timeout(10):

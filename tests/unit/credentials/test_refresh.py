@@ -267,7 +267,7 @@ async def test_a_refresh_waits_for_whoever_holds_the_credential(tmp_path, tasks)
 async def test_a_new_token_that_cannot_be_written_is_used_nevertheless(tmp_path, tasks, monkeypatch):
     bench = await Bench(tmp_path, renewed(), tasks).opened()
 
-    def full(path: str, data: bytes) -> bool:
+    def full(path: str, data: bytes, **options: object) -> bool:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "write", full)

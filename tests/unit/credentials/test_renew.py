@@ -40,7 +40,7 @@ async def test_a_token_that_could_not_be_written_survives_parsing_and_edits_and_
     await bench.renewer.write_again()
     stored = bench.site.read("a.json")
     assert (stored["access_token"], stored["refresh_token"], stored["note"]) == ("new2", "r2", "mine")
-    assert "expired" not in stored and bench.site.directory.unwritten == {}
+    assert "expired" not in stored and bench.site.directory.newer.unwritten == {}
     assert bench.record().expires_at_s == NOW_S + 3600
 
 
