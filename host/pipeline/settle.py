@@ -116,7 +116,7 @@ class Settler:
     def wants_usage(self, ex: Execution) -> bool:
         """Whether anybody is told what a request used."""
         hooks = ex.state.plugins.bindings
-        return self.is_recorded or self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks
+        return self._observe is not None or "usage.handle" in hooks or "request.complete" in hooks or self.is_recorded
 
     @property
     def is_recorded(self) -> bool:
