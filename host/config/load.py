@@ -46,6 +46,8 @@ class LoadedConfig:
     text: str
     source: Source | None = field(default=None, repr=False, compare=False)
     """What was read, for reading the next text of the file."""
+    dropped: tuple[sanitise.Dropped, ...] = field(default=(), repr=False, compare=False)
+    """The entries of the file's lists that are not used."""
 
 
 def load_config(path: str | os.PathLike[str], *, before: LoadedConfig | None = None) -> LoadedConfig:
@@ -85,8 +87,8 @@ def parse_config(text: str, *, file: str, before: LoadedConfig | None = None) ->
     except msgspec.ValidationError as error:
         raise ConfigError([walk.type_problem(tree, error)]) from None
     config, removed = sanitise.sanitise(config)
-    warnings = [*walk.warnings, *(Problem(file, walk.line_of(tree, key), message) for key, message in removed)]
-    return LoadedConfig(config, tuple(warnings), text, source)
+    warnings = [*walk.warnings, *(Problem(file, walk.line_of(tree, it.path), it.why) for it in removed)]
+    return LoadedConfig(config, tuple(warnings), text, source, tuple(removed))
 
 
 def parse_sections(text: str, kind: type[SectionT], *, file: str) -> tuple[SectionT, Callable[[str], int]]:

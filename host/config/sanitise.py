@@ -1,13 +1,29 @@
 """What loading tidies up: blanks, duplicates, entries that cannot work (spec credentials 7.2)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from host.config.model import ApiKey, CompatProvider, Config, ProviderKey
 
-Removed = list[tuple[str, str]]
-"""(path of the key, why it was dropped)."""
+
+class Dropped(NamedTuple):
+    """An entry of a list that is not used."""
+
+    section: str
+    position: int
+    why: str
+    repeats: int = -1
+    """The place, among those that are used, of the entry that it repeats; -1 when it could do nothing anyway."""
+
+    @property
+    def path(self) -> str:
+        """Of the key."""
+        return f"{self.section}[{self.position}]"
+
+
+Removed = list[Dropped]
 
 
 def sanitise(config: Config) -> tuple[Config, Removed]:
@@ -43,19 +59,26 @@ def _api_keys(keys: Sequence[ApiKey]) -> tuple[ApiKey, ...]:
 
 
 def _provider_keys(keys: Sequence[ProviderKey], section: str, removed: Removed) -> tuple[ProviderKey, ...]:
-    kept: dict[tuple[object, ...], ProviderKey] = {}
+    kept: dict[tuple[object, ...], tuple[int, ProviderKey]] = {}
     for index, item in enumerate(keys):
         entry = _tidy(item, section)
         # What the id of the credential is made of: entries that differ in it are different credentials.
         headers = tuple(sorted((name.lower(), value) for name, value in entry.headers.items())) if entry.headers else ()
         identity = (entry.api_key, entry.base_url, entry.proxy_url, entry.prefix, headers)
         if (missing := _missing(entry, section)) is not None:
-            removed.append((f"{section}[{index}]", f"`{section}` entry without `{missing}` is ignored"))
-        elif identity in kept:
-            removed.append((f"{section}[{index}]", f"`{section}` entry repeats an earlier one and is ignored"))
+            removed.append(Dropped(section, index, f"`{section}` entry without `{missing}` is ignored"))
+        elif (first := kept.get(identity)) is not None:
+            why = f"`{section}` entry repeats an earlier one and is ignored"
+            removed.append(Dropped(section, index, why, first[0]))
         else:
-            kept[identity] = entry
-    return tuple(kept.values())
+            kept[identity] = len(kept), entry
+    return tuple(entry for _, entry in kept.values())
+
+
+def usable(item: ProviderKey, section: str) -> ProviderKey | None:
+    """An entry as loading takes it; None when it can have no effect."""
+    entry = _tidy(item, section)
+    return entry if _missing(entry, section) is None else None
 
 
 def _tidy(item: ProviderKey, section: str) -> ProviderKey:
@@ -93,8 +116,8 @@ def _compat(providers: Sequence[CompatProvider], removed: Removed) -> tuple[Comp
         if entry.base_url:
             kept.append(entry)
         else:
-            path = f"openai-compatibility[{index}]"
-            removed.append((path, f"provider `{item.name}` without `base-url` is ignored"))
+            why = f"provider `{item.name}` without `base-url` is ignored"
+            removed.append(Dropped("openai-compatibility", index, why))
     return tuple(kept)
 
 

@@ -65,8 +65,23 @@ class _Keys(ABC):
         """What the id of an entry's record is made of."""
 
     @abstractmethod
+    def index(self, entry: Any, credential_id: str) -> str:
+        """The `auth_index` of an entry's record."""
+
+    @abstractmethod
     def record(self, entry: Any, credential_id: str, short: str, mint: HandleMint) -> Credential:
         """The record of an entry."""
+
+
+class _Named(NamedTuple):
+    """An entry, where it stands, what it shares with others, and its id."""
+
+    section: str
+    position: int
+    keys: _Keys
+    entry: object
+    short: str
+    credential_id: str
 
 
 class ConfiguredKeys:
@@ -76,19 +91,34 @@ class ConfiguredKeys:
         self._mint: Final = mint
         self._known: dict[str, Configured] = {}
         self._lists: dict[str, _Keys] = {}
-        self._places: list[tuple[str, str, int]] = []
-
-    @property
-    def places(self) -> Mapping[str, Place]:
-        """Where the records of the configuration that was read last come from, by id."""
-        return {credential_id: Place(section, position) for credential_id, section, position in self._places}
 
     def read(self, config: Config, *, now_s: float | None = None) -> dict[str, Credential]:
         """Every credential of the configuration by id: gemini, claude, codex, OpenAI-compatible, vertex."""
-        known, ids = self._known, IdGenerator()
+        known = self._known
         found: dict[str, Configured] = {}
-        places: list[tuple[str, str, int]] = []
-        lists: dict[str, _Keys] = {}
+        for _, _, keys, entry, short, credential_id in self._named(config):
+            before = known.get(credential_id)
+            if before is not None and before[:2] == (entry, keys.part):
+                found[credential_id] = before
+                continue
+            record = keys.record(entry, credential_id, short, self._mint)
+            created_s = before.credential.created_at_s if before is not None else now_s
+            record = replace(record, created_at_s=created_s, updated_at_s=now_s)
+            found[credential_id] = Configured(entry, keys.part, record)
+        self._known = found
+        return {credential_id: configured.credential for credential_id, configured in found.items()}
+
+    def indexes(self, config: Config) -> dict[str, dict[int, list[str]]]:
+        """The `auth_index` of every record of `config` by section and position, without the records. What was computed
+        for the configuration that was looked at before is not computed again."""
+        found: dict[str, dict[int, list[str]]] = {}
+        for section, position, keys, entry, _, credential_id in self._named(config):
+            found.setdefault(section, {}).setdefault(position, []).append(keys.index(entry, credential_id))
+        return found
+
+    def _named(self, config: Config) -> Iterator[_Named]:
+        """Every entry that makes a record, in the order of the records. To be walked to its end."""
+        ids, lists = IdGenerator(), dict[str, _Keys]()
         for section, keys, entries in self._all(config, lists):
             digests: dict[int, tuple[object, str]] = {}
             for position, entry in entries:
@@ -96,19 +126,9 @@ class ConfiguredKeys:
                 if digest is None or digest[0] is not entry:
                     digest = entry, short_digest(keys.kind, *keys.id_parts(entry))
                 digests[id(entry)] = digest
-                credential_id = ids.next(keys.kind, digest[1])
-                places.append((credential_id, section, position))
-                before = known.get(credential_id)
-                if before is not None and before[:2] == (entry, keys.part):
-                    found[credential_id] = before
-                    continue
-                record = keys.record(entry, credential_id, digest[1], self._mint)
-                created_s = before.credential.created_at_s if before is not None else now_s
-                record = replace(record, created_at_s=created_s, updated_at_s=now_s)
-                found[credential_id] = Configured(entry, keys.part, record)
+                yield _Named(section, position, keys, entry, digest[1], ids.next(keys.kind, digest[1]))
             keys.digests = digests
-        self._known, self._places, self._lists = found, places, lists
-        return {credential_id: configured.credential for credential_id, configured in found.items()}
+        self._lists = lists
 
     def place_in(self, config: Config, credential_id: str) -> Place | None:
         """Where a record of `config`, which need not have been read, comes from."""
@@ -157,6 +177,9 @@ class _ProviderKeys(_Keys):
     def id_parts(self, entry: ProviderKey) -> tuple[str, ...]:
         return _id_parts(self._provider, entry)
 
+    def index(self, entry: ProviderKey, credential_id: str) -> str:
+        return _index(self._provider, entry, credential_id)
+
     def record(self, entry: ProviderKey, credential_id: str, short: str, mint: HandleMint) -> Credential:
         return _of_key(self._provider, entry, credential_id, short, mint)
 
@@ -180,6 +203,9 @@ class _CompatKeys(_Keys):
         own = (base_url,) if entry is _KEYLESS else (entry.api_key, base_url, entry.proxy_url)
         return (*own, *self._extra)
 
+    def index(self, entry: CompatKey, credential_id: str) -> str:
+        return _compat_index(self._provider, entry, credential_id)
+
     def record(self, entry: CompatKey, credential_id: str, short: str, mint: HandleMint) -> Credential:
         return _of_compat_key(self._provider, self._name, entry, credential_id, short, mint, self._models)
 
@@ -191,19 +217,29 @@ def _id_parts(provider: str, key: ProviderKey) -> tuple[str, ...]:
     return (key.api_key, key.base_url, *extra_parts(proxy_url=key.proxy_url, prefix=key.prefix, headers=key.headers))
 
 
+def _index(provider: str, key: ProviderKey, credential_id: str) -> str:
+    family = "" if provider == "vertex" else f"{provider}-api-key"
+    base_url, api_key = key.base_url.strip(), key.api_key.strip()
+    return auth_index(family, base_url=base_url, api_key=api_key, credential_id=credential_id)
+
+
+def _compat_index(provider: CompatProvider, key: CompatKey, credential_id: str) -> str:
+    base_url, api_key = provider.base_url.strip(), key.api_key.strip()
+    return auth_index(COMPAT_FAMILY, base_url=base_url, api_key=api_key, credential_id=credential_id)
+
+
 def _of_key(provider: str, key: ProviderKey, credential_id: str, short: str, mint: HandleMint) -> Credential:
     api_key, base_url = key.api_key.strip(), key.base_url.strip()
     reached = base_url or DEFAULT_BASE_URL.get(provider, "")
     header = SECRET_HEADER.get(provider)
     source = f"config:{'vertex-apikey' if provider == 'vertex' else provider}[{short}]"
-    family = "" if provider == "vertex" else f"{provider}-api-key"
     excluded = folded_patterns(key.excluded_models)
     return Credential(
         id=credential_id,
         provider=provider,
         label=f"{provider}-apikey",
         handle=mint.handle(credential_id),
-        auth_index=auth_index(family, base_url=base_url, api_key=api_key, credential_id=credential_id),
+        auth_index=_index(provider, key, credential_id),
         attributes=visible_attributes(
             base_url=reached,
             auth_kind="apikey",
@@ -254,7 +290,7 @@ def _of_compat_key(
         provider=compat_provider_key(name),
         label=name,
         handle=mint.handle(credential_id),
-        auth_index=auth_index(COMPAT_FAMILY, base_url=base_url, api_key=api_key, credential_id=credential_id),
+        auth_index=_compat_index(provider, key, credential_id),
         attributes=visible_attributes(
             base_url=base_url,
             compat_name=name,

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from host.config.editable import open_tree
 from host.config.load import ConfigError, LoadedConfig, parse_config
 from host.config.model import Config
 from host.config.rewrite import rewrite
+from host.config.sanitise import Dropped
 from host.config.splice import spliced_source
 from host.config.tree import read_tree
 from host.management.applier import ConfigApplier
@@ -20,9 +21,21 @@ from host.observe.logs import redact
 
 Edit = Callable[[dict[Any, Any]], None]
 """Changes the tree in place. Raises ManagementError; then nothing is written."""
-KnowingEdit = Callable[[dict[Any, Any], Config], None]
-"""The same; it is told what the file means."""
 _DUPLICATE: Final = re.compile(r"(found duplicate key \S+) with value.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    """What the file says at one moment, and what it means. `tree` is not to be changed."""
+
+    tree: Mapping[str, Any]
+    config: Config
+    dropped: Sequence[Dropped] | None
+    """The entries of its lists that are not used; None when the file is invalid: `config` is what is in force."""
+
+
+KnowingEdit = Callable[[dict[Any, Any], FileView], None]
+"""An edit that is told what the file says before it, and what that means."""
 
 
 class ConfigFile:
@@ -58,9 +71,13 @@ class ConfigFile:
         except (OSError, UnicodeDecodeError) as error:
             raise ManagementError(404, "not_found", f"the configuration file cannot be read: {error}") from None
 
+    async def view(self) -> FileView:
+        """What the file says and means. Raises ManagementError 404, and 500 when it is no YAML."""
+        return await asyncio.to_thread(self._viewed, await self.text())
+
     async def tree(self) -> Mapping[str, Any]:
-        """What the file says. Raises ManagementError 404, and 500 when it is not valid."""
-        return await asyncio.to_thread(self._parse, await self.text())
+        """What the file says, not to be changed. Raises as `view`."""
+        return (await self.view()).tree
 
     async def change(self, edit: Edit) -> dict[str, Any]:
         """Edit the file and apply it soon.
@@ -68,7 +85,7 @@ class ConfigFile:
         Raises ManagementError: what `edit` raises, 400 `invalid_config` with the places of the mistakes for a change
         that makes the file invalid, 500 when it is invalid already or cannot be written. Nothing is written then.
         """
-        return await self.change_knowing(lambda tree, config: edit(tree))
+        return await self.change_knowing(lambda tree, view: edit(tree))
 
     async def change_knowing(self, edit: KnowingEdit) -> dict[str, Any]:
         """The same for an edit that has to know what the file means at that moment."""
@@ -98,6 +115,12 @@ class ConfigFile:
             latest = self._latest = parse_config(text, file=os.fspath(self._file), before=latest)
         return latest
 
+    def _viewed(self, text: str) -> FileView:
+        try:
+            return _view_of(self._read(text))
+        except ConfigError:
+            return FileView(self._parse(text), self._config(), None)
+
     def _parse(self, text: str) -> Mapping[str, Any]:
         try:
             return read_tree(text, os.fspath(self._file))
@@ -117,7 +140,7 @@ class ConfigFile:
         try:
             present = self._read(before)
             tree = open_tree(before, name, source=present.source)
-            edit(tree, present.config)
+            edit(tree, _view_of(present))
             made = spliced_source(before, tree)
         except ConfigError as error:
             raise ManagementError(500, "failed to save config: the file is invalid", **problems_of(error)) from None
@@ -149,6 +172,10 @@ class ConfigFile:
         if (reason := self._refused(loaded.config)) is not None:
             raise ManagementError(422, "invalid_config", reason)
         return text, loaded
+
+
+def _view_of(loaded: LoadedConfig) -> FileView:
+    return FileView(loaded.source.tree if loaded.source is not None else {}, loaded.config, loaded.dropped)
 
 
 def problems_of(error: ConfigError) -> Mapping[str, Any]:

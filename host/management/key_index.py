@@ -1,16 +1,21 @@
 """Which `auth-index` the entries of a list of keys have: in the file there may be more of them than are used."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from host.config.model import Config, ProviderKey
-from host.config.sanitise import sanitise
+from host.config.sanitise import Dropped, usable
 from host.credentials.configured import ConfiguredKeys
 from host.credentials.ids import COMPAT_FAMILY
 from host.credentials.records import HandleMint
+from host.management.config_file import FileView
+
+_UNUSED: Final = -1
+_IDENTIFYING: Final = ("api-key", "base-url", "proxy-url", "prefix", "headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,51 +26,88 @@ class KeyIndexes:
     entries: tuple[str, ...] = ()
 
 
-def key_indexes(section: str, items: Sequence[Mapping[str, Any]], config: Config) -> list[KeyIndexes]:
-    """For every item of the list in the file, what the configuration made of it."""
-    keys = ConfiguredKeys(HandleMint())
-    records = keys.read(config)
-    by_place: dict[int, list[str]] = {}
-    for credential_id, at in keys.places.items():
-        if at.section == section:
-            by_place.setdefault(at.position, []).append(records[credential_id].auth_index)
-    if section == COMPAT_FAMILY:
-        return _of_compat(items, by_place)
+class KeyIndex:
+    """Knows the indexes of the configuration that was asked for last, and for the next one only what differs. For any
+    thread."""
+
+    def __init__(self) -> None:
+        self._lock: Final = threading.Lock()
+        self._keys: Final = ConfiguredKeys(HandleMint())
+        self._latest: tuple[Config, dict[str, dict[int, list[str]]]] | None = None
+
+    def of(self, section: str, items: Sequence[Any], view: FileView) -> list[KeyIndexes]:
+        """For every item of the list in the file, what the configuration made of it."""
+        by_place = self._by_place(view.config).get(section, {})
+        if view.dropped is not None:
+            places = list(_places(section, len(items), view.dropped))
+        elif section == COMPAT_FAMILY:
+            places = list(_places_with_address(items))
+        else:
+            places = list(_places_of_same(section, items, view.config))
+        found = (tuple(by_place.get(place, ())) for place in places)
+        if section == COMPAT_FAMILY:
+            return [
+                KeyIndexes(entries=indexes) if _has_keys(item) else KeyIndexes(own=_first(indexes))
+                for item, indexes in zip(items, found, strict=True)
+            ]
+        return [KeyIndexes(own=_first(indexes)) for indexes in found]
+
+    def _by_place(self, config: Config) -> Mapping[str, Mapping[int, Sequence[str]]]:
+        with self._lock:
+            if self._latest is None or self._latest[0] is not config:
+                self._latest = config, self._keys.indexes(config)
+            return self._latest[1]
+
+
+def _places(section: str, count: int, dropped: Sequence[Dropped]) -> Iterator[int]:
+    """The place in the configuration of every item of the file that it was made of."""
+    gone = {it.position: it.repeats for it in dropped if it.section == section}
+    used = 0
+    for number in range(count):
+        if number in gone:
+            yield gone[number]
+        else:
+            yield used
+            used += 1
+
+
+def _places_with_address(items: Sequence[Any]) -> Iterator[int]:
+    """Of compatible providers, of a file that is not what the configuration was made of."""
+    used = 0
+    for item in items:
+        if isinstance(item, Mapping) and str(item.get("base-url") or "").strip():
+            yield used
+            used += 1
+        else:
+            yield _UNUSED
+
+
+def _places_of_same(section: str, items: Sequence[Any], config: Config) -> Iterator[int]:
+    """The same of keys: those that the configuration has too."""
     used: Sequence[ProviderKey] = getattr(config, section.replace("-", "_"))
     known = {_identity(entry): place for place, entry in enumerate(used)}
-    found: list[KeyIndexes] = []
     for item in items:
         entry = _used(section, item)
-        place = known.get(_identity(entry), -1) if entry is not None else -1
-        found.append(KeyIndexes(own=_first(by_place.get(place, []))))
-    return found
+        yield known.get(_identity(entry), _UNUSED) if entry is not None else _UNUSED
 
 
-def _of_compat(items: Sequence[Mapping[str, Any]], by_place: Mapping[int, Sequence[str]]) -> list[KeyIndexes]:
-    found, place = [], 0
-    for item in items:
-        if not str(item.get("base-url") or "").strip():
-            found.append(KeyIndexes())
-            continue
-        indexes = tuple(by_place.get(place, ()))
-        has_keys = bool(item.get("api-key-entries"))
-        found.append(KeyIndexes(entries=indexes) if has_keys else KeyIndexes(own=_first(indexes)))
-        place += 1
-    return found
+def _has_keys(item: Any) -> bool:
+    return isinstance(item, Mapping) and bool(item.get("api-key-entries"))
 
 
 def _first(indexes: Sequence[str]) -> str:
     return indexes[0] if indexes else ""
 
 
-def _used(section: str, item: Mapping[str, Any]) -> ProviderKey | None:
-    """The entry as loading would take it; None when it would not."""
+def _used(section: str, item: Any) -> ProviderKey | None:
+    """What tells an entry from others, as loading would take it; None when it would not."""
+    if not isinstance(item, Mapping):
+        return None
+    named = {name: item[name] for name in _IDENTIFYING if item.get(name) is not None}
     try:
-        config = msgspec.convert({section: [item]}, Config)
+        return usable(msgspec.convert(named, ProviderKey), section)
     except msgspec.ValidationError:
         return None
-    kept: Sequence[ProviderKey] = getattr(sanitise(config)[0], section.replace("-", "_"))
-    return kept[0] if kept else None
 
 
 def _identity(entry: ProviderKey) -> tuple[object, ...]:

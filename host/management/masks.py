@@ -83,12 +83,14 @@ class Masks:
 
         Raises ManagementError 400 for a mask of nothing, or of a secret that went to another address.
         """
+        masks = [place for place in self.places(tree) if place.text.startswith(MASK)]
+        if not masks:
+            return tree
         known: dict[tuple[str, str], list[SecretPlace]] = {}
         for place in self.places(present):
             known.setdefault((place.path[0], self.mask(place.text)), []).append(place)
-        for place in list(self.places(tree)):
-            if place.text.startswith(MASK):
-                place.holder[place.key] = _kept(place, known.get((place.path[0], place.text), ()))
+        for place in masks:
+            place.holder[place.key] = _kept(place, known.get((place.path[0], place.text), ()))
         return tree
 
     def _of_plugins(self, plugins: Mapping[str, Any]) -> Iterator[SecretPlace]:
@@ -120,6 +122,10 @@ class Masks:
         self, holder: Container, key: Any, path: tuple[str, ...], binding: tuple[str, ...], *, secret: bool = False
     ) -> Iterator[SecretPlace]:
         value = holder[key]
+        if isinstance(value, str):  # most of thousands
+            if _hides(value, secret):
+                yield SecretPlace(holder, key, path, (*path, *binding))
+            return
         name = path[-1]
         if isinstance(value, Mapping):
             here = (*binding, *(self.address(str(value[member])) for member in value if member in _ADDRESS))

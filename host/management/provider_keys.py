@@ -19,8 +19,8 @@ from host.config.sanitise import sanitise
 from host.credentials.configured import PROVIDER_LISTS
 from host.credentials.ids import COMPAT_FAMILY
 from host.management.calls import INVALID, Call, ManagementError, only, reply
-from host.management.config_file import ConfigFile
-from host.management.key_index import KeyIndexes, key_indexes
+from host.management.config_file import ConfigFile, FileView
+from host.management.key_index import KeyIndex, KeyIndexes
 from host.management.masks import Masks
 from host.management.table import Endpoint, Handler
 
@@ -51,6 +51,7 @@ class ProviderKeyEndpoints:
     def __init__(self, file: ConfigFile, masks: Masks) -> None:
         self._file: Final = file
         self._masks: Final = masks
+        self._indexes: Final = KeyIndex()
 
     def endpoints(self) -> Iterator[Endpoint]:
         """For the table."""
@@ -62,15 +63,14 @@ class ProviderKeyEndpoints:
 
     def _lists(self, section: str) -> Handler:
         async def handle(call: Call) -> web.Response:
-            tree, config = await self._file.tree(), await self._file.loaded()
             # Thousands of keys: nobody else waits meanwhile.
-            return await asyncio.to_thread(self._listed, section, tree, config)
+            return await asyncio.to_thread(self._listed, section, await self._file.view())
 
         return handle
 
-    def _listed(self, section: str, tree: Mapping[str, Any], config: Config) -> web.Response:
-        items: list[Item] = to_plain(tree.get(section)) or []
-        indexes = key_indexes(section, items, config)
+    def _listed(self, section: str, view: FileView) -> web.Response:
+        items: list[Item] = to_plain(view.tree.get(section)) or []
+        indexes = self._indexes.of(section, items, view)
         shown = self._masks.masked({section: items})
         for item, found in zip(shown[section], indexes, strict=True):
             _show_indexes(item, found)
@@ -101,9 +101,9 @@ class ProviderKeyEndpoints:
                 raise ManagementError(400, INVALID)
             change = _checked(section, value)
 
-            def edit(tree: dict[Any, Any], config: Config) -> None:
+            def edit(tree: dict[Any, Any], view: FileView) -> None:
                 nodes = _list_of(tree, section)
-                place = self._one(section, nodes, fields, config)
+                place = self._one(section, nodes, fields, view)
                 # The masks of what the change does not name say where it went so far: a new address needs a new key.
                 present = {section: [to_plain(nodes[place])]}
                 item = self._masks.masked(copy.deepcopy(present))[section][0]
@@ -129,16 +129,16 @@ class ProviderKeyEndpoints:
             if not named.keys() - {"base-url"}:
                 raise ManagementError(400, f"missing {'name' if section == COMPAT_FAMILY else 'api-key'} or index")
 
-            def edit(tree: dict[Any, Any], config: Config) -> None:
+            def edit(tree: dict[Any, Any], view: FileView) -> None:
                 nodes = _list_of(tree, section)
-                del nodes[self._one(section, nodes, named, config)]
+                del nodes[self._one(section, nodes, named, view)]
                 _set_list(tree, section, nodes)
 
             return reply(await self._file.change_knowing(edit))
 
         return handle
 
-    def _one(self, section: str, items: Sequence[Item], named: Item, config: Config) -> int:
+    def _one(self, section: str, items: Sequence[Item], named: Item, view: FileView) -> int:
         """The place of the item that `named` names. Raises ManagementError 400 or 404."""
         if (index := named.get("index")) is not None:
             if isinstance(index, bool) or not isinstance(index, int):
@@ -147,7 +147,7 @@ class ProviderKeyEndpoints:
                 raise ManagementError(404, _NOT_FOUND)
             return index
         if (auth_index := named.get("auth-index")) is not None:
-            indexes = key_indexes(section, to_plain(items), config)
+            indexes = self._indexes.of(section, items, view)
             found = [place for place, it in enumerate(indexes) if auth_index in (it.own, *it.entries)]
         elif section == COMPAT_FAMILY:
             wanted = _text(named.get("name"))
@@ -198,8 +198,8 @@ def _useful(section: str, items: list[Item]) -> tuple[list[Item], list[str]]:
         config = msgspec.convert({section: items}, Config)
     except msgspec.ValidationError:
         return items, []  # what is wrong, the configuration's own check says
-    why = dict(sanitise(config)[1])
-    return [item for place, item in enumerate(items) if f"{section}[{place}]" not in why], list(why.values())
+    why = {it.position: it.why for it in sanitise(config)[1]}
+    return [item for place, item in enumerate(items) if place not in why], list(why.values())
 
 
 def _checked_entry(entry: Any) -> Item:
@@ -213,8 +213,9 @@ def _checked_entry(entry: Any) -> Item:
 def _show_indexes(item: Item, found: KeyIndexes) -> None:
     if found.own:
         item["auth-index"] = found.own
-    for entry, index in zip(item.get("api-key-entries") or (), found.entries, strict=False):
-        entry["auth-index"] = index
+    if found.entries:
+        for entry, index in zip(item["api-key-entries"], found.entries, strict=False):
+            entry["auth-index"] = index
 
 
 def _list_of(tree: dict[Any, Any], section: str) -> list[Any]:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from host.config.load import parse_config
 from host.credentials.config_keys import exclude_key
 from host.credentials.configured import ConfiguredKeys
+from host.credentials.ids import auth_index
 from host.credentials.records import HandleMint
 from host.management.applier import ConfigApplier
 from host.management.calls import Call
@@ -96,6 +97,10 @@ def calls(number: int) -> Iterator[tuple[str, str, str, Any, dict[str, str]]]:
     value = {"priority": 5 + number}
     yield "patch", "PATCH", "claude-api-key", {"index": place, "value": value}, {}
     yield "patch_by_key", "PATCH", "claude-api-key", {"match": f"sk-{place + 1:06d}", "value": value}, {}
+    index = auth_index(
+        "claude-api-key", base_url=f"https://c{(place + 2) % 7}.test", api_key=f"sk-{place + 2:06d}", credential_id=""
+    )
+    yield "patch_by_index", "PATCH", "claude-api-key", {"auth-index": index, "value": value}, {}
     yield "delete", "DELETE", "claude-api-key", None, {"index": str(place + 5)}
     entries = [{"api-key": f"key-{it}"} for it in range(ENTRIES)]
     entries[place] = {"api-key": f"another-{number}"}

@@ -169,6 +169,25 @@ async def test_an_index_means_the_same_key_when_the_list_changes_before_the_edit
         assert (item["name"], item["prefix"]) == ("keyless", "p")
 
 
+async def test_what_is_saved_shows_and_takes_its_indexes_before_it_is_in_force(directory: Path) -> None:
+    async with managed_proxy(directory, claude_api_key=CLAUDE) as managed, asyncio.timeout(60):
+        ask, path, applier = Client(managed), "/claude-api-key", managed.running.proxy.applier
+        listed = (await ask("GET", path))[path[1:]]
+        async with applier._lock:  # nothing is applied meanwhile
+            value = {"base-url": None, "api-key": "sk-ant-new-secret"}
+            await ask.saved("PATCH", path, {"auth-index": listed[1]["auth-index"], "value": value})
+            await ask.saved("DELETE", f"{path}?auth-index={listed[0]['auth-index']}")
+            assert (await ask("DELETE", f"{path}?auth-index={listed[1]['auth-index']}")) == (404, "item not found")
+            saved = (await ask("GET", path))[path[1:]]
+            await ask.saved("PATCH", path, {"auth-index": saved[0]["auth-index"], "value": {"priority": 3}})
+            in_force = [it.auth_index for it in managed.running.proxy.credentials.credentials]
+            assert in_force == [it["auth-index"] for it in listed]
+        await managed.settled()
+        records = managed.running.proxy.credentials.credentials
+        assert [it.auth_index for it in records] == [it["auth-index"] for it in saved]
+        assert [it.priority for it in records] == [3, 0]
+
+
 async def test_compatible_providers_are_named_by_name_and_go_with_their_address(directory: Path) -> None:
     async with managed_proxy(directory, openai_compatibility=COMPAT) as managed:
         ask, path = Client(managed), "/openai-compatibility"
