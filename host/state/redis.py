@@ -355,7 +355,8 @@ class RedisState:
         message: Mapping[str, Any] | None = await messages.get_message(timeout=PROBE_INTERVAL_S)
         if message is None:
             await messages.ping()
-            message = await self._message_within(messages, max(PROBE_INTERVAL_S, self._timeout_s * 2))
+            # Longer than a busy process may be kept from reading: a new subscription costs a look at all rows.
+            message = await self._message_within(messages, max(3 * PROBE_INTERVAL_S, self._timeout_s * 2))
         return message
 
     async def _message_within(self, messages: PubSub, limit_s: float) -> Mapping[str, Any]:
