@@ -89,7 +89,7 @@ def entry_of(
 ) -> Entry:
     """One credential. `stat` is its file's, `problem` why the newest content of the file has no effect."""
     is_failing = health.unavailable or bool(problem) or _refresh_ended(record)
-    status = "disabled" if record.disabled else "error" if is_failing or record.status == "error" else "active"
+    status = "disabled" if record.disabled else "error" if is_failing or record.is_unusable else "active"
     kind, account = record.account
     entry: Entry = {
         "id": record.id,
@@ -101,7 +101,7 @@ def entry_of(
         "status": status,
         "status_message": redact(problem or record.status_message or _refresh_text(record) or health.status_message),
         "disabled": record.disabled,
-        "unavailable": health.unavailable or _refresh_ended(record),
+        "unavailable": health.unavailable or record.is_unusable or _refresh_ended(record),
         "runtime_only": False,
         "virtual": record.source_kind == "virtual",
         "source": "file" if stat is not None else "memory",

@@ -19,6 +19,7 @@ from host.credentials.ids import compat_provider_key, file_id, file_index
 from host.credentials.records import (
     DEFAULT_BASE_URL,
     DEFAULT_MODELS,
+    NEEDS_SECRET,
     SECRET_HEADER,
     AliasRule,
     Credential,
@@ -39,6 +40,7 @@ from host.credentials.values import (
     int_like,
     last_refresh_of,
     refresh_interval_of,
+    refresh_token_of,
     text,
 )
 from host.upstream import InvalidRequest, check_base_url, parse_proxy
@@ -138,7 +140,9 @@ def record_of_document(
     excluded = folded_patterns([*texts(document.get("excluded_models")), *settings.excluded.get(provider, ())])
     email, project = text(document.get("email")), text(document.get("project_id"))
     responses = bool_like(document.get("responses", compat.responses if compat else False)) is True
+    headers = _headers(document, compat)
     is_disabled = bool_like(document.get("disabled")) is True
+    problem = _problem(document, identity, secret, base_url=base_url, headers=headers)
     return Credential(
         id=identity.id,
         provider=provider or UNKNOWN_PROVIDER,
@@ -151,7 +155,7 @@ def record_of_document(
         secret=secret,
         secret_place=place,
         secret_name=name,
-        headers=_headers(document, compat),
+        headers=headers,
         proxy_url=_proxy(document),
         base_url=base_url,
         priority=_priority(document),
@@ -167,8 +171,8 @@ def record_of_document(
         error_rules=_error_rules(document, settings, provider),
         websockets=bool_like(document.get("websockets")),
         disabled=is_disabled,
-        status="disabled" if is_disabled else "active" if provider else "error",
-        status_message="" if provider else "the file has no `type`",
+        status="disabled" if is_disabled else "error" if problem else "active",
+        status_message=problem,
         unsupported_formats=frozenset({"openai-response"}) if compat and not responses else frozenset(),
         path=identity.path,
         file_name=settings.name_of(identity.path),
@@ -183,6 +187,30 @@ def record_of_document(
         updated_at_s=now_s,
         last_refreshed_at_s=last_refresh_of(document),
     )
+
+
+def _problem(
+    document: Mapping[str, Any],
+    identity: Identity,
+    secret: Secret | None,
+    *,
+    base_url: str,
+    headers: Sequence[tuple[str, str]],
+) -> str:
+    """What is missing for the record to be of any use; empty when nothing is, as far as the host can tell.
+
+    A plugin knows better what is in the files that it parses, and so does whoever runs an upstream of his own.
+    """
+    provider = identity.provider
+    if not provider:
+        return "the file has no `type`"
+    if provider not in NEEDS_SECRET or identity.auth_plugin or base_url != DEFAULT_BASE_URL[provider]:
+        return ""
+    if secret is not None or refresh_token_of(document):
+        return ""
+    if not {name.lower() for name, _ in headers}.isdisjoint({"authorization", "cookie", SECRET_HEADER[provider]}):
+        return ""
+    return "the file has neither an `api_key` nor an `access_token` nor a `refresh_token`"
 
 
 def _attributes(

@@ -122,7 +122,7 @@ class CredentialPool:
         self.policy: Final = policy or RoutingPolicy()
         self.health: Final = health or Health()
         self.book: Final = self.health.book
-        self._providers = tuple(sorted({it.provider for it in self.credentials if not it.is_off}))
+        self._providers = tuple(sorted({it.provider for it in self.credentials if not (it.is_off or it.is_unusable)}))
         self._ready: dict[tuple[int, tuple[tuple[str, ...], ...]], Tier] = {}
 
     @property
@@ -355,6 +355,8 @@ class CredentialPool:
             return "removed"
         if known.is_off:
             return "disabled"
+        if known.is_unusable:
+            return "without a secret"
         # What was there at the address that the request knows is no secret of the present record.
         is_same = known.created_at_s == credential.created_at_s and known.base_url == credential.base_url
         return "" if is_same else "replaced"

@@ -40,6 +40,9 @@ SECRET_HEADER: Final[Mapping[str, str]] = {
 }
 """Where a provider's API key goes; a bearer token everywhere else, and every access token everywhere."""
 
+NEEDS_SECRET: Final = frozenset({"claude", "gemini"})
+"""Providers whose own address answers nobody without one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialModel:
@@ -158,6 +161,11 @@ class Credential:
     def is_off(self) -> bool:
         """Whether an operator has switched it off: a configured key has no such member and excludes every model."""
         return self.disabled or "*" in self.excluded_models
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether its file lacks what nothing works without; `status_message` says what. It is never picked."""
+        return self.status == "error"
 
     @property
     def is_free_plan(self) -> bool:

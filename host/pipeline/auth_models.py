@@ -61,7 +61,7 @@ class AuthModels:
             return
         bindings: dict[str, tuple[Binding, ...]] = {}
         for credential in state.manager.credentials:
-            if credential.disabled or credential.models:
+            if credential.disabled or credential.is_unusable or credential.models:
                 continue
             provider = credential.provider
             if provider not in bindings:

@@ -126,7 +126,8 @@ def _reasons(ex: Execution, plan: Plan) -> Iterator[tuple[Credential, str, str]]
         wanted = {provider.lower() for provider in plan.providers}
         for credential in pool.credentials:
             if credential.provider.lower() in wanted:
-                yield credential, "disabled" if credential.disabled else "does not serve the model", ""
+                unusable = credential.status_message if credential.is_unusable else ""
+                yield credential, "disabled" if credential.disabled else unusable or "does not serve the model", ""
 
 
 def _why_of(pool: CredentialPool, tier: Tier, position: int, search: Search) -> tuple[str, str]:

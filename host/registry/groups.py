@@ -88,7 +88,7 @@ class Grouper:
             if known is None or known[0] is not credential:
                 known = credential, self._kind_of(credential, seen)
             kinds[credential.id] = known
-            if credential.disabled:
+            if credential.disabled or credential.is_unusable:
                 continue
             kind = known[1]
             if (own := listings.of_credential(credential.id)) is not None:
