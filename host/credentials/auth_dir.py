@@ -25,6 +25,7 @@ from host.credentials.newer import NewerTokens
 from host.credentials.parse import (
     InvalidCredential,
     ParseSettings,
+    PluginAway,
     parse_settings,
     provider_of_document,
     record_of_file,
@@ -407,7 +408,7 @@ class AuthDirectory:
             # Without its plugin nobody knows what the file means: the host's own reading could be wrong.
             self._waiting.add(path)
             self.has_waiting.set()
-            raise InvalidCredential(str(error)) from None
+            raise PluginAway(str(error), http_status=error.http_status) from None
 
     def _plain_record(self, content: FileContent) -> tuple[Credential, ...]:
         now_s = self.manager.clock()

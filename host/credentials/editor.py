@@ -16,7 +16,7 @@ from host.credentials.files import InvalidName
 from host.credentials.finish import uninterrupted
 from host.credentials.listing import changes_hidden, unmasked
 from host.credentials.manager import CredentialManager
-from host.credentials.parse import InvalidCredential, provider_of_document
+from host.credentials.parse import InvalidCredential, PluginAway, provider_of_document
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.records import Credential
 from host.credentials.secret import MASK
@@ -282,7 +282,8 @@ class CredentialEditor:
         try:
             return await storing
         except InvalidCredential as error:
-            raise CredentialError(400, f"invalid auth json: {error}") from None
+            prefix = "" if isinstance(error, PluginAway) else "invalid auth json: "
+            raise CredentialError(error.http_status, f"{prefix}{error}") from None
         except OSError as error:
             raise CredentialError(500, f"cannot write {os.path.basename(path)}: {error.strerror}") from None
 
@@ -294,7 +295,7 @@ class CredentialEditor:
         except FileNotFoundError:
             raise CredentialError(404, "auth file not found") from None
         except InvalidCredential as error:
-            raise CredentialError(400, str(error)) from None
+            raise CredentialError(error.http_status, str(error)) from None
         except OSError as error:
             raise CredentialError(500, f"cannot write {known.file_name}: {error.strerror}") from None
 

@@ -87,12 +87,20 @@ def scan(directory: str, *, subfolders: bool = False) -> Iterator[str]:
             found = list(entries)
     except FileNotFoundError:
         return
-    names = [entry.path for entry in found if is_credential_file(entry.name) and entry.is_file()]
+    names = [entry.path for entry in found if is_credential_file(entry.name) and _may_be_file(entry)]
     if subfolders:
         for entry in found:
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
                 names += scan_below(entry.path)
     yield from sorted(names)
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link of which nobody can say: reading it says why it cannot be used."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
 
 
 def scan_below(folder: str) -> list[str]:

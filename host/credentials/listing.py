@@ -158,7 +158,7 @@ def _refresh_text(record: Credential) -> str:
 
 def _unusable_entry(name: str, path: str, reason: str, stat: os.stat_result | None) -> Entry:
     entry: Entry = {"id": name, "auth_index": "", "name": name, "type": "", "provider": "", "label": name}
-    entry |= {"status": "error", "status_message": reason, "disabled": False, "unavailable": True}
+    entry |= {"status": "error", "status_message": redact(reason), "disabled": False, "unavailable": True}
     entry |= {"runtime_only": False, "virtual": False, "path": path, "success": 0, "failed": 0, "recent_requests": []}
     entry |= {"source": "file" if stat is not None else "memory", "size": stat.st_size if stat is not None else 0}
     if stat is not None:

@@ -18,6 +18,7 @@ import structlog
 from host.credentials.editor import CredentialEditor, CredentialError
 from host.credentials.plugin_port import AuthPlugins
 from host.credentials.values import time_like
+from host.observe.logs import redact
 from host.tasks import TaskGroup
 from pluginabi.errors import PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthLoginPollRequest, AuthLoginPollResponse, AuthLoginStartRequest
@@ -110,7 +111,7 @@ class LoginSessions:
         except (PluginError, PluginTransportError) as error:
             body = error.body if isinstance(error, PluginError) else error.to_error_body()
             log.warning("login.start_failed", provider=folded, status=body.http_status, reason=body.message)
-            message = f"failed to generate authorization url: {body.message}"
+            message = f"failed to generate authorization url: {redact(body.message)}"
             raise CredentialError(body.http_status, message) from None
         if not answer.url.lower().startswith(("https://", "http://")):
             # It is opened in somebody's browser: nothing but a web page.
@@ -212,7 +213,7 @@ class LoginSessions:
             return LoginStatus("wait")
         except PluginError as error:
             log.warning("login.failed", provider=session.provider, reason=error.body.message)
-            return LoginStatus("error", error.body.message or FAILED_TEXT)
+            return LoginStatus("error", redact(error.body.message) or FAILED_TEXT)
         return await self._judge(request, session, answer)
 
     async def _judge(
@@ -220,7 +221,7 @@ class LoginSessions:
     ) -> LoginStatus:
         if answer.status == "error":
             log.warning("login.failed", provider=session.provider, reason=answer.message)
-            return LoginStatus("error", answer.message or FAILED_TEXT)
+            return LoginStatus("error", redact(answer.message) or FAILED_TEXT)
         if answer.status != "success":
             session.metadata = answer.metadata or session.metadata
             if (session.code, session.error) == (request.code, request.error):

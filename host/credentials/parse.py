@@ -53,6 +53,17 @@ _PLACES: Final = ("none", "bearer", "header", "query")
 class InvalidCredential(Exception):
     """A credential file cannot be used; the message says which member and why, and holds no secret."""
 
+    http_status = 400
+    """For whoever has sent it."""
+
+
+class PluginAway(InvalidCredential):
+    """Whether a file can be used is not known: the plugin that knows cannot be asked."""
+
+    def __init__(self, message: str, *, http_status: int) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseSettings:

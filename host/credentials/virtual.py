@@ -149,7 +149,7 @@ def storage_members(record: CredentialRecord) -> dict[str, Any]:
     if record.storage is not UNSET and bytes(record.storage) not in (b"", b"null"):
         try:
             members = msgspec.json.decode(record.storage, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidCredential(f"the storage of a record is no JSON object: {error}") from None
     return {**members, **record.metadata}
 

@@ -17,7 +17,7 @@ from host.management.auth import Authenticator, Origin, offered_key
 from host.management.calls import Call, ManagementError, reply
 from host.management.paths import BASE, RESOURCE_BASE, is_below, landing_path, segments_of
 from host.management.table import READING, Handler, Table
-from host.observe.logs import REQUEST_ID, mask_query
+from host.observe.logs import REQUEST_ID, mask_query, redact
 from host.tasks import TaskGroup
 from host.web.clients import TrustedProxies, peer_address
 from pluginabi.errors import AbiError
@@ -156,7 +156,7 @@ class ManagementApp:
             return answer
         except AbiError as error:
             body = to_error_body(error)
-            answer = reply({"error": body.code, "message": body.message}, status=body.http_status)
+            answer = reply({"error": body.code, "message": redact(body.message)}, status=body.http_status)
             if body.retry_after_ms is not None:
                 answer.headers["Retry-After"] = str(-(-body.retry_after_ms // 1000))
             return answer

@@ -22,6 +22,7 @@ from host.credentials.records import Credential
 from host.management.calls import Call, ManagementError, only, reply
 from host.management.table import Endpoint
 from host.management.uploads import Upload, uploads_of
+from host.observe.logs import redact
 from host.pipeline.state import GatewayState
 from pluginabi.payloads.common import ModelInfo
 
@@ -114,9 +115,14 @@ class AuthFileEndpoints:
         name = call.argument("name").strip()
         known = self._editor.by_file_name(name)
         path = known.path if known is not None else self._directory.path_of(_plain_name(name))
-        content = await asyncio.to_thread(files.read_bytes, path)
+        try:
+            content = await asyncio.to_thread(files.read_bytes, path)
+        except OSError as error:
+            raise ManagementError(500, f"cannot read the auth file: {error.strerror}") from None
         if content is None:
             raise ManagementError(404, "auth file not found")
+        if len(content) > files.MAX_FILE_BYTES:
+            raise ManagementError(500, f"the auth file is larger than {files.MAX_FILE_BYTES} bytes")
         log.warning("management.secrets_read", caller=call.caller, client=call.address, name=name)
         shown = "".join("_" if letter == '"' or not letter.isprintable() else letter for letter in name)
         headers = {
@@ -302,4 +308,4 @@ def _as_answers() -> Iterator[None]:
     try:
         yield
     except CredentialError as error:
-        raise ManagementError(error.http_status, str(error)) from None
+        raise ManagementError(error.http_status, redact(str(error))) from None

@@ -83,7 +83,7 @@ class AuthCallbacks:
                 raise AuthRefused(400, "auth_file_required", "json is required")
             try:
                 members = msgspec.json.decode(params.file, type=dict[str, Any])
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise AuthRefused(400, "auth_file_invalid", f"invalid auth json: {error}") from None
             name, path = await self._files().save(params.name, members)
         except AuthRefused as refused:

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from host.credentials import files
 from host.credentials.editor import VIRTUAL_TEXT
 from tests.support.management import Managed, managed_proxy
 
@@ -201,3 +202,13 @@ async def test_one_credential_of_several_in_a_file_cannot_be_changed_or_deleted_
             assert (await api.call(method, path, json=fields)).error == (409, VIRTUAL_TEXT)
         assert (await api.call("DELETE", "/auth-files?name=MULTI.json")).json == {"status": "ok"}
         assert await names(managed) == []
+
+
+async def test_a_file_that_cannot_be_read_as_a_whole_is_not_downloaded_in_part(directory):
+    put(directory, "large.json", note="x" * files.MAX_FILE_BYTES)
+    (directory / "auths" / "loop.json").symlink_to("loop.json")
+    async with managed_proxy(directory) as managed:
+        for name in ("large.json", "loop.json"):
+            got = await managed.api.get(f"/auth-files/download?name={name}")
+            assert (got.status, list(got.json)) == (500, ["error"])
+            assert "the auth file" in got.json["error"]

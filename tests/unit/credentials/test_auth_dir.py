@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from host.config.model import Config
 from host.credentials import files
@@ -16,6 +17,7 @@ from host.credentials.parse import InvalidCredential
 from host.credentials.refresh import due_at
 from host.credentials.secret import Secret
 from pluginabi.errors import PluginTransportError
+from pluginabi.payloads.common import CredentialRecord
 from tests.support.auth_plugins import ScriptedAuth, record
 from tests.support.auth_site import Site
 
@@ -363,3 +365,21 @@ async def test_a_strange_file_never_harms_the_others(site, members):
     assert [entry["name"] for entry in await listing(site.manager, site.directory)] == ["good.json", "strange.json"]
     for found in site.manager.credentials:
         due_at(found, now_s=1e9, lead_s=60.0)
+
+
+async def test_one_link_that_leads_nowhere_keeps_no_other_file_from_being_used(tmp_path):
+    site = Site(tmp_path)
+    site.put("a.json", api_key="k")
+    (site.path / "loop.json").symlink_to("loop.json")
+    await site.opened()
+    assert site.ids() == ["a.json"]
+    assert site.directory.problems[str(site.path / "loop.json")].startswith("the file cannot be read")
+
+
+async def test_storage_that_is_no_text_is_a_reason_against_its_file_alone(tmp_path):
+    bad = CredentialRecord(storage=Raw(b'{"a": "\xff"}'))
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: [bad]}))
+    site.put("a.json", api_key="k")
+    path = site.put("b.json", type="acme")
+    await site.opened()
+    assert site.ids() == ["a.json"] and "no JSON object" in site.directory.problems[path]

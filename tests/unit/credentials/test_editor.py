@@ -12,7 +12,7 @@ from msgspec import Raw
 from host.credentials import files
 from host.credentials.editor import VIRTUAL_TEXT, CredentialEditor, CredentialError
 from host.credentials.secret import Secret
-from pluginabi.errors import ErrorBody, PluginError
+from pluginabi.errors import ErrorBody, PluginError, PluginTransportError
 from pluginabi.payloads.credentials import AuthSaveRequest, AuthSaveResponse
 from tests.support.auth_plugins import ScriptedAuth, record
 from tests.support.auth_site import Site
@@ -313,3 +313,14 @@ async def test_a_change_whose_caller_goes_away_is_made_as_a_whole_before_the_nex
     found = site.manager.by_id["a.json"]
     assert (found.note, found.priority) == ("first", 3)
     assert site.read("a.json") == {"type": "claude", "note": "first", "priority": 3}
+
+
+async def test_a_file_whose_plugin_cannot_be_asked_is_no_invalid_one(tmp_path):
+    away = PluginTransportError("acme", "auth.parse", phase="unavailable", cause="it is starting")
+    site = Site(tmp_path, ScriptedAuth({"acme": lambda request: away}))
+    site.put("a.json", type="acme")
+    await site.opened()
+    with pytest.raises(CredentialError) as caught:
+        await site.editor.upload("b.json", b'{"type": "acme"}')
+    assert refused(caught) == (away.http_status, str(away))
+    assert away.http_status > 500 and not (site.path / "b.json").exists()

@@ -320,3 +320,18 @@ async def test_the_browser_that_comes_back_during_a_question_is_not_kept_waiting
         slow.answer = SUCCESS
         assert (await bench.poll()).status == "ok"
     assert [request.code for request in bench.polls] == [None, "c0de"]
+
+
+LEAK = "the provider said: refresh_token=rt-4f9a81c2, Authorization: Bearer abcdef0123456789"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [PluginError(ErrorBody(message=LEAK, code="x")), AuthLoginPollResponse(status="error", message=LEAK)],
+    ids=["raised", "answered"],
+)
+async def test_what_a_plugin_says_of_a_login_that_failed_is_shown_without_tokens(tmp_path, answer):
+    bench = await Bench(tmp_path, answer).begun()
+    shown = await bench.poll()
+    assert shown.status == "error" and shown.error.startswith("the provider said: ")
+    assert "rt-4f9a81c2" not in shown.error and "abcdef0123456789" not in shown.error

@@ -102,6 +102,7 @@ async def save(callbacks: HostCallbacks, name: str, file: bytes | None) -> Any:
         ("x.json", b"[1]", "invalid auth json"),
         ("x.json", b'{"proxy_url": "ftp://x"}', "invalid auth json"),
         ("x.json", b'{"access_token": "***"}', "invalid auth json"),
+        ("x.json", b'{"note": "\xff"}', "invalid auth json"),
     ],
 )
 async def test_H123_what_cannot_be_stored_is_refused(site, callbacks, name, file, message):
