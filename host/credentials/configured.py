@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from host.config.model import CompatKey, CompatProvider, Config, ModelEntry, ProviderKey
 from host.credentials.ids import COMPAT_FAMILY, IdGenerator, auth_index, compat_provider_key, extra_parts, short_digest
@@ -73,15 +73,8 @@ class _Keys(ABC):
         """The record of an entry."""
 
 
-class _Named(NamedTuple):
-    """An entry, where it stands, what it shares with others, and its id."""
-
-    section: str
-    position: int
-    keys: _Keys
-    entry: object
-    short: str
-    credential_id: str
+_Named: TypeAlias = tuple[int, _Keys, object, str, str]
+"""An entry that makes a record: its position, what it shares with others, itself, its digest and its id."""
 
 
 class ConfiguredKeys:
@@ -96,7 +89,7 @@ class ConfiguredKeys:
         """Every credential of the configuration by id: gemini, claude, codex, OpenAI-compatible, vertex."""
         known = self._known
         found: dict[str, Configured] = {}
-        for _, _, keys, entry, short, credential_id in self._named(config):
+        for _, keys, entry, short, credential_id in self._named(config):
             before = known.get(credential_id)
             if before is not None and before[:2] == (entry, keys.part):
                 found[credential_id] = before
@@ -108,25 +101,30 @@ class ConfiguredKeys:
         self._known = found
         return {credential_id: configured.credential for credential_id, configured in found.items()}
 
-    def indexes(self, config: Config) -> dict[str, dict[int, list[str]]]:
-        """The `auth_index` of every record of `config` by section and position, without the records. What was computed
-        for the configuration that was looked at before is not computed again."""
-        found: dict[str, dict[int, list[str]]] = {}
-        for section, position, keys, entry, _, credential_id in self._named(config):
-            found.setdefault(section, {}).setdefault(position, []).append(keys.index(entry, credential_id))
+    def indexes(self, config: Config, section: str) -> dict[int, list[str]]:
+        """The `auth_index` of every record of a section by position, without the records. Digests of entries that the
+        configuration before had too are not computed again."""
+        found: dict[int, list[str]] = {}
+        for position, keys, entry, _, credential_id in self._named(config, section):
+            found.setdefault(position, []).append(keys.index(entry, credential_id))
         return found
 
-    def _named(self, config: Config) -> Iterator[_Named]:
-        """Every entry that makes a record, in the order of the records. To be walked to its end."""
+    def _named(self, config: Config, wanted: str = "") -> Iterator[_Named]:
+        """Every entry that makes a record, of all sections or one, in the order of the records. To be walked to its
+        end."""
         ids, lists = IdGenerator(), dict[str, _Keys]()
         for section, keys, entries in self._all(config, lists):
+            if wanted and section != wanted:
+                continue
             digests: dict[int, tuple[object, str]] = {}
+            known, kind, next_id = keys.digests, keys.kind, ids.next
             for position, entry in entries:
-                digest = keys.digests.get(id(entry))
+                digest = known.get(id(entry))
                 if digest is None or digest[0] is not entry:
-                    digest = entry, short_digest(keys.kind, *keys.id_parts(entry))
+                    digest = entry, short_digest(kind, *keys.id_parts(entry))
                 digests[id(entry)] = digest
-                yield _Named(section, position, keys, entry, digest[1], ids.next(keys.kind, digest[1]))
+                short = digest[1]
+                yield position, keys, entry, short, next_id(kind, short)
             keys.digests = digests
         self._lists = lists
 

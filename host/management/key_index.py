@@ -33,11 +33,11 @@ class KeyIndex:
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
         self._keys: Final = ConfiguredKeys(HandleMint())
-        self._latest: tuple[Config, dict[str, dict[int, list[str]]]] | None = None
+        self._latest: tuple[Config, dict[str, dict[int, list[str]]]] = Config(), {}
 
     def of(self, section: str, items: Sequence[Any], view: FileView) -> list[KeyIndexes]:
         """For every item of the list in the file, what the configuration made of it."""
-        by_place = self._by_place(view.config).get(section, {})
+        by_place = self._by_place(section, view.config)
         if view.dropped is not None:
             places = list(_places(section, len(items), view.dropped))
         elif section == COMPAT_FAMILY:
@@ -52,11 +52,14 @@ class KeyIndex:
             ]
         return [KeyIndexes(own=_first(indexes)) for indexes in found]
 
-    def _by_place(self, config: Config) -> Mapping[str, Mapping[int, Sequence[str]]]:
+    def _by_place(self, section: str, config: Config) -> Mapping[int, Sequence[str]]:
         with self._lock:
-            if self._latest is None or self._latest[0] is not config:
-                self._latest = config, self._keys.indexes(config)
-            return self._latest[1]
+            if self._latest[0] is not config:
+                self._latest = config, {}
+            found = self._latest[1]
+            if section not in found:
+                found[section] = self._keys.indexes(config, section)
+            return found[section]
 
 
 def _places(section: str, count: int, dropped: Sequence[Dropped]) -> Iterator[int]:
