@@ -19,8 +19,14 @@ EXPOSED: Final = (
     REQUEST_ID,
     UPSTREAM_REQUEST_ID,
     "OpenAI-Request-Id",
+    "Request-Id",
+    "Retry-After-Ms",
+    "X-Should-Retry",
+    *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+    "*",
 )
-"""Headers that scripts of a web page may read."""
+"""Headers that scripts of a web page may read. The star stands for what plugins and upstreams add, in requests without
+cookies (Fetch standard, CORS protocol and credentials); browsers that take it for a name get what SDKs look at."""
 
 CORS: Final = (
     b"Access-Control-Allow-Origin: *\r\n"

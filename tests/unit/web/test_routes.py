@@ -40,6 +40,8 @@ async def test_RT03_OPTIONS_is_answered_before_authentication(proxy: Proxy, path
     assert CORS.items() <= dict(answer.headers).items()
     exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
     assert {"X-Request-Id", "X-Upstream-Request-Id", "Retry-After", "X-Jackfield-Version"} <= set(exposed)
+    limits = {f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")}
+    assert limits | {"retry-after-ms", "x-should-retry", "request-id", "*"} <= {name.lower() for name in exposed}
     assert proxy.access.shown == []
 
 
