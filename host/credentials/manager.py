@@ -46,6 +46,8 @@ class OnDemand(Protocol):
 
     async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool: ...
 
+    def refreshed_in_vain(self, credential_id: str, *, started_s: float) -> None: ...
+
 
 class CredentialManager:
     """Owned by the process. `on_change` is told of every change except those of `apply_config`, whose caller gets it as
@@ -109,6 +111,12 @@ class CredentialManager:
         if self.refresher is None:
             return False
         return await self.refresher.refresh_now(credential_id, started_s=started_s)
+
+    def refreshed_in_vain(self, credential_id: str, *, started_s: float) -> None:
+        """The upstream refused the renewed token too, in an attempt that began at `started_s` (monotonic): requests ask
+        for no other for a while."""
+        if self.refresher is not None and not self.renewed_since(credential_id, started_s):
+            self.refresher.refreshed_in_vain(credential_id, started_s=started_s)
 
     def renewed_since(self, credential_id: str, started_s: float) -> bool:
         """Whether the credential got another secret since then (monotonic): a refusal was of the one before."""

@@ -33,7 +33,7 @@ INEFFECTIVE_S: Final = 30.0
 DEFAULT_LEAD_S: Final = 5 * 60.0
 """How long before its expiry a token is refreshed when nobody says otherwise."""
 ON_DEMAND_PAUSE_S: Final = 30.0
-"""After a failure, requests do not ask for another refresh for so long."""
+"""After a failure, or a refresh that did not help, requests do not ask for another one for so long."""
 ON_DEMAND_WAIT_S: Final = 30.0
 """How long a request waits for a refresh: behind hundreds of others it had better try another credential."""
 FINISH_S: Final = 10.0
@@ -196,6 +196,13 @@ class Refresher:
         if not flight.done() or flight.cancelled() or flight.exception() is not None:
             return False
         return flight.result()
+
+    def refreshed_in_vain(self, credential_id: str, *, started_s: float) -> None:
+        """The upstream refused what the refresh brought, in an attempt that began then (monotonic). Where cooling is
+        off the credential is picked again at once, and every request would ask its provider for one more token."""
+        last = self._outcomes.get(credential_id)
+        if last is not None and last.at_s <= started_s:
+            self._outcomes[credential_id] = _Outcome(self._monotonic(), False)
 
     async def finish(self, limit_s: float = FINISH_S) -> None:
         """Begin no refresh any more, and wait for those that a plugin is at work on: what the provider gives out for a

@@ -122,7 +122,9 @@ async def _round(invoker: Invoker, settler: Settler, ex: Execution, plan: Plan, 
                     _is_withdrawn(ex, lane, search)
                     break
                 except ExecutorFailed as failed:
-                    if not is_renewed and await _renewed(ex, lane, failed.error):
+                    if is_renewed:
+                        _note_vain(ex, lane, failed.error, began_s=_began_s(ex))
+                    elif await _renewed(ex, lane, failed.error, began_s=_began_s(ex)):
                         is_renewed = True
                         continue
                     verdict = _note_failure(ex, lane, lane.key_of(upstream), search, failed)
@@ -142,13 +144,11 @@ def _is_withdrawn(ex: Execution, lane: Lane, search: Search) -> bool:
 
 
 async def _renewed(
-    ex: Execution, lane: Lane, error: PluginError | PluginTransportError, *, began_s: float | None = None
+    ex: Execution, lane: Lane, error: PluginError | PluginTransportError, *, began_s: float | None
 ) -> bool:
     """Whether the upstream refused a token and there is a new one, which is worth one more try (spec 12.4). `began_s`:
-    when it was sent; as a rule that is when the latest attempt began."""
-    attempt, credential = ex.last_attempt, lane.credential
-    if began_s is None and attempt is not None:
-        began_s = attempt.started_s
+    when it was sent, None: it was not."""
+    credential = lane.credential
     if error.http_status != 401 or isinstance(error, PluginTransportError) or began_s is None:
         return False
     if not await ex.state.manager.refresh_now(credential.id, started_s=began_s):
@@ -159,14 +159,27 @@ async def _renewed(
     return True
 
 
+def _note_vain(ex: Execution, lane: Lane, error: PluginError | PluginTransportError, *, began_s: float | None) -> None:
+    """When the new token is refused as well: a next one is not to be had for every request."""
+    if isinstance(error, PluginError) and error.http_status == 401 and began_s is not None:
+        ex.state.manager.refreshed_in_vain(lane.credential.id, started_s=began_s)
+
+
+def _began_s(ex: Execution) -> float | None:
+    return None if ex.last_attempt is None else ex.last_attempt.started_s
+
+
 async def _ready(invoker: Invoker, ex: Execution, lane: Lane, search: Search) -> bool:
     """Whether the executor has the credential ready; a failure counts like one of the attempt itself."""
-    began_s, is_renewed = time.monotonic(), False
+    is_renewed = False
     while True:
+        began_s = time.monotonic()
         try:
             await make_ready(invoker, ex, lane)
         except (PluginError, PluginTransportError) as error:
-            if not is_renewed and await _renewed(ex, lane, error, began_s=began_s):
+            if is_renewed:
+                _note_vain(ex, lane, error, began_s=began_s)
+            elif await _renewed(ex, lane, error, began_s=began_s):
                 is_renewed = True
                 continue
             failed = ExecutorFailed(error)

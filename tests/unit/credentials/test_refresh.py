@@ -231,6 +231,22 @@ async def test_after_a_failed_refresh_requests_do_not_ask_again_at_once(tmp_path
     assert len(bench.asked) == 2
 
 
+async def test_after_a_refresh_that_did_not_help_requests_do_not_ask_again_at_once(tmp_path, tasks):
+    bench = await Bench(tmp_path, renewed(), tasks).opened()
+    bench.mono_s = 50.0
+    manager = bench.site.manager
+    assert await manager.refresh_now("a.json", started_s=40.0) is True
+    manager.refreshed_in_vain("a.json", started_s=45.0)  # an older token was refused
+    bench.mono_s = 55.0
+    assert await manager.refresh_now("a.json", started_s=45.0) is True
+    manager.refreshed_in_vain("a.json", started_s=52.0)
+    assert await manager.refresh_now("a.json", started_s=54.0) is False
+    assert len(bench.asked) == 1
+    bench.mono_s += 31
+    assert await manager.refresh_now("a.json", started_s=80.0) is True
+    assert len(bench.asked) == 2
+
+
 @pytest.mark.parametrize("members", [{"refresh_token": ""}, {"type": "other"}])
 async def test_what_cannot_be_refreshed_is_not(tmp_path, tasks, members):
     bench = await Bench(tmp_path, renewed(), tasks).opened(**members)

@@ -198,10 +198,14 @@ class Renewing:
     def __init__(self, *, succeeds: bool) -> None:
         self.succeeds = succeeds
         self.asked: list[str] = []
+        self.in_vain: list[str] = []
 
     async def refresh_now(self, credential_id: str, *, started_s: float | None = None) -> bool:
         self.asked.append(credential_id)
         return self.succeeds
+
+    def refreshed_in_vain(self, credential_id: str, *, started_s: float) -> None:
+        self.in_vain.append(credential_id)
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
@@ -213,6 +217,7 @@ async def test_12_4_a_refused_token_is_renewed_once_and_the_same_credential_trie
     with pytest.raises(PluginError):
         await w.gateway.execute(client_request())
     assert len(renewing.asked) == 1
+    assert renewing.in_vain == (renewing.asked if succeeds else [])
     assert len(upstream.seen(EXECUTE)) == (2 if succeeds else 1)
     assert w.decisions("cooldown")[0]["reason"] == "unauthorized"
 
@@ -241,3 +246,17 @@ async def test_12_4_a_token_that_is_refused_when_it_is_made_ready_is_renewed_as_
     assert len(renewing.asked) == 1
     assert len({it.credential.handle for it in upstream.seen(PREPARE)}) == (1 if succeeds else 2)
     assert w.gateway.state.pool.book.empty is succeeds
+
+
+@pytest.mark.parametrize("status", [401, 503])
+async def test_a_new_token_that_is_refused_at_once_was_renewed_in_vain_and_one_that_meets_another_failure_was_not(
+    status,
+):
+    answers = [PluginError("old token", http_status=401), PluginError("new token", http_status=status)]
+    upstream = preparing(lambda _: answers.pop(0))
+    w = world(upstream)
+    w.gateway.state.manager.refresher = renewing = Renewing(succeeds=True)
+    with pytest.raises(PluginError):
+        await w.gateway.execute(client_request())
+    assert order(upstream) == ["prepare", "prepare"]
+    assert renewing.in_vain == (renewing.asked if status == 401 else [])
