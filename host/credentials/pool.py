@@ -368,6 +368,13 @@ class CredentialPool:
         self.health.tallies.succeeded(credential.id)
         return True
 
+    def count_failure(self, credential: Credential) -> Credential | None:
+        """Count a failure, and nothing else; returns what the credential is by now, None when it is none any more."""
+        known = self.in_force(credential)
+        if known is not None:
+            self.health.tallies.failed(credential.id)
+        return known
+
     def failed(
         self, credential: Credential, model: str, verdict: Verdict, *, cause: Cause, also: Iterable[str] = ()
     ) -> float:
@@ -377,10 +384,9 @@ class CredentialPool:
         What is in force now decides, not what was when the request began: a credential that was removed or switched off
         meanwhile leaves nothing behind.
         """
-        known = self.in_force(credential)
+        known = self.count_failure(credential)
         if known is None:
             return 0.0
-        self.health.tallies.failed(credential.id)
         if not (verdict.forced or (self.health.pool or self).policy.cools(known)):
             return 0.0
         for each in also:

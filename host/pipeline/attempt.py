@@ -382,6 +382,7 @@ def mark_failed(
         return  # a plugin that a router chose has no credential that could rest
     pool, credential = ex.state.pool, lane.credential
     if credential.auth_kind == "apikey" and _was_replaced(ex, lane):
+        pool.count_failure(credential)
         tell_failure(ex, lane, error, verdict)
         return  # another key has its name by now
     body = to_error_body(error)

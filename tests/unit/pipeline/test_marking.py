@@ -295,7 +295,7 @@ async def test_an_api_key_that_came_in_the_place_of_another_starts_with_a_clean_
     assert resting(w) == {}
 
 
-async def test_a_failure_of_an_api_key_is_nothing_to_the_one_that_came_in_its_place():
+async def test_a_failure_of_an_api_key_is_counted_and_sets_the_one_that_came_in_its_place_not_aside():
     def execute(_):
         manager.set_source("f", [replace(of_file("new"), auth_kind="apikey")])
         return PluginError("unpaid", http_status=402)
@@ -305,7 +305,7 @@ async def test_a_failure_of_an_api_key_is_nothing_to_the_one_that_came_in_its_pl
     w.gateway.state = build_state(Config(), w.gateway.state.plugins, previous=w.gateway.state, manager=manager)
     with pytest.raises(PluginError):
         await w.gateway.execute(client_request())
-    assert (resting(w), w.gateway.state.pool.health.tallies.of("f.json")) == ({}, (0, 0))
+    assert (resting(w), w.gateway.state.pool.health.tallies.of("f.json")) == ({}, (0, 1))
 
 
 async def test_a_plugin_that_a_router_chose_has_nothing_that_could_rest():
