@@ -67,6 +67,10 @@ class FrameChannel(Protocol):
         """Take back the `call` frame with this id while it waits in the queue; False when it was written already."""
 
     @property
+    def can_send(self) -> bool:
+        """Whether `send` takes frames. A peer that takes nothing more may still be heard for a moment."""
+
+    @property
     def writable(self) -> bool:
         """Whether the peer keeps up; a producer of many frames waits in `drain` otherwise."""
 

@@ -177,6 +177,11 @@ class GrpcChannel:
         return self._queue.withdraw(call_id)
 
     @property
+    def can_send(self) -> bool:
+        """See `FrameChannel.can_send`."""
+        return not self._closed
+
+    @property
     def writable(self) -> bool:
         """See `FrameChannel.writable`."""
         return self._drained.is_set()

@@ -204,6 +204,11 @@ class Session:
         return self._link.ended is not None
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether a call can be sent; a peer that reads nothing more is found out before the session ends by it."""
+        return self._link.ended is None and self._channel.can_send
+
+    @property
     def in_flight(self) -> int:
         """Calls of this side without a `result`, abandoned ones included until they count as stuck."""
         return len(self._outgoing.open) - len(self._outgoing.streams)

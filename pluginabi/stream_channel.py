@@ -231,6 +231,11 @@ class StreamChannel(asyncio.Protocol):
             self._wake_drained()
 
     @property
+    def can_send(self) -> bool:
+        """See `FrameChannel.can_send`."""
+        return not self._closed and self._writer is not None
+
+    @property
     def writable(self) -> bool:
         """See `FrameChannel.writable`."""
         return not self._push_back and self._queue.size < _BATCH_BYTES

@@ -158,7 +158,7 @@ class ProcessPlugin:
     @property
     def available(self) -> bool:
         """Whether a call would be taken at this moment; false a moment before a death shows in `state`."""
-        return self._accepting is not None and not self._accepting.session.closed
+        return self._accepting is not None and self._accepting.session.takes_calls
 
     @property
     def in_flight(self) -> int:

@@ -4,6 +4,7 @@ MODE is what it does wrong while it starts (`healthy`: nothing). Once it serves,
 `model.route` call, or the `model` of an executor call, is a command: the first word names a method `do_…` below.
 """
 
+import fcntl
 import json
 import os
 import select
@@ -377,6 +378,18 @@ class FaultPlugin(Floods):
 
     def do_close_stdout(self, call_id, argument):
         os.close(1)
+
+    def do_wait_for_lock(self, call_id, argument):
+        """Answers when nobody holds the lock on this file any more, and is deaf until then."""
+        with open(argument) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        self.say(call_id, "locked")
+
+    def do_close_stdin(self, call_id, argument):
+        """Takes nothing more, without a word, and lives on."""
+        os.close(0)
+        while True:
+            time.sleep(3600)
 
     def do_goaway(self, call_id, argument):
         self.wire.send(kind="goaway", reason=argument or "memory grew", drain_ms=1000)

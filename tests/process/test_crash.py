@@ -1,6 +1,8 @@
 """What happens when a plugin dies: to its calls, to its neighbours, and to itself."""
 
 import asyncio
+import fcntl
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,17 @@ def timings(**changes):
     return replace(FAST, **changes)
 
 
+@contextmanager
+def locked(plugin):
+    """A file of the plugin that is locked for as long as the block runs."""
+    with (plugin.spec.data_dir / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.name
+
+
 ALWAYS_STABLE = timings(stable_s=0.0)
+AT_ITS_END = replace(ALWAYS_STABLE, last_words_s=30.0)
+"""For a process that has ended and is about to be reaped: how, is told however long that takes."""
 NEVER_STABLE = timings(stable_s=3600.0)
 
 
@@ -57,7 +69,7 @@ async def test_a_plugin_that_had_been_ready_is_restarted_at_once(plugins, within
 
 async def test_the_report_of_a_crash_has_code_phase_and_last_words(plugins, within):
     watcher = Watcher()
-    plugin = plugins(events=watcher, timings=ALWAYS_STABLE)
+    plugin = plugins(events=watcher, timings=AT_ITS_END)
     await within(plugin.start())
     with pytest.raises(PluginTransportError):
         await within(route(plugin, "exit 3"))
@@ -70,7 +82,7 @@ async def test_the_report_of_a_crash_has_code_phase_and_last_words(plugins, with
 
 async def test_a_killed_plugin_is_reported_with_its_signal_and_a_hint(plugins, within):
     watcher = Watcher()
-    plugin = plugins(events=watcher, timings=ALWAYS_STABLE)
+    plugin = plugins(events=watcher, timings=AT_ITS_END)
     await within(plugin.start())
     with pytest.raises(PluginTransportError):
         await within(route(plugin, "kill"))
@@ -161,23 +173,24 @@ async def test_a_silent_plugin_is_unresponsive_then_killed_then_restarted(plugin
 
 async def test_a_plugin_that_answers_again_in_time_is_ready_again(plugins, within):
     watcher = Watcher()
-    quick = timings(ping_interval_s=0.02, ping_unresponsive_s=0.1, ping_kill_s=30.0)
+    quick = timings(ping_interval_s=0.02, ping_unresponsive_s=0.5, ping_kill_s=60.0)
     plugin = plugins(events=watcher, timings=quick)
     await within(plugin.start())
-    sleeping = asyncio.ensure_future(route(plugin, "sleep 0.5"))
-    await within(watcher.reached(PluginState.UNRESPONSIVE))
+    with locked(plugin) as file:
+        deaf = asyncio.ensure_future(route(plugin, f"wait-for-lock {file}"))
+        await within(watcher.reached(PluginState.UNRESPONSIVE))
     await within(watcher.reached(PluginState.READY, times=2))
-    await within(sleeping)
+    await within(deaf)
     assert watcher.reports == []
 
 
 async def test_frames_count_as_life_when_pongs_do_not_come(plugins, within):
     watcher = Watcher()
-    quick = timings(ping_interval_s=0.02, ping_unresponsive_s=0.2, ping_kill_s=0.5)
+    quick = timings(ping_interval_s=0.02, ping_unresponsive_s=1.5, ping_kill_s=2.0)
     plugin = plugins(events=watcher, timings=quick)
     await within(plugin.start())
-    # Log frames for a second, without reading: twice as long as silence would be forgiven.
-    assert (await within(route(plugin, "chatter 1.0"))).result.reason == "done"
+    # Log frames without reading, for longer than silence would be forgiven.
+    assert (await within(route(plugin, "chatter 3.0"))).result.reason == "done"
     assert watcher.reports == []
     assert PluginState.UNRESPONSIVE not in [new for new, _ in watcher.seen]
 
@@ -198,10 +211,10 @@ async def test_a_plugin_without_ping_is_killed_when_it_keeps_a_slot_far_past_the
 
 async def test_a_plugin_without_ping_that_answers_late_lives(plugins, within):
     watcher = Watcher()
-    plugin = plugins("minimal", events=watcher, timings=timings(late_answer_s=30.0))
+    plugin = plugins("minimal", events=watcher, timings=timings(late_answer_s=60.0))
     await within(plugin.start())
-    with pytest.raises(PluginTransportError):
-        await within(route(plugin, "sleep 0.3", timeout_s=0.05))
+    with locked(plugin) as file, pytest.raises(PluginTransportError):
+        await within(route(plugin, f"wait-for-lock {file}", timeout_s=0.05))
     assert (await within(route(plugin, "echo after"))).result.reason == "after"
     assert watcher.reports == []
 

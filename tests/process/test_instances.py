@@ -11,6 +11,7 @@ from host.runtime.scope import CallScope, RequestScope
 from pluginabi.errors import PluginTransportError
 from pluginabi.payloads.lifecycle import RegisterRequest
 from pluginabi.payloads.routing import ModelRouteRequest
+from tests.conftest import WAIT_S
 
 
 def scope_of(request_id: str, *, nested: bool = False) -> CallScope:
@@ -21,7 +22,7 @@ def scope_of(request_id: str, *, nested: bool = False) -> CallScope:
 
 
 async def ask(instances, command, scope):
-    reply = await instances.call("model.route", ModelRouteRequest(requested_model=command), scope=scope, timeout_s=8.0)
+    reply = await instances.call("model.route", ModelRouteRequest(requested_model=command), scope=scope, timeout_s=30.0)
     return reply.result.reason
 
 
@@ -84,6 +85,21 @@ async def test_one_dead_process_does_not_stop_the_set(trio, within):
         await within(ask(trio, "kill", own))
     assert trio.state is PluginState.READY
     assert await within(ask(trio, "echo fine", scope_of("another"))) == "fine"
+
+
+async def test_a_process_that_takes_nothing_more_is_passed_over_before_its_end_is_seen(trio, within, monkeypatch):
+    monkeypatch.setattr("pluginabi.stream_channel._LAST_WORDS_S", 3600.0)
+    victim = trio.instances[0]
+    own = next(s for n in range(100) if trio.instance_for(s := scope_of(f"req-{n}")) is victim)
+    pid = await within(ask(trio, "pid", own))
+    unheard = asyncio.ensure_future(ask(trio, "close-stdin", own))
+    async with asyncio.timeout(WAIT_S):
+        while victim.available:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    assert victim.state is PluginState.READY
+    assert await within(ask(trio, "pid", own)) != pid
+    unheard.cancel()
+    await asyncio.wait([unheard])
 
 
 async def test_a_set_of_which_none_starts_has_not_started(plugins, within):

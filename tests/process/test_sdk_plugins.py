@@ -13,7 +13,7 @@ from pluginabi.payloads.lifecycle import RegisterRequest
 from tests.support.processes import FAST, FAULT_PLUGIN, Watcher, execute_stream, fault_spec, route
 
 ROOT = FAULT_PLUGIN.parents[2]
-ALWAYS_STABLE = replace(FAST, stable_s=0.0, eof_grace_s=5.0)
+ALWAYS_STABLE = replace(FAST, stable_s=0.0, eof_grace_s=30.0, last_words_s=30.0)
 
 PLUGIN = """
 import os

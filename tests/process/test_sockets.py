@@ -14,7 +14,7 @@ from host.runtime.handle import PluginState
 from pluginabi.errors import PluginTransportError
 from tests.support.processes import FAST, FAULT_PLUGIN, Watcher, execute_stream, fault_spec, route
 
-ALWAYS_STABLE = replace(FAST, stable_s=0.0)
+ALWAYS_STABLE = replace(FAST, stable_s=0.0, last_words_s=30.0)
 
 
 def sockets_in(directory: Path) -> list[Path]:

@@ -100,7 +100,9 @@ async def test_one_line_of_greeting_before_hello_is_logged_and_forgiven(plugins,
     ],
 )
 async def test_a_plugin_that_breaks_while_it_starts_is_reported_and_tried_again(plugins, within, mode, sentence):
-    report = await refused(plugin := plugins(mode), within)
+    # How a process ended is told when it is reaped, which may take a moment; one that lives on is not waited for.
+    timings = replace(FAST, last_words_s=30.0) if mode == "exit-0" else FAST
+    report = await refused(plugin := plugins(mode, timings=timings), within)
     assert sentence in report.sentence()
     assert not report.permanent
     assert plugin.state in (PluginState.BACKOFF, PluginState.STARTING, PluginState.HANDSHAKING)
@@ -127,7 +129,7 @@ async def test_what_trying_again_cannot_help_has_failed_at_once(plugins, within,
 
 
 async def test_an_exit_before_hello_is_reported_with_code_and_last_words(plugins, within):
-    report = await refused(plugins("exit-3"), within)
+    report = await refused(plugins("exit-3", timings=replace(FAST, last_words_s=30.0)), within)
     assert (report.phase, report.exit_code) == ("hello", 3)
     assert report.stderr == ("ERROR: no licence found",)
 

@@ -18,7 +18,7 @@ async def test_a_drain_lets_calls_and_streams_finish_and_takes_no_new_ones(plugi
     call = asyncio.ensure_future(route(plugin, "hang"))
     await within(host.logged("held"))
     reply = await within(execute_stream(plugin, "stream-hold"))
-    stopping = asyncio.ensure_future(plugin.drain_and_stop(drain_s=8.0))
+    stopping = asyncio.ensure_future(plugin.drain_and_stop(drain_s=60.0))
     await within(watcher.reached(PluginState.DRAINING))
     with pytest.raises(PluginTransportError) as caught:
         await within(route(plugin, "echo"))
@@ -131,7 +131,7 @@ async def test_an_upgrade_refuses_no_call_those_that_come_late_go_to_the_success
     old_pid = (await within(route(old, "pid"))).result.reason
     running = asyncio.ensure_future(route(old, "hang"))
     await within(host.logged("held"))
-    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=8.0, successor=new))
+    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=60.0, successor=new))
     # Its own requests go on as long as one of them runs.
     assert (await within(route(old, "pid"))).result.reason == old_pid
     await within(route(old, "release"))
@@ -144,7 +144,7 @@ async def test_an_upgrade_refuses_no_call_those_that_come_late_go_to_the_success
 async def test_under_load_an_upgrade_loses_no_call(plugins, within):
     old, new = plugins(), plugins()
     await within(asyncio.gather(old.start(), new.start()))
-    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=8.0, successor=new))
+    upgrading = asyncio.ensure_future(old.drain_and_stop(drain_s=60.0, successor=new))
     served = 0
     while not upgrading.done() or served < 200:
         replies = await within(asyncio.gather(*(route(old, f"echo {number}") for number in range(20))))

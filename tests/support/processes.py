@@ -123,13 +123,16 @@ class ItemsDouble:
 
 
 FAST = ProcessTimings(
-    hello_s=5.0,
-    connect_s=5.0,
-    register_s=5.0,
+    hello_s=30.0,
+    connect_s=30.0,
+    register_s=30.0,
     backoff_min_s=0.01,
     backoff_max_s=0.05,
-    shutdown_drain_s=5.0,
-    plugin_shutdown_s=2.0,
+    ping_unresponsive_s=30.0,
+    ping_kill_s=60.0,
+    shutdown_drain_s=30.0,
+    plugin_shutdown_s=30.0,
+    queue_wait_s=30.0,
     eof_grace_s=0.2,
     term_grace_s=0.2,
     last_words_s=0.3,
@@ -141,7 +144,7 @@ def call_scope(method: str = "model.route") -> CallScope:
     return CallScope(plugin_id="faulty", method=method, permissions=frozenset({"kv"}))
 
 
-async def route(plugin: PluginHandle, command: str, *, timeout_s: float | None = 8.0) -> Reply:
+async def route(plugin: PluginHandle, command: str, *, timeout_s: float | None = 30.0) -> Reply:
     """Give the fault plugin a command as a `model.route` call."""
     scope = call_scope()
     try:
@@ -152,7 +155,7 @@ async def route(plugin: PluginHandle, command: str, *, timeout_s: float | None =
         scope.close()
 
 
-async def execute_stream(plugin: PluginHandle, command: str, *, timeout_s: float | None = 8.0) -> Reply:
+async def execute_stream(plugin: PluginHandle, command: str, *, timeout_s: float | None = 30.0) -> Reply:
     """Give the fault plugin a command as an `executor.execute_stream` call; the scope stays open with the stream."""
     method = "executor.execute_stream"
     params = ExecutorRequest(model=command)
