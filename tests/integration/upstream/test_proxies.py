@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from host.upstream import ConnectError, InvalidRequest, ProxyError, TlsError, UpstreamClient, UpstreamRequest
+from host.upstream import ConnectError, InvalidRequest, ProxyError, TlsError, UpstreamClient, UpstreamRequest, tcp
+from tests.support.ports import reserved_port
 from tests.support.proxies import ConnectProxy, Socks5Proxy
 from tests.support.upstream_client import LocalCa, MakeClient
 from tests.support.upstream_servers import ScriptedServer, ServerConnection, answer, repeating, within
@@ -17,12 +18,6 @@ def get(url: str, proxy_url: str | None) -> UpstreamRequest:
 async def fetch(client: UpstreamClient, url: str, proxy_url: str | None) -> bytes:
     response = await within(client.send(get(url, proxy_url)))
     return await within(response.read())
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_a_plain_url_goes_through_a_connect_tunnel_and_the_tunnel_is_reused(client: UpstreamClient) -> None:
@@ -123,8 +118,8 @@ async def test_a_proxy_that_is_not_there_is_a_proxy_error_and_never_a_direct_con
     client: UpstreamClient, scheme: str
 ) -> None:
     async with ScriptedServer(repeating(answer(b"ok"))) as server:
-        with pytest.raises(ProxyError):
-            await fetch(client, server.url, f"{scheme}://127.0.0.1:{unused_port()}")
+        with reserved_port() as port, pytest.raises(ProxyError):
+            await fetch(client, server.url, f"{scheme}://127.0.0.1:{port}")
         assert server.accepted == 0
 
 
@@ -174,10 +169,11 @@ async def test_credentials_that_do_not_fit_into_socks_are_a_proxy_error(client: 
 async def test_these_settings_mean_no_proxy_whatever_the_environment_says(
     client: UpstreamClient, setting: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{unused_port()}")
-    async with ScriptedServer(repeating(answer(b"ok"))) as server:
-        assert await fetch(client, server.url, setting) == b"ok"
+    with reserved_port() as port:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        async with ScriptedServer(repeating(answer(b"ok"))) as server:
+            assert await fetch(client, server.url, setting) == b"ok"
 
 
 @pytest.mark.parametrize("setting", ["ftp://127.0.0.1:1", "127.0.0.1:8080", "http://", "socks5://:1080", "http://h:x"])
@@ -196,8 +192,20 @@ async def test_connections_through_different_proxies_are_never_shared(client: Up
         assert (len(one.asked), len(two.asked)) == (1, 1)
 
 
-async def test_a_refused_connection_and_an_unknown_name_are_connect_errors(client: UpstreamClient) -> None:
-    for url in (f"http://127.0.0.1:{unused_port()}/", "http://name.invalid/"):
-        with pytest.raises(ConnectError) as caught:
-            await fetch(client, url, None)
-        assert (caught.value.phase, caught.value.bytes_sent, caught.value.timed_out) == ("connect", False, False)
+async def test_a_refused_connection_and_an_unknown_name_are_connect_errors(
+    client: UpstreamClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = tcp._resolve
+
+    async def without_a_network(host: str, port: int) -> list[tcp.AddressInfo]:
+        # Whoever answers for names on this machine may take longer than the connect timeout to say no.
+        if host == "name.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return await resolve(host, port)
+
+    monkeypatch.setattr(tcp, "_resolve", without_a_network)
+    with reserved_port() as port:
+        for url in (f"http://127.0.0.1:{port}/", "http://name.invalid/"):
+            with pytest.raises(ConnectError) as caught:
+                await fetch(client, url, None)
+            assert (caught.value.phase, caught.value.bytes_sent, caught.value.timed_out) == ("connect", False, False)

@@ -196,7 +196,7 @@ async def test_a_tls_handshake_that_stalls_is_a_timeout_of_tls(make_client: Make
     async with ScriptedServer(script) as server:
         url = server.url.replace("http://", "https://")
         with pytest.raises(UpstreamTimeout) as caught:
-            await within(client.send(get(url, connect_timeout_s=0.3)))
+            await within(client.send(get(url, connect_timeout_s=1.0)))
         await within(gone.wait())
     assert (caught.value.phase, caught.value.bytes_sent) == ("tls", False)
 
@@ -204,7 +204,7 @@ async def test_a_tls_handshake_that_stalls_is_a_timeout_of_tls(make_client: Make
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_a_proxy_that_stalls_is_a_timeout_of_the_proxy_and_is_left(client: UpstreamClient, scheme: str) -> None:
     async with ConnectProxy(stall=True) if scheme == "http" else Socks5Proxy(stall=True) as proxy:
-        request = get("http://127.0.0.1:9/", proxy_url=f"{scheme}://127.0.0.1:{proxy.port}", connect_timeout_s=0.3)
+        request = get("http://127.0.0.1:9/", proxy_url=f"{scheme}://127.0.0.1:{proxy.port}", connect_timeout_s=1.0)
         with pytest.raises(UpstreamTimeout) as caught:
             await within(client.send(request))
         await within(proxy.client_gone.wait())
@@ -218,5 +218,5 @@ async def test_a_tcp_connection_that_stalls_is_a_timeout_of_connecting(client: U
         listener.listen(0)
         filler.connect(listener.getsockname())
         with pytest.raises(UpstreamTimeout) as caught:
-            await within(client.send(get(f"http://127.0.0.1:{listener.getsockname()[1]}/", connect_timeout_s=0.3)))
+            await within(client.send(get(f"http://127.0.0.1:{listener.getsockname()[1]}/", connect_timeout_s=1.0)))
     assert caught.value.phase == "connect"

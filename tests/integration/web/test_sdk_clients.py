@@ -138,7 +138,7 @@ async def test_openai_leaving_a_stream_stops_it(proxy: Proxy, openai_client: ope
     stream = await openai_client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
     await anext(aiter(stream))
     await stream.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await scripted.closed.wait()
     assert scripted.close_reason == "client_gone"
 
@@ -346,7 +346,7 @@ async def test_anthropic_leaving_a_stream_stops_it(proxy: Proxy, anthropic_clien
     scripted = proxy.gateway.streams(*[event(each) for each in claude_events()[:3]], blocked)
     async with anthropic_client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as stream:
         await anext(aiter(stream))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await scripted.closed.wait()
     assert scripted.close_reason == "client_gone"
 

@@ -47,7 +47,7 @@ async def test_M137_I12_a_late_reload_with_an_older_generation_is_ignored(tasks:
     assert await applier.apply(config(2), newer) is True
     assert await applier.apply(config(1), older) is False
     applier.submit(config(1), older)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await tasks.join()
     assert target.applied == [2]
     assert (applier.status.state, applier.status.applied_generation) == ("applied", newer)
@@ -73,7 +73,7 @@ async def test_of_those_that_wait_only_the_newest_is_applied(tasks: TaskGroup) -
         applier.submit(config(port), stamp)
     assert applier.status.state == "applying"
     target.go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await tasks.join()
     assert target.applied == [1, 4]
 
@@ -101,7 +101,7 @@ async def test_a_file_that_cannot_be_read_shows_even_while_an_older_one_is_being
     broken = applier.stamp()
     applier.rejected([Problem("c.yaml", 3, "unknown key")], broken)
     target.go.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await tasks.join()
     status = applier.status
     assert (status.state, status.generation, status.applied_generation) == ("failed", broken, first)

@@ -215,7 +215,7 @@ async def test_a_blocking_hook_runs_off_the_loop_with_the_callers_context_variab
 
 async def test_blocking_hooks_run_at_the_same_time_up_to_their_number_of_threads(within):
     # The barrier opens only when two hooks are inside at once.
-    barrier = threading.Barrier(2, timeout=5)
+    barrier = threading.Barrier(2, timeout=20)
 
     def pick(self):
         barrier.wait()

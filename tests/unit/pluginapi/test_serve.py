@@ -427,7 +427,7 @@ async def test_a_host_that_names_an_endpoint_is_served_there_and_stdin_stays_the
         assert (await plugin.call("model.route", ROUTE)).reason == "socket"
         second = await connect_unix(str(tmp_path / "s"))
         with pytest.raises(HandshakeError, match="ended before its hello"):
-            await host_handshake(second, plugin_id="made", host=HostInfo(), token="anything", timeout_s=5)
+            await host_handshake(second, plugin_id="made", host=HostInfo(), token="anything", timeout_s=20)
         assert (await plugin.call("model.route", ROUTE)).reason == "socket"
         plugin.close_stdin()
         assert await plugin.exit_code() == 0
@@ -450,9 +450,9 @@ async def test_a_wrong_token_is_hung_up_on_and_the_right_one_is_still_let_in(wri
     await host_handshake(control, plugin_id="made", host=HostInfo(), endpoint=path, token="right")
     wrong = await connect_unix(path)
     with pytest.raises(HandshakeError, match="ended before its hello"):
-        await host_handshake(wrong, plugin_id="made", host=HostInfo(), token="wrong", timeout_s=5)
+        await host_handshake(wrong, plugin_id="made", host=HostInfo(), token="wrong", timeout_s=20)
     right = await connect_unix(path)
-    greeting = await host_handshake(right, plugin_id="made", host=HostInfo(), token="right", timeout_s=5)
+    greeting = await host_handshake(right, plugin_id="made", host=HostInfo(), token="right", timeout_s=20)
     assert greeting.peer.plugin == "made"
     control.close()
     async with asyncio.timeout(10):
@@ -475,11 +475,11 @@ async def test_listening_for_a_debugger_serves_one_connection_after_the_other(wr
     await tail.until(f"made: listening on unix:{path}")
     for _ in range(2):
         channel = await connect_unix(path)
-        greeting = await host_handshake(channel, plugin_id="made", host=HostInfo(), timeout_s=5)
+        greeting = await host_handshake(channel, plugin_id="made", host=HostInfo(), timeout_s=20)
         assert greeting.peer.version == "2.0.0"
         busy = await connect_unix(path)
         with pytest.raises(HandshakeError, match="ended before its hello"):
-            await host_handshake(busy, plugin_id="made", host=HostInfo(), timeout_s=5)
+            await host_handshake(busy, plugin_id="made", host=HostInfo(), timeout_s=20)
         channel.close()
         await channel.wait_closed()
     assert process.returncode is None

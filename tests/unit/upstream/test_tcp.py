@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from host.upstream import tcp
+from tests.support.ports import reserved_port
 from tests.support.upstream_servers import ScriptedServer, ServerConnection, within
 
 
@@ -60,20 +61,15 @@ async def test_a_name_that_leads_into_this_machine_is_not_connected_to(monkeypat
         assert server.accepted == 0
 
 
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def open_until_closed(connection: ServerConnection) -> None:
     await connection.closed_by_peer()
 
 
 async def test_a_refused_address_is_followed_by_the_next_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async with ScriptedServer(open_until_closed) as server:
-        resolving_to(monkeypatch, unused_port(), server.port)
-        sock = await within(tcp.connect_tcp("name", 80, stagger_s=3600))
+        with reserved_port() as refusing:
+            resolving_to(monkeypatch, refusing, server.port)
+            sock = await within(tcp.connect_tcp("name", 80, stagger_s=3600))
         with sock:
             assert sock.getpeername() == ("127.0.0.1", server.port)
 
@@ -101,9 +97,10 @@ async def test_an_address_that_does_not_answer_is_overtaken_and_given_up(monkeyp
 
 
 async def test_all_addresses_refused_is_the_error_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolving_to(monkeypatch, unused_port(), unused_port())
-    with pytest.raises(ConnectionRefusedError):
-        await within(tcp.connect_tcp("name", 80, stagger_s=3600))
+    with reserved_port() as one, reserved_port() as other:
+        resolving_to(monkeypatch, one, other)
+        with pytest.raises(ConnectionRefusedError):
+            await within(tcp.connect_tcp("name", 80, stagger_s=3600))
 
 
 async def test_cancelling_a_race_leaves_no_attempt_behind(monkeypatch: pytest.MonkeyPatch) -> None:

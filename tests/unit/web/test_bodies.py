@@ -180,7 +180,7 @@ async def test_a_client_that_asks_before_sending_is_told_to_go_on(proxy: Proxy) 
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\n"
         b"Content-Length: %d\r\n\r\n" % len(BODY)
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(BODY)
         answer = await reader.read()

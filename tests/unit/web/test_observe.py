@@ -135,7 +135,7 @@ async def test_lines_are_collected_for_a_moment_and_a_warning_is_written_at_once
     assert stream.getvalue() == "one\ntwo\n"
     flushed.clear()
     sink.info("three")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await flushed.wait()
     assert stream.getvalue() == "one\ntwo\nthree\n"
 
@@ -192,7 +192,7 @@ async def test_a_client_that_left_behind_keep_alive_newlines_is_logged_as_gone(l
             await asyncio.Event().wait()
 
         proxy.gateway.before = never
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             response = await proxy.client.post(proxy.url + "/v1/chat/completions", json={"model": "m"})
             await response.content.readexactly(1)
             response.close()
