@@ -13,9 +13,13 @@ WAIT_S = 60.0
 """A bound, not an expectation: a crowded machine needs many times what a quiet one does."""
 
 # A crowded machine takes its time over an example, and making one: neither says that the code is wrong. The examples
-# are the same in every run, so that a failure is one for everybody.
+# are the same in every run, so that a failure is one for everybody; `make lives` looks for new ones.
 hypothesis.settings.register_profile(
-    "steady", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "steady",
+    deadline=None,
+    derandomize="LIVES" not in os.environ,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("steady")
 
