@@ -150,8 +150,8 @@ async def parallel_calls(bench: Bench) -> str:
         method = bench.quick()
         await _time_of_many(bench, method, wanted)
         return f"{wanted} calls of {method}; they are too quick to see whether they run at once"
-    one_s = (await bench.time(talk, slowest))[1]
-    # Twice: a machine that was busy with something else just then is not the plugin's fault.
+    # Twice each: a machine that was busy with something else just then neither accuses nor excuses the plugin.
+    one_s = min([(await bench.time(talk, slowest))[1] for _ in range(2)])
     all_s = min([await _time_of_many(bench, slowest, wanted) for _ in range(2)])
     if all_s > SERIAL_SHARE * wanted * max(one_s, SLOW_S):
         raise Unmet(

@@ -54,7 +54,7 @@ def broken(name: str) -> list[str]:
 @pytest.mark.parametrize("name", folders())
 async def test_every_example_keeps_the_contract(name):
     need_compiler(name)
-    options = Options(config=CONFIG.get(name), samples=SAMPLES.get(name, {}), timeout_s=20)
+    options = Options(config=CONFIG.get(name), samples=SAMPLES.get(name, {}), timeout_s=60)
     report = await run(target_of_folder(EXAMPLES / name), options)
     assert [(outcome.id, outcome.expected, outcome.got) for outcome in report.failed] == []
     assert report.level == LEVELS.get(name, "full")
@@ -66,7 +66,7 @@ async def test_every_example_keeps_the_contract(name):
 async def test_the_javascript_handler_keeps_the_contract_while_its_script_works():
     folder = ROOT / "plugins" / "js_handler"
     config = {"script": str(folder / "examples" / "redact.js")}
-    report = await run(target_of_folder(folder), Options(config=config, timeout_s=20))
+    report = await run(target_of_folder(folder), Options(config=config, timeout_s=60))
     assert [(outcome.id, outcome.expected, outcome.got) for outcome in report.failed] == []
     assert (report.level, report.plugin) == ("full", "js-handler")
 
@@ -90,17 +90,17 @@ def test_a_run_without_failures_exits_with_0_and_names_every_check(capsys):
 
 
 def test_a_failure_exits_with_1_and_shows_what_was_expected_what_came_and_the_last_words(capsys):
-    assert main(["--timeout", "2", "--", *broken("dies_of_unknown_fields")]) == 1
+    assert main(["--timeout", "30", "--", *broken("dies_of_unknown_fields")]) == 1
     lines = capsys.readouterr().out.splitlines()
     at = next(index for index, line in enumerate(lines) if line.startswith("  FAIL frames.unknown_fields"))
-    assert lines[at + 1].split(maxsplit=1) == ["expected", "a closing frame for model.route within 2 s"]
+    assert lines[at + 1].split(maxsplit=1) == ["expected", "a closing frame for model.route within 30 s"]
     assert lines[at + 2].split(maxsplit=1) == ["came", "no answer; it ended with exit code 1"]
     assert lines[at + 3].split(maxsplit=1) == ["stderr", "unknown fields: {'x_conformance'}"]
 
 
 def test_the_json_report_has_the_outcome_of_every_check(tmp_path, capsys):
     target = tmp_path / "report.json"
-    words = ["--format", "json", "--output", str(target), "--timeout", "2", "--", *broken("status_as_string")]
+    words = ["--format", "json", "--output", str(target), "--timeout", "30", "--", *broken("status_as_string")]
     assert main(words) == 1
     report = json.loads(target.read_text())
     assert capsys.readouterr().out == ""
@@ -111,7 +111,7 @@ def test_the_json_report_has_the_outcome_of_every_check(tmp_path, capsys):
 
 
 def test_the_junit_report_counts_failures_and_skips_as_build_servers_do(capsys):
-    assert main(["--format", "junit", "--timeout", "2", "--", *broken("prints_on_stdout")]) == 1
+    assert main(["--format", "junit", "--timeout", "30", "--", *broken("prints_on_stdout")]) == 1
     suite = ET.fromstring(capsys.readouterr().out)
     assert int(suite.attrib["tests"]) == len(suite.findall("testcase"))
     assert [case.attrib["classname"] for case in suite.findall("testcase[failure]")] == ["conformance.stdout"]
@@ -164,7 +164,7 @@ async def test_a_cancelled_run_leaves_no_process_behind():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Subject, "__init__", remember)
         task = asyncio.ensure_future(watched())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await started.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -201,7 +201,7 @@ def test_the_kit_runs_with_nothing_but_the_authors_wheel():
         "import sys, pluginapi.conformance.command; "
         "sys.exit(any(name.split('.')[0] in ('host', 'grpc', 'aiohttp', 'click') for name in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=110).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_pytest_plugin_makes_a_test_of_every_check(tmp_path):
         f"    return target_of_command({broken('status_as_string')!r})\n"
         "@pytest.fixture(scope='session')\n"
         "def conformance_options():\n"
-        "    return Options(timeout_s=2)\n"
+        "    return Options(timeout_s=30)\n"
         "def test_contract(conformance_check):\n"
         "    conformance_check()\n"
     )
@@ -266,7 +266,7 @@ def test_the_pytest_plugin_makes_a_test_of_every_check(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 1
     assert "FAILED" in done.stdout and "[errors.well_formed]" in done.stdout and "1 failed" in done.stdout
@@ -296,7 +296,7 @@ async def test_the_sdk_closes_a_call_that_is_cancelled_in_the_same_breath():
     # Both are delivered in one turn of the loop, so that the task of the call has not begun when its cancel comes.
     host_end.send(Call(id=1, method="model.route"))
     host_end.send(Cancel(id=1, reason="client_gone"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         closing = await seen.first
     assert isinstance(closing, Result) and not closing.ok and closing.error.code == "cancelled"
     await session.close()

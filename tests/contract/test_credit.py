@@ -211,8 +211,8 @@ async def test_while_reading_is_held_back_silence_does_not_count(bare: BareFacto
         while not host.session._outgoing.reading_paused:
             plugin.channel.send(Item(id=1, raw=Body(text="x" * 100_000)))
             await settled()
-        loop = asyncio.get_running_loop()
-        assert host.session.last_received_s == pytest.approx(loop.time(), abs=0.5)
+        now_s = asyncio.get_running_loop().time()
+        assert host.session.last_received_s >= now_s
         await items.aclose()
         assert not host.session._outgoing.reading_paused
 

@@ -182,7 +182,7 @@ async def test_a_debugger_may_run_the_plugin_and_the_proxy_leaves_it_alone(tmp_p
             assert status.pid is None
     assert process.returncode is None
     process.terminate()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await process.wait() == 0
     await tail.all()
 

@@ -14,7 +14,7 @@ from tests.hostile.archives import ARCHIVES, try_archive
 from tests.hostile.stage import SECRET, Stage, hostile_stage
 from tests.hostile.table import ANSWER, ATTEMPTS, AUDIT, Attempt
 
-REPORT_WAIT_S: Final = 10.0
+REPORT_WAIT_S: Final = 60.0
 NOT_ENFORCEABLE: Final = "not enforceable"
 BREACH: Final = "BREACH"
 REFUSED: Final = "refused"

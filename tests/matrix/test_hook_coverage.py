@@ -159,7 +159,7 @@ async def running(directory: Path, *, toy: bool) -> AsyncIterator[Proxy]:
     file.write_text(config_text(toy=toy))
     proxy = Proxy(parse_config(file.read_text(), file=str(file)), config_path=file, watch=False)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await proxy.start()
         yield proxy
     finally:
@@ -171,7 +171,7 @@ async def run_cell(proxy: Proxy, client: aiohttp.ClientSession, cell: Cell) -> f
     RECORDER.clear()
     path, document = ENDPOINTS[cell.endpoint]
     body = {**document, "stream": True} if cell.stream and ":" not in path.partition("(")[0] else document
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         sent = client.post(proxy.url + path, json=body, headers={"x-mode": cell.outcome})
         if cell.outcome == "client gone":
             await leave_early(sent, cell)

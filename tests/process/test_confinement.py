@@ -263,7 +263,7 @@ async def test_under_somebody_elses_listener_the_kernel_refuses_by_itself():
         process = await asyncio.create_subprocess_exec(*words, pass_fds=fds, stdout=subprocess.PIPE)
         outer_end.close()
         inner_end.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             stdout, _ = await process.communicate()
         _, listeners, _, _ = socket.recv_fds(outer, 1, 1)
         os.close(listeners[0])

@@ -28,7 +28,7 @@ async def output_of(spec):
         with os.fdopen(fd, "rb") as pipe:
             return pipe.read()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         stdout, stderr = await asyncio.gather(
             asyncio.to_thread(read, spawned.stdout_fd), asyncio.to_thread(read, spawned.stderr_fd)
         )

@@ -1,7 +1,6 @@
 """The page for beginners: every command on it is typed, in order, and prints what the page says."""
 
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -11,6 +10,7 @@ import pytest
 
 from tests.support import toolchains
 from tests.support.development import ROOT, developing, jackfield, typed
+from tests.support.ports import reserved_port
 
 pytestmark = pytest.mark.timeout(240)
 PAGE = (ROOT / "docs" / "first-plugin.md").read_text()
@@ -24,12 +24,6 @@ def steps() -> Iterator[tuple[str, list[str]]]:
     for (kind, text), (next_kind, following) in pairwise([*BLOCKS, ("", "")]):
         if kind == "sh":
             yield text, following.splitlines() if next_kind == "text" else []
-
-
-def free_port() -> str:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
 
 
 @pytest.fixture
@@ -52,8 +46,8 @@ async def test_the_first_plugin_is_made_tested_watched_changed_and_used(tmp_path
     toolchains.need("go")
     place = tmp_path / "w"
     place.mkdir()
-    ports = {"8400": free_port(), "8317": free_port()}
     async with AsyncExitStack() as stack:
+        ports = {written: str(stack.enter_context(reserved_port())) for written in ("8400", "8317")}
         running = []
         for command, fragments in steps():
             for written, port in ports.items():

@@ -42,7 +42,7 @@ async def test_a_gateway_attaches_to_a_plugin_that_somebody_else_runs(language, 
             await ask(tmp_path / str(number), folder)
         assert process.returncode is None
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await process.wait()
         await tail.all()
 

@@ -189,14 +189,14 @@ class Stage:
         return found
 
     async def do(
-        self, what: str, *, request: RequestScope | None = None, timeout_s: float = 10.0, **fields: Any
+        self, what: str, *, request: RequestScope | None = None, timeout_s: float = 60.0, **fields: Any
     ) -> Any:
         """One call of `model.route`, raising what it raises."""
         params = ModelRouteRequest(requested_model=what, **fields)
         return (await self.call("model.route", params, request, timeout_s)).value
 
     async def call(
-        self, method: str, params: Any, request: RequestScope | None = None, timeout_s: float = 10.0
+        self, method: str, params: Any, request: RequestScope | None = None, timeout_s: float = 60.0
     ) -> Answer:
         binding = replace(self.binding(method), on_error="fail")
         return await self.bench.invoker.call(binding, lambda _: params, request, timeout_s=timeout_s)

@@ -48,7 +48,7 @@ async def example_proxy(
 async def reconfigured(running: RunningProxy, configs: dict[str, Any], **top: Any) -> None:
     """Another configuration of the same proxy, applied when this returns."""
     running.config_file.write_text(config_text(configs, **top))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await running.reload()
 
 
@@ -57,5 +57,5 @@ async def settled() -> None:
     names = (":request.complete:", ":usage.handle:")
     tasks = [task for task in asyncio.all_tasks() if any(name in task.get_name() for name in names)]
     if tasks:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.wait(tasks)

@@ -22,7 +22,7 @@ from pluginabi.stream_channel import connect_unix, open_pipes
 from pluginapi.testing import FakeHost
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def plugin_environment(directory: Path | None = None) -> dict[str, str]:

@@ -94,7 +94,7 @@ async def consume(w: World, protocol: str) -> tuple[bytes, AbiError | None]:
     except AbiError as refused:
         return out, refused
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for item in stream:
                 out += item.raw.to_bytes()
     except AbiError as failed:

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 T = TypeVar("T")
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 async def within(awaitable: Awaitable[T], *, seconds: float = WAIT_S) -> T:

@@ -20,7 +20,7 @@ from pluginabi.frames import Usage
 from pluginabi.immutable import Headers, freeze_headers
 from pluginabi.payloads.common import ModelInfo
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def event(value: Any, name: str | None = None) -> StreamItem:

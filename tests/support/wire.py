@@ -32,7 +32,7 @@ from pluginabi.frames import Frame, Result
 CARRIERS = ("memory", "pipes", "unix", "grpc")
 PROFILES = {"full": frozenset(FEATURES), "minimal": frozenset[str]()}
 PLUGIN_ID = "under-test"
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Frame)

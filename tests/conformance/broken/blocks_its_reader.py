@@ -10,7 +10,7 @@ class Broken(Plugin):
     max_inflight = 1
 
     def executor_execute(self, call):
-        time.sleep(0.15)
+        time.sleep(0.3)
         self.answer(call["id"], {"body": {"json": {}}})
 
 

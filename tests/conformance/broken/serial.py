@@ -18,7 +18,7 @@ class Broken(Plugin):
 
     def work(self, call):
         with self.working:
-            time.sleep(0.12)
+            time.sleep(0.2)
             self.answer(call["id"], {"body": {"json": {}}})
 
 

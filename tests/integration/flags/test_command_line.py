@@ -84,7 +84,7 @@ def jackfield(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=110,
         check=False,
     )
 
@@ -236,7 +236,7 @@ def test_without_a_configuration_the_help_needs_nothing_but_click(site: Site) ->
         env={**os.environ, "PYTHONPATH": str(ROOT), "JACKFIELD_CONFIG": str(site.directory / "none.yaml")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=110,
         check=True,
     )
     assert done.stdout.splitlines()[-1] == "False"

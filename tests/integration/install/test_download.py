@@ -10,7 +10,7 @@ from aiohttp import web
 from host.install.download import DownloadError, DownloadSettings, download
 from tests.integration.install.conftest import Shelf
 
-SETTINGS = DownloadSettings(idle_timeout_s=5.0, total_timeout_s=8.0)
+SETTINGS = DownloadSettings(idle_timeout_s=60.0, total_timeout_s=60.0)
 
 
 async def fetched(url: str, *, max_bytes: int = 1000, settings: DownloadSettings = SETTINGS) -> bytes:
@@ -93,7 +93,7 @@ async def test_https_is_verified_with_the_operators_authorities_and_never_redire
     await site.start()
     url = f"https://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        trusting = DownloadSettings(extra_ca_file=str(tmp_path / "ca.pem"), total_timeout_s=8.0)
+        trusting = DownloadSettings(extra_ca_file=str(tmp_path / "ca.pem"), total_timeout_s=60.0)
         assert await fetched(f"{url}/a.zip", settings=trusting) == b"over tls"
         with pytest.raises(DownloadError, match=r"redirects to .* not https"):
             await fetched(f"{url}/down.zip", settings=trusting)

@@ -79,7 +79,7 @@ async def granted(proxies: list[RunningProxy], key: str, *, asked: int) -> int:
     async with ClientSession(headers={"authorization": f"Bearer {key}"}) as client:
 
         async def ask(proxy: RunningProxy) -> int:
-            async with asyncio.timeout(10), client.post(f"{proxy.url}/v1/chat/completions", json=CHAT) as answer:
+            async with asyncio.timeout(60), client.post(f"{proxy.url}/v1/chat/completions", json=CHAT) as answer:
                 return answer.status
 
         statuses = await asyncio.gather(*(ask(proxies[turn % len(proxies)]) for turn in range(asked)))
@@ -148,7 +148,7 @@ async def slot_events(server: RedisServer) -> AsyncIterator[Callable[[str], Awai
         await events.psubscribe("__keyevent@0__:*")
 
         async def until(name: str) -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 async for message in events.listen():
                     is_it = message["type"] == "pmessage" and message["channel"].endswith(f":{name}".encode())
                     if is_it and b"slot:" in message["data"]:

@@ -17,7 +17,7 @@ async def asked_over_a_failing_key(fault: Behaviour, folder: Path) -> tuple[int,
     """The status of a request whose first key fails, and the credentials that `jackfield explain` names."""
     async with running_upstream() as upstream:
         upstream.behave("m1", fault, Behaviour())
-        config = CLAUDE.config(upstream.url, "k1", "k2", top={"timeouts": {"first-byte": "300ms"}})
+        config = CLAUDE.config(upstream.url, "k1", "k2", top={"timeouts": {"first-byte": "1s"}})
         async with running_proxy(config, directory=folder) as proxy, aiohttp.ClientSession() as client:
             path, body = CLAUDE.request()
             async with client.post(proxy.url + path, data=body) as response:

@@ -13,7 +13,17 @@ from tests.support.runtime import Bench, process_bench
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Bench]:
     """A bench whose plugin processes are real."""
-    timings = ProcessTimings(backoff_min_s=0.01, backoff_max_s=0.02, stable_s=60.0)
+    timings = ProcessTimings(
+        hello_s=60.0,
+        connect_s=60.0,
+        register_s=60.0,
+        queue_wait_s=60.0,
+        ping_unresponsive_s=30.0,
+        ping_kill_s=60.0,
+        backoff_min_s=0.01,
+        backoff_max_s=0.02,
+        stable_s=60.0,
+    )
     async with process_bench(tmp_path, timings) as made:
         yield made
 

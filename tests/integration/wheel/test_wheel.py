@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.proxy import ROOT, serve_process
 
-BUILD_S = 60
+BUILD_S = 120
 PACKAGES = ("host", "pluginabi", "pluginapi", "plugins")
 
 
@@ -82,7 +82,7 @@ async def test_the_wheel_installed_alone_runs_the_demo(elsewhere: Path) -> None:
             directory=elsewhere,
             environment={"PYTHONPATH": ""},
         ) as served,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client,
     ):
         asked = {"model": "demo-1", "messages": [{"role": "user", "content": "from the wheel"}]}
         async with client.post(f"{served.url}/v1/chat/completions", json=asked) as response:

@@ -16,7 +16,7 @@ from pluginabi.handshake import HandshakeError, host_handshake
 from pluginabi.stream_channel import connect_unix, open_pipes
 from pluginapi import ModelRouteRequest, UsageHandleRequest
 from pluginapi.lifeline import EXIT_ORPHANED, Lifeline
-from tests.support.plugin_process import Tail, plugin_environment, python, spawn, started
+from tests.support.plugin_process import WAIT_S, Tail, plugin_environment, python, spawn, started
 
 ROUTE = ModelRouteRequest(requested_model="m")
 
@@ -49,7 +49,7 @@ async def finished(command, *, stdin=asyncio.subprocess.DEVNULL, env=None, cwd=N
     process = await spawn(
         command, stdin=stdin, stdout=asyncio.subprocess.PIPE, env=env or plugin_environment(), cwd=cwd
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
@@ -166,7 +166,7 @@ async def test_describe_and_the_handshake_say_the_same(write):
         assert await asyncio.to_thread(stream.readline) == out
         os.close(write_fd)
         assert await asyncio.to_thread(stream.read) == ""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         assert (await process.communicate(), process.returncode) == ((None, b""), 0)
 
 
@@ -390,7 +390,7 @@ async def test_nonsense_instead_of_a_hello_exits_with_76_and_says_what_came(writ
         env=plugin_environment(),
         cwd=folder,
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         _, err = await process.communicate(b'{"kind":"call","id":1,"method":"model.route","params":{}}\n')
     assert (process.returncode, err.decode()) == (76, "made: a call frame before its hello\n")
 
@@ -427,7 +427,7 @@ async def test_a_host_that_names_an_endpoint_is_served_there_and_stdin_stays_the
         assert (await plugin.call("model.route", ROUTE)).reason == "socket"
         second = await connect_unix(str(tmp_path / "s"))
         with pytest.raises(HandshakeError, match="ended before its hello"):
-            await host_handshake(second, plugin_id="made", host=HostInfo(), token="anything", timeout_s=20)
+            await host_handshake(second, plugin_id="made", host=HostInfo(), token="anything", timeout_s=WAIT_S)
         assert (await plugin.call("model.route", ROUTE)).reason == "socket"
         plugin.close_stdin()
         assert await plugin.exit_code() == 0
@@ -450,12 +450,12 @@ async def test_a_wrong_token_is_hung_up_on_and_the_right_one_is_still_let_in(wri
     await host_handshake(control, plugin_id="made", host=HostInfo(), endpoint=path, token="right")
     wrong = await connect_unix(path)
     with pytest.raises(HandshakeError, match="ended before its hello"):
-        await host_handshake(wrong, plugin_id="made", host=HostInfo(), token="wrong", timeout_s=20)
+        await host_handshake(wrong, plugin_id="made", host=HostInfo(), token="wrong", timeout_s=WAIT_S)
     right = await connect_unix(path)
-    greeting = await host_handshake(right, plugin_id="made", host=HostInfo(), token="right", timeout_s=20)
+    greeting = await host_handshake(right, plugin_id="made", host=HostInfo(), token="right", timeout_s=WAIT_S)
     assert greeting.peer.plugin == "made"
     control.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     right.close()
@@ -475,15 +475,15 @@ async def test_listening_for_a_debugger_serves_one_connection_after_the_other(wr
     await tail.until(f"made: listening on unix:{path}")
     for _ in range(2):
         channel = await connect_unix(path)
-        greeting = await host_handshake(channel, plugin_id="made", host=HostInfo(), timeout_s=20)
+        greeting = await host_handshake(channel, plugin_id="made", host=HostInfo(), timeout_s=WAIT_S)
         assert greeting.peer.version == "2.0.0"
         busy = await connect_unix(path)
         with pytest.raises(HandshakeError, match="ended before its hello"):
-            await host_handshake(busy, plugin_id="made", host=HostInfo(), timeout_s=20)
+            await host_handshake(busy, plugin_id="made", host=HostInfo(), timeout_s=WAIT_S)
         channel.close()
         await channel.wait_closed()
     assert process.returncode is None
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         assert await process.wait() == 0
     await tail.all()
