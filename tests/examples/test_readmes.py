@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from host.app import Proxy
-from host.config.load import load_config
+from host.config.load import LoadedConfig, load_config
+from host.config.model import PluginPolicy
 from tests.support.example_languages import need_compiler
+from tests.support.example_proxy import PATIENT
 from tests.support.example_scripts import SCRIPTS
 from tests.support.example_steps import EXAMPLES
 from tests.support.fake_upstream import FakeUpstream, running_upstream
 from tests.support.plugin_process import Tail, plugin_environment, python, spawn
+from tests.support.proxy import replace_config
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 OTHER_RUNTIME = {"process": "inprocess", "inprocess": "process"}
@@ -73,15 +77,23 @@ async def proxy_with(
             config = with_runtime(config, folder, runtime)
         path = tmp_path / "config.yaml"
         path.write_text(f"port: 0\n{config}")
-        proxy = Proxy(load_config(path), config_path=path, watch=False)
+        proxy = Proxy(patient(load_config(path), folder), config_path=path, watch=False)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await proxy.start()
                 await proxy.management.pages.synced()
             yield proxy, upstream
         finally:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await proxy.stop()
+
+
+def patient(loaded: LoadedConfig, folder: str) -> LoadedConfig:
+    """With more time for every hook of the example than it has by itself, for busy machines."""
+    plugins = loaded.config.plugins
+    own = plugins.policy.get(folder, PluginPolicy())
+    own = replace(own, timeouts={**PATIENT, **own.timeouts})
+    return replace_config(loaded, plugins=replace(plugins, policy={**plugins.policy, folder: own}))
 
 
 def speak(manifest: Path, protocol: str) -> None:
@@ -108,7 +120,7 @@ async def typed(command: str, proxy: Proxy) -> str:
         cwd=proxy.config_path.parent,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, _ = await process.communicate()
     return out.decode()
 

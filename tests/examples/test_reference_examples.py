@@ -155,7 +155,7 @@ async def test_an_openai_client_reads_telegrams(tmp_path, http, one_certificate)
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(example_proxy(tmp_path, {"telegraph": {"office": "Paris"}}))
         client = await stack.enter_async_context(
-            openai.AsyncOpenAI(api_key="none", base_url=f"{proxy.url}/v1", max_retries=0, timeout=10)
+            openai.AsyncOpenAI(api_key="none", base_url=f"{proxy.url}/v1", max_retries=0, timeout=60)
         )
         assert [model.id async for model in client.models.list()] == ["telegraph"]
         parts = [{"type": "text", "text": "arriving"}, {"type": "text", "text": "monday"}]

@@ -9,10 +9,15 @@ from typing import Any
 
 import msgspec
 
+from pluginabi.methods import PLUGIN_METHODS
 from tests.support.example_steps import EXAMPLES
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.proxy import RunningProxy, running_proxy
 
+SHORT_MS = 5_000
+PATIENT = {name: "30s" for name, spec in PLUGIN_METHODS.items() if (spec.timeout_ms or SHORT_MS) < SHORT_MS}
+"""For hooks whose own deadlines a busy machine misses: a router that is too late would be passed over."""
+UNHURRIED = {"hello-timeout": "60s", "ping-unresponsive": "30s", "ping-kill": "60s"}
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -26,7 +31,12 @@ def acme(upstream: FakeUpstream, *models: str, keys: int = 1) -> dict[str, Any]:
 def config_text(configs: dict[str, Any], policy: dict[str, Any] | None = None, **top: Any) -> str:
     """A configuration (JSON is YAML) with these plugin sections, all enabled."""
     sections = {plugin_id: {"enabled": True, **section} for plugin_id, section in configs.items()}
-    plugins = {"enabled": True, "configs": sections, "policy": policy or {}}
+    given = policy or {}
+    policies = {
+        plugin_id: {**own, "timeouts": {**PATIENT, **own.get("timeouts", {})}}
+        for plugin_id, own in ((plugin_id, given.get(plugin_id, {})) for plugin_id in {**configs, **given})
+    }
+    plugins = {"enabled": True, "configs": sections, "policy": policies, **UNHURRIED}
     return msgspec.json.encode({"port": 0, **top, "plugins": plugins}).decode()
 
 
