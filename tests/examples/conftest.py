@@ -7,6 +7,9 @@ import pytest
 
 from tests.support.example_languages import build_examples
 from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.patience import patient_hooks
+
+__all__ = ["patient_hooks"]
 
 
 @pytest.fixture(scope="session", autouse=True)

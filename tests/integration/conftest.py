@@ -6,6 +6,9 @@ import aiohttp
 import pytest
 
 from tests.support.fake_upstream import FakeUpstream, running_upstream
+from tests.support.patience import patient_hooks
+
+__all__ = ["patient_hooks"]
 
 
 @pytest.fixture

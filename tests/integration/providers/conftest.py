@@ -19,7 +19,7 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
         headers=headers,
         skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         auto_decompress=False,
-        timeout=aiohttp.ClientTimeout(total=10),
+        timeout=aiohttp.ClientTimeout(total=60),
     ) as session:
         yield session
 

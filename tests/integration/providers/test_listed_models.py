@@ -53,7 +53,7 @@ def config_of(upstream: FakeUpstream, **listing: bool) -> str:
 
 async def listed(client: aiohttp.ClientSession, proxy: RunningProxy, *, least: int, **headers: str) -> list[Any]:
     """The list once it has that many models; they come after the start."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             async with client.get(f"{proxy.url}/v1/models", headers=headers) as answer:
                 if len(found := (await answer.json())["data"]) >= least:

@@ -34,9 +34,10 @@ async def test_D8_while_everybody_rests_the_client_is_told_when_to_come_back(
         status, body, headers = await ask(client, proxy)
         assert (status, body, headers["Retry-After"]) == (429, LIMIT, "60")
         status, body, headers = await ask(client, proxy)
-    assert (status, headers["Retry-After"]) == (429, "60")
-    assert (body["error"]["code"], body["error"]["reset_seconds"]) == ("model_cooldown", 60)
-    assert body["error"]["reset_time"] == "1m0s"
+    left_s = int(headers["Retry-After"])
+    assert (status, body["error"]["code"], body["error"]["reset_seconds"]) == (429, "model_cooldown", left_s)
+    assert 30 < left_s <= 60
+    assert body["error"]["reset_time"] == ("1m0s" if left_s == 60 else f"{left_s}s")
     assert len(upstream.requests) == 1
 
 
@@ -84,7 +85,7 @@ async def test_cooldowns_outlive_a_restart_when_they_are_saved(
     async with running_proxy(text, directory=tmp_path) as proxy:
         status, body, headers = await ask(client, proxy)
         assert (status, body["error"]["code"]) == (429, "model_cooldown")
-        assert 590 <= int(headers["Retry-After"]) <= 600
+        assert 500 <= int(headers["Retry-After"]) <= 600
         assert proxy.proxy.gateway.state.reset_quota(proxy.proxy.credentials.credentials[0].auth_index) == ("m1",)
         upstream.behave("m1", Behaviour())
         assert (await ask(client, proxy))[0] == 200

@@ -52,12 +52,15 @@ def model_of(family: Family) -> str:
 
 
 @pytest.fixture
-async def proxy(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[RunningProxy]:
+async def proxy(upstream: FakeUpstream, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[RunningProxy]:
+    """`request.param`: how long the scheduler may take."""
     folder = tmp_path / "plugins" / "chooser"
     folder.mkdir(parents=True)
     (folder / "plugin.toml").write_text(TOML)
     (folder / "main.py").write_text(PROGRAM)
     config: dict[str, Any] = {"plugins": {"enabled": True, "configs": {"chooser": {"enabled": True}}}}
+    if timeout := getattr(request, "param", None):
+        config["plugins"]["policy"] = {"chooser": {"timeouts": {"scheduler.pick": timeout}}}
     for family in FAMILIES:
         entries = family.entries(upstream.url, ("k1", "k2", "k3"), models=[{"name": model_of(family)}])
         if family is RESPONSES:
@@ -70,7 +73,7 @@ async def proxy(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Running
 async def ask(proxy: RunningProxy, family: Family, wish: str) -> tuple[int, Any, list[tuple[str, dict[str, Any]]]]:
     """Status, body, and what the decision trace says."""
     path, body = family.request(model=model_of(family))
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client:
         headers = {"Content-Type": "application/json", "X-Wish": wish}
         async with client.post(proxy.url + path, data=body, headers=headers) as response:
             status, answer = response.status, json.loads(await response.read())
@@ -110,6 +113,7 @@ async def test_the_choice_of_a_scheduler_is_used_and_shown_for_every_protocol(
         assert sent[name] == value
 
 
+@pytest.mark.parametrize("proxy", ["3s"], indirect=True, ids=["short"])
 async def test_D20_S94_a_scheduler_that_names_nobody_says_nothing_or_dies_costs_no_request(proxy: RunningProxy) -> None:
     status, _, decisions = await ask(proxy, OPENAI, "nobody")
     assert (status, fields(decisions, "picked")["by"]) == (200, "round-robin")

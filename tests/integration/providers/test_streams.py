@@ -283,7 +283,7 @@ async def test_a_silent_upstream_is_a_504_after_the_first_byte_timeout(
     client: aiohttp.ClientSession, upstream: FakeUpstream, family: Family
 ) -> None:
     upstream.behave("m1", Behaviour(hang=True))
-    config = family.config(upstream.url, top={"timeouts": {"first-byte": "50ms"}})
+    config = family.config(upstream.url, top={"timeouts": {"first-byte": "300ms"}})
     async with running_proxy(config) as proxy:
         path, body = family.request()
         async with client.post(proxy.url + path, data=body) as response:
@@ -296,7 +296,7 @@ async def test_a_stream_that_falls_silent_ends_with_an_error_event_after_the_idl
     client: aiohttp.ClientSession, upstream: FakeUpstream, family: Family
 ) -> None:
     upstream.behave("m1", Behaviour(hang_after_events=1))
-    config = family.config(upstream.url, top={"timeouts": {"idle": "50ms"}})
+    config = family.config(upstream.url, top={"timeouts": {"idle": "300ms"}})
     async with running_proxy(config) as proxy:
         path, body = family.request(stream=True)
         async with client.post(proxy.url + path, data=body) as response:

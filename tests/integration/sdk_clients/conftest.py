@@ -59,19 +59,19 @@ async def proxy(upstream: FakeUpstream, tmp_path: Path) -> AsyncIterator[Running
 
 @pytest.fixture
 async def openai_client(proxy: RunningProxy) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=10) as client:
+    async with AsyncOpenAI(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 async def claude_client(proxy: RunningProxy) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(api_key=CLIENT_KEY, base_url=proxy.url, max_retries=0, timeout=10) as client:
+    async with AsyncAnthropic(api_key=CLIENT_KEY, base_url=proxy.url, max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 async def gemini_client(proxy: RunningProxy) -> AsyncIterator[AsyncClient]:
-    options = HttpOptions(base_url=proxy.url, timeout=10_000)
+    options = HttpOptions(base_url=proxy.url, timeout=60_000)
     async with genai.Client(api_key=CLIENT_KEY, http_options=options).aio as client:
         yield client
 

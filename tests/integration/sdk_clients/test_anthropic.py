@@ -86,7 +86,7 @@ async def test_beta_headers_of_the_client_reach_the_upstream(
 
 async def test_the_synchronous_client_works_too(proxy: RunningProxy) -> None:
     def talk() -> tuple[str, str]:
-        with Anthropic(api_key=CLIENT_KEY, base_url=proxy.url, max_retries=0, timeout=10) as client:
+        with Anthropic(api_key=CLIENT_KEY, base_url=proxy.url, max_retries=0, timeout=60) as client:
             plain: Any = client.messages.create(model=MODEL, max_tokens=50, messages=ASK)
             with client.messages.stream(model=MODEL, max_tokens=50, messages=ASK) as stream:
                 return plain.content[0].text, stream.get_final_text()

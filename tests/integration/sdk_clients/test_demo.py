@@ -37,19 +37,19 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServeP
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def openai_client(demo: ServeProcess) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(api_key="any", base_url=f"{demo.url}/v1", max_retries=0, timeout=10) as client:
+    async with AsyncOpenAI(api_key="any", base_url=f"{demo.url}/v1", max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def claude_client(demo: ServeProcess) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(api_key="any", base_url=demo.url, max_retries=0, timeout=10) as client:
+    async with AsyncAnthropic(api_key="any", base_url=demo.url, max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def gemini_client(demo: ServeProcess) -> AsyncIterator[AsyncClient]:
-    options = HttpOptions(base_url=demo.url, timeout=10_000)
+    options = HttpOptions(base_url=demo.url, timeout=60_000)
     async with genai.Client(api_key="any", http_options=options).aio as client:
         yield client
 

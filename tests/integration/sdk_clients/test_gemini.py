@@ -84,7 +84,7 @@ async def test_one_text_and_several_are_embedded(gemini_client: AsyncClient, ups
 
 async def test_the_synchronous_client_works_too(proxy: RunningProxy) -> None:
     def talk() -> tuple[str | None, list[str | None]]:
-        options = HttpOptions(base_url=proxy.url, timeout=10_000)
+        options = HttpOptions(base_url=proxy.url, timeout=60_000)
         with genai.Client(api_key=CLIENT_KEY, http_options=options) as client:
             plain = client.models.generate_content(model=MODEL, contents="Hello").text
             return plain, [c.text for c in client.models.generate_content_stream(model=MODEL, contents="Hello")]
@@ -137,7 +137,7 @@ async def test_a_resting_credential_is_a_client_error_with_the_wait(
 
 
 async def test_a_wrong_client_key_is_unauthenticated(proxy: RunningProxy) -> None:
-    options = HttpOptions(base_url=proxy.url, timeout=10_000)
+    options = HttpOptions(base_url=proxy.url, timeout=60_000)
     async with genai.Client(api_key="wrong", http_options=options).aio as client:
         with pytest.raises(errors.ClientError) as caught:
             await client.models.generate_content(model=MODEL, contents="Hello")

@@ -93,7 +93,7 @@ async def test_legacy_completions_are_served_by_chat(openai_client: AsyncOpenAI)
 
 async def test_the_synchronous_client_works_too(proxy: RunningProxy) -> None:
     def talk() -> tuple[str | None, list[str]]:
-        with OpenAI(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=10) as client:
+        with OpenAI(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=60) as client:
             plain = client.chat.completions.create(model=MODEL, messages=ASK).choices[0].message.content
             stream = client.chat.completions.create(model=MODEL, messages=ASK, stream=True)
             return plain, [c.choices[0].delta.content or "" for c in stream if c.choices]

@@ -20,7 +20,7 @@ SAID: list[Any] = [{"role": "user", "content": "Hi"}]
 
 @pytest.mark.parametrize("base", ["", "/v1/v1", "/v1beta/openai"])
 async def test_openai(proxy: RunningProxy, base: str) -> None:
-    async with AsyncOpenAI(api_key=CLIENT_KEY, base_url=proxy.url + base, max_retries=0, timeout=10) as client:
+    async with AsyncOpenAI(api_key=CLIENT_KEY, base_url=proxy.url + base, max_retries=0, timeout=60) as client:
         with pytest.raises(OpenAINotFoundError, match="address of this server followed by /v1, once") as chat:
             await client.chat.completions.create(model="gpt-test", messages=SAID)
         with pytest.raises(OpenAINotFoundError, match="the endpoint is POST /v1/responses"):
@@ -38,7 +38,7 @@ async def test_openai_with_an_endpoint_that_is_not_served(openai_client: AsyncOp
 
 
 async def test_anthropic(proxy: RunningProxy) -> None:
-    async with AsyncAnthropic(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=10) as client:
+    async with AsyncAnthropic(api_key=CLIENT_KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=60) as client:
         with pytest.raises(ClaudeNotFoundError, match="alone, without /v1: the SDK adds it") as refused:
             await client.messages.create(model="claude-test", max_tokens=9, messages=SAID)
         with pytest.raises(ClaudeNotFoundError, match="alone, without /v1: the SDK adds it"):
@@ -48,7 +48,7 @@ async def test_anthropic(proxy: RunningProxy) -> None:
 
 @pytest.mark.parametrize("base", ["/v1", "/v1beta"])
 async def test_google_genai(proxy: RunningProxy, base: str) -> None:
-    options = HttpOptions(base_url=proxy.url + base, timeout=10_000)
+    options = HttpOptions(base_url=proxy.url + base, timeout=60_000)
     async with genai.Client(api_key=CLIENT_KEY, http_options=options).aio as client:
         with pytest.raises(ClientError, match="alone, without a version") as refused:
             await client.models.generate_content(model="gemini-test", contents="Hi")

@@ -255,7 +255,7 @@ async def test_a_worker_in_place_of_another_takes_no_connections_before_it_can_s
     file.write_text("port: 0\n")
     proxy = Proxy(load_config(file), config_path=file, watch=False, worker=Worker(2, 2, replaces=replaces))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await proxy.start()
     finally:
         await proxy.stop()

@@ -32,19 +32,19 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def openai_client(proxy: Proxy) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key=KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=10) as client:
+    async with openai.AsyncOpenAI(api_key=KEY, base_url=f"{proxy.url}/v1", max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 async def anthropic_client(proxy: Proxy) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(api_key=KEY, base_url=proxy.url, max_retries=0, timeout=10) as client:
+    async with anthropic.AsyncAnthropic(api_key=KEY, base_url=proxy.url, max_retries=0, timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 async def genai_client(proxy: Proxy) -> AsyncIterator[genai.Client]:
-    client = genai.Client(api_key=KEY, http_options=genai_types.HttpOptions(base_url=proxy.url, timeout=10_000))
+    client = genai.Client(api_key=KEY, http_options=genai_types.HttpOptions(base_url=proxy.url, timeout=60_000))
     async with client.aio:
         yield client
     client.close()

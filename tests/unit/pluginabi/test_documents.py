@@ -153,7 +153,7 @@ def test_the_numbers_of_the_page_are_the_numbers_of_the_code() -> None:
 def test_the_shell_plugin_of_the_page_works() -> None:
     [script] = re.findall(r"```sh\n(jq .*?)```", README, re.DOTALL)
     told = '{"kind":"hello","abi":[1],"schema":1}\n{"kind":"call","id":5,"method":"model.route","params":{}}\n'
-    done = subprocess.run(["sh", "-c", script], input=told, capture_output=True, text=True, timeout=10, check=True)
+    done = subprocess.run(["sh", "-c", script], input=told, capture_output=True, text=True, timeout=60, check=True)
     hello, answer = [json.loads(line) for line in done.stdout.splitlines()]
     assert handshake.judge(msgspec.convert(hello, Frame), plugin_id="cheap-first").max_inflight == 1
     assert answer == {"kind": "result", "id": 5, "ok": True, "result": {"target_kind": "provider", "target": "gemini"}}

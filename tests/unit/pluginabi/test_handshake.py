@@ -35,7 +35,7 @@ async def ended_peer(printed):
 
 
 async def test_a_hello_to_a_peer_whose_end_was_noticed_already_is_a_failed_handshake():
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         channel = await ended_peer(b"")
         ended = Ended()
         channel.attach(ended)
@@ -46,7 +46,7 @@ async def test_a_hello_to_a_peer_whose_end_was_noticed_already_is_a_failed_hands
 
 
 async def test_the_last_words_of_a_peer_that_reads_no_more_are_part_of_the_reason():
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         channel = await ended_peer(b"no such file\n")
         with pytest.raises(HandshakeError, match="ended before its hello; it printed: no such file"):
             await host_handshake(channel, plugin_id="gone", host=HostInfo(version="1"))

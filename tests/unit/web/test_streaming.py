@@ -205,7 +205,7 @@ async def read_scripted(proxy: Proxy, path: str, body: Any, heard: bytes, script
     received = bytearray()
     changed = asyncio.Event()
     script(until(lambda: heard in received, changed))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with proxy.client.post(proxy.url + path, json=body) as response:
             assert response.status == 200
             async for piece in response.content.iter_any():
@@ -258,7 +258,7 @@ async def scripted_answer(proxy: Proxy, path: str, answer: ClientResponse | Base
     changed = asyncio.Event()
     proxy.gateway.answer = answer
     proxy.gateway.before = until(lambda: received.count(b"\n") >= 2, changed)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with proxy.client.post(proxy.url + path, json={"model": "m"}) as response:
             assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
             async for piece in response.content.iter_any():
@@ -348,7 +348,7 @@ async def test_a_client_that_does_not_read_stops_the_producer(proxy: Proxy) -> N
     _, writer = await proxy.socket()
     sent = json.dumps(STREAM).encode()
     writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(sent), sent))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         # The producer never waits by itself: it only stands still while the proxy does not take more.
         while stream.yielded == 0 or produced != stream.yielded:
             produced = stream.yielded
